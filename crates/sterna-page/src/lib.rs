@@ -1,0 +1,21 @@
+//! Pages of guest memory as values: numbers, sets, hashes, digests and codings.
+//!
+//! Everything here is pure. A guest's RAM is one line of 4 KiB pages numbered from zero: its RAM
+//! blocks follow one another in the order of the [`RamLayout`], so that every other part of Sterna
+//! can speak of a page by one number.
+
+#![forbid(unsafe_code)]
+
+mod coding;
+mod digest;
+mod hash;
+mod layout;
+mod number;
+mod set;
+
+pub use coding::{PageClass, classify, is_zero};
+pub use digest::{ChunkDigest, DIGEST_CHUNK_PAGES, RamDigest, chunk_digest, ram_digest};
+pub use hash::{PageHash, PageHasher};
+pub use layout::{LayoutError, RamBlock, RamLayout};
+pub use number::{PAGE_SIZE, PAGE_SIZE_BYTES, PageCount, PageNumber, PageRun};
+pub use set::PageSet;
