@@ -1,0 +1,328 @@
+//! What the two sides of a move tell each other.
+//!
+//! The order of a move that goes well:
+//!
+//! ```text
+//!   source                                             destination
+//!   Offer            ────────────────────────────────▶  starts an empty guest
+//!                    ◀────────────────────────────────  Accept (or Refuse, with every reason)
+//!   pages, Mark n    ════════ page connections ═══════▶
+//!                    ◀────────────────────────────────  RoundReceived n
+//!   (pauses)
+//!   pages, Mark m    ════════ page connections ═══════▶
+//!   DeviceState      ────────────────────────────────▶
+//!   Switchover m     ────────────────────────────────▶  loads the device state
+//!                    ◀────────────────────────────────  Ready
+//!   Commit           ────────────────────────────────▶  records that it owns the guest; lets it run
+//!                    ◀────────────────────────────────  Active
+//!   Farewell         ────────────────────────────────▶
+//! ```
+//!
+//! Before Commit either side may end the move by Abort or Never. After Commit the source asks
+//! (Commit again, or Query by an agent that was restarted) until it knows.
+
+use crate::preamble::MoveToken;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use sterna_page::{RamDigest, RamLayout};
+use uuid::Uuid;
+
+/// Identity of a guest, the same on every host and for all its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GuestId(pub Uuid);
+
+impl fmt::Display for GuestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Counts the attempts to move a guest; an ownership record with a higher epoch is the newer one.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch of the next attempt.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// One attempt to move one guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AttemptId {
+    /// The guest.
+    pub guest: GuestId,
+    /// The attempt's epoch.
+    pub epoch: Epoch,
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.guest, self.epoch.0)
+    }
+}
+
+/// Identity of an agent's journal; changes when the journal is lost. An agent whose journal is
+/// not the one that accepted a move cannot know how the move ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JournalId(pub Uuid);
+
+/// Page codings by their names on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Coding {
+    /// Pages that do not exist.
+    Absent,
+    /// Pages of zeroes.
+    Zero,
+    /// Pages as they are.
+    Raw,
+    /// One that a newer release has.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Whether both sides hash all RAM before the guest resumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verify {
+    /// No digest.
+    #[default]
+    No,
+    /// Both hash; a difference undoes the move.
+    RamDigest,
+}
+
+/// What the source wants to move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Name of the guest, for people.
+    pub name: String,
+    /// RAM blocks.
+    pub layout: RamLayout,
+    /// The hypervisor that runs it, such as `qemu`.
+    pub hypervisor: String,
+    /// How the hypervisor is to prepare it: the driver's own data.
+    pub definition: serde_json::Value,
+    /// Algorithm the source will use.
+    pub algorithm: String,
+    /// Codings the source can send.
+    pub codings: Vec<Coding>,
+    /// Page streams the source wants.
+    pub streams: u16,
+    /// Whether RAM digests are compared.
+    pub verify: Verify,
+}
+
+/// What the destination grants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accept {
+    /// The journal in which the destination will record how the move ended.
+    pub journal: JournalId,
+    /// Names the move on its page connections.
+    pub token: MoveToken,
+    /// Page streams it serves, at most as many as were wanted.
+    pub streams: u16,
+    /// Codings it can read, of those that were offered.
+    pub codings: Vec<Coding>,
+}
+
+/// Why a side ended a move, or refused it: a stable code, and words for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Stable code.
+    pub code: ReasonCode,
+    /// Words for people.
+    pub detail: String,
+}
+
+/// Stable codes of [`Reason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReasonCode {
+    /// An operator asked for it.
+    Cancelled,
+    /// A stage took longer than its limit.
+    TimedOut,
+    /// The connection was lost.
+    LinkLost,
+    /// The peer broke the protocol.
+    Protocol,
+    /// Not enough memory on the destination.
+    NoRoom,
+    /// A guest of that name or identity is already there.
+    AlreadyHere,
+    /// The destination has a newer record of this guest.
+    StaleEpoch,
+    /// The hypervisor, machine type, CPU or accelerator does not fit.
+    Incompatible,
+    /// Something the guest needs is missing there: a disk, a network.
+    Missing,
+    /// The hypervisor failed.
+    Hypervisor,
+    /// The agent failed, or was restarted.
+    Agent,
+    /// The RAM digests differ.
+    DigestMismatch,
+    /// The move would not end within the limits it was given.
+    NotConverging,
+    /// The peer may not do this.
+    Forbidden,
+    /// One that a newer release has.
+    #[serde(other)]
+    Other,
+}
+
+impl Reason {
+    /// A reason from its code and words.
+    pub fn new(code: ReasonCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+/// How long the destination's part of the switchover took, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivationTimes {
+    /// Loading the device state.
+    pub load_us: u64,
+    /// Hashing all RAM.
+    pub digest_us: u64,
+    /// Recording ownership durably.
+    pub record_us: u64,
+    /// Letting the vCPUs run.
+    pub activate_us: u64,
+}
+
+/// A message to the destination.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum ToDestination {
+    /// Asks to reserve a place for a guest.
+    Offer(Box<Offer>),
+    /// All pages have been sent; the last marks on the page connections carry `round`.
+    Switchover {
+        /// The round whose marks end the RAM.
+        round: u32,
+    },
+    /// The destination shall own the guest. Repeated until answered.
+    Commit,
+    /// The source ends the move and has not committed it.
+    Abort {
+        /// Why.
+        reason: Reason,
+    },
+    /// The source does not know whether it has committed and asks how it stands. A destination
+    /// that does not own the guest answers Never, and keeps to it.
+    Query,
+    /// The source has recorded that it no longer owns the guest.
+    Farewell,
+    /// Nothing; shows that the source is alive.
+    KeepAlive,
+}
+
+/// A message to the source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum ToSource {
+    /// The place is reserved.
+    Accept(Accept),
+    /// The guest cannot come, for all of these reasons.
+    Refuse {
+        /// Every reason, at least one.
+        reasons: Vec<Reason>,
+    },
+    /// All streams have delivered round `round`.
+    RoundReceived {
+        /// The round.
+        round: u32,
+    },
+    /// All has arrived and is loaded; the guest could run.
+    Ready {
+        /// The destination's RAM digest, if both hash.
+        digest: Option<RamDigest>,
+    },
+    /// The destination owns the guest, and it runs.
+    Active {
+        /// What the switchover took there.
+        times: ActivationTimes,
+    },
+    /// The destination does not own the guest and never will by this attempt.
+    Never {
+        /// Why.
+        reason: Reason,
+    },
+    /// The destination owns the guest but lost it: it may have run.
+    Lost {
+        /// What happened.
+        reason: Reason,
+    },
+    /// Nothing; shows that the destination is alive.
+    KeepAlive,
+}
+
+/// A message and the attempt it belongs to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<M> {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The journal that accepted the attempt, in questions to a destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_of: Option<JournalId>,
+    /// The message.
+    #[serde(flatten)]
+    pub body: M,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{decode_message, encode_message};
+
+    fn attempt() -> AttemptId {
+        AttemptId { guest: GuestId(Uuid::from_u128(7)), epoch: Epoch(3) }
+    }
+
+    #[test]
+    fn messages_survive_the_wire() {
+        let reason = Reason::new(ReasonCode::NoRoom, "1 GiB wanted");
+        for body in [
+            ToSource::Refuse { reasons: vec![reason.clone()] },
+            ToSource::Never { reason },
+            ToSource::Ready { digest: None },
+        ] {
+            let envelope = Envelope { attempt: attempt(), asked_of: None, body };
+            let bytes = encode_message(&envelope).unwrap();
+            assert_eq!(decode_message::<Envelope<ToSource>>(&bytes).unwrap(), envelope);
+        }
+    }
+
+    #[test]
+    fn a_newer_peers_codes_and_fields_are_passed_over() {
+        let text = r#"{"attempt":{"guest":"00000000-0000-0000-0000-000000000007","epoch":3},
+            "later":1,"message":"never","reason":{"code":"solar-flare","detail":"x","k":2}}"#;
+        let envelope: Envelope<ToSource> = decode_message(text.as_bytes()).unwrap();
+        let ToSource::Never { reason } = envelope.body else { panic!("{envelope:?}") };
+        assert_eq!(reason.code, ReasonCode::Other);
+        assert_eq!(serde_json::from_str::<Coding>("\"zstd-9\"").unwrap(), Coding::Unknown);
+    }
+
+    #[test]
+    fn an_unknown_message_is_an_error() {
+        let text = r#"{"attempt":{"guest":"00000000-0000-0000-0000-000000000007","epoch":3},
+            "message":"teleport"}"#;
+        assert!(decode_message::<Envelope<ToSource>>(text.as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! Frames of a page connection.
+//!
+//! ```text
+//!  0      1      2       4       8                16
+//!  | kind | zero | zero  | count | first page     |  then, for kind `raw`: count × 4096 bytes
+//! ```
+//!
+//! A page always travels on the same stream, and a stream is in order, so the last frame that
+//! names a page tells its content.
+
+use crate::limits::RUN_PAGES_MAX;
+use sterna_page::{PAGE_SIZE, PageRun};
+use thiserror::Error;
+
+/// Length of a frame's header, in bytes.
+pub const HEADER_BYTES: usize = 16;
+
+/// One frame, without its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFrame {
+    /// The pages' bytes follow.
+    Raw(PageRun),
+    /// The pages are all zero, but exist.
+    Zero(PageRun),
+    /// The pages do not exist: the guest gave them back, or never used them.
+    Absent(PageRun),
+    /// Everything this stream has for round `round` has been sent.
+    Mark {
+        /// Number of the round, from 0.
+        round: u32,
+    },
+}
+
+/// Why a frame header is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// A kind that this version does not have.
+    #[error("unknown page frame kind {0}")]
+    Kind(u8),
+    /// Bytes that must be zero are not.
+    #[error("reserved bytes of a page frame are not zero")]
+    Reserved,
+    /// No pages, or more than a frame may hold.
+    #[error("{0} pages in one frame, expected 1 to {RUN_PAGES_MAX}")]
+    Count(u32),
+    /// The run ends beyond the last possible page number.
+    #[error("a run of pages leaves the number space")]
+    Overflow,
+}
+
+impl PageFrame {
+    /// Bytes that follow the header.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Raw(run) => usize::try_from(run.count.0)
+                .expect("a frame has at most RUN_PAGES_MAX pages")
+                .saturating_mul(PAGE_SIZE),
+            Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } => 0,
+        }
+    }
+
+    /// The header's bytes. A run must have 1 to [`RUN_PAGES_MAX`] pages.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let (kind, count, first) = match self {
+            Self::Raw(run) => (1, Self::count(*run), run.first.0),
+            Self::Zero(run) => (2, Self::count(*run), run.first.0),
+            Self::Absent(run) => (3, Self::count(*run), run.first.0),
+            Self::Mark { round } => (4, *round, 0),
+        };
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0] = kind;
+        bytes[4..8].copy_from_slice(&count.to_le_bytes());
+        bytes[8..16].copy_from_slice(&first.to_le_bytes());
+        bytes
+    }
+
+    fn count(run: PageRun) -> u32 {
+        let count = u32::try_from(run.count.0).unwrap_or(u32::MAX);
+        assert!((1..=RUN_PAGES_MAX).contains(&count), "a frame of {count} pages cannot be sent");
+        count
+    }
+
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// When it is none of this version's. Whether the pages are the guest's is for the receiver
+    /// to check: only it knows the layout.
+    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, FrameError> {
+        if bytes[1..4] != [0; 3] {
+            return Err(FrameError::Reserved);
+        }
+        let count = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        let mut first = [0; 8];
+        first.copy_from_slice(&bytes[8..16]);
+        let first = u64::from_le_bytes(first);
+        let run = || {
+            let run = PageRun::new(first, count.into());
+            match (count, run.end()) {
+                (1..=RUN_PAGES_MAX, Some(_)) => Ok(run),
+                (1..=RUN_PAGES_MAX, None) => Err(FrameError::Overflow),
+                _ => Err(FrameError::Count(count)),
+            }
+        };
+        match bytes[0] {
+            1 => run().map(Self::Raw),
+            2 => run().map(Self::Zero),
+            3 => run().map(Self::Absent),
+            4 if first != 0 => Err(FrameError::Reserved),
+            4 => Ok(Self::Mark { round: count }),
+            kind => Err(FrameError::Kind(kind)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn frames_survive_the_wire() {
+        let run = PageRun::new(1 << 40, u64::from(RUN_PAGES_MAX));
+        for frame in [
+            PageFrame::Raw(run),
+            PageFrame::Zero(run),
+            PageFrame::Absent(run),
+            PageFrame::Mark { round: u32::MAX },
+        ] {
+            assert_eq!(PageFrame::decode(&frame.encode()), Ok(frame));
+        }
+        assert_eq!(PageFrame::Raw(PageRun::new(0, 3)).payload_bytes(), 3 * PAGE_SIZE);
+        assert_eq!(PageFrame::Zero(run).payload_bytes(), 0);
+    }
+
+    #[test]
+    fn sizes_that_a_peer_made_up_are_refused() {
+        let mut bytes = PageFrame::Raw(PageRun::new(0, 1)).encode();
+        bytes[4..8].copy_from_slice(&0u32.to_le_bytes());
+        assert_eq!(PageFrame::decode(&bytes), Err(FrameError::Count(0)));
+        bytes[4..8].copy_from_slice(&(RUN_PAGES_MAX + 1).to_le_bytes());
+        assert_eq!(PageFrame::decode(&bytes), Err(FrameError::Count(RUN_PAGES_MAX + 1)));
+        bytes[4..8].copy_from_slice(&2u32.to_le_bytes());
+        bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(PageFrame::decode(&bytes), Err(FrameError::Overflow));
+    }
+
+    #[test]
+    fn kind_zero_is_no_frame() {
+        assert_eq!(PageFrame::decode(&[0; HEADER_BYTES]), Err(FrameError::Kind(0)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_decoded_is_what_was_encoded(bytes in any::<[u8; HEADER_BYTES]>()) {
+            if let Ok(frame) = PageFrame::decode(&bytes) {
+                prop_assert_eq!(frame.encode(), bytes);
+            }
+        }
+    }
+}

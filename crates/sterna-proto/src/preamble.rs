@@ -1,0 +1,225 @@
+//! The first bytes of every connection: who speaks which version, and what the connection is for.
+//!
+//! ```text
+//!  0      4         6         8      9      10       12             28
+//!  | STRN | version | version | role | zero | stream | move token   |   source → destination
+//!  |      | min     | max     |      |      | number | (page role)  |
+//!
+//!  0      4         6        8
+//!  | STRN | version | status |                                          destination → source
+//! ```
+
+use thiserror::Error;
+
+/// The oldest version this release speaks.
+pub const VERSION_MIN: u16 = 1;
+/// The newest version this release speaks.
+pub const VERSION_MAX: u16 = 1;
+
+const MAGIC: [u8; 4] = *b"STRN";
+
+/// Length of a [`Preamble`] on the wire, in bytes.
+pub const PREAMBLE_BYTES: usize = 28;
+/// Length of a [`PreambleAnswer`] on the wire, in bytes.
+pub const ANSWER_BYTES: usize = 8;
+
+/// Names one move on all its connections; drawn by the destination, told over the control
+/// connection, so that a page connection can only join a move whose source it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct MoveToken(pub [u8; 16]);
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Control messages of one move.
+    Control,
+    /// Page stream `stream` of the move `token`.
+    Pages {
+        /// Number of the stream, from 0.
+        stream: u16,
+        /// The move it belongs to.
+        token: MoveToken,
+    },
+}
+
+/// What the connecting side says first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preamble {
+    /// Oldest version it speaks.
+    pub version_min: u16,
+    /// Newest version it speaks.
+    pub version_max: u16,
+    /// What the connection is for.
+    pub role: Role,
+}
+
+/// What the accepting side answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreambleAnswer {
+    /// Go on in this version.
+    Welcome {
+        /// The version both speak.
+        version: u16,
+    },
+    /// No version in common; the connection ends.
+    NoCommonVersion,
+    /// No such move, or not from this peer; the connection ends.
+    UnknownMove,
+}
+
+/// Why the first bytes of a connection are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PreambleError {
+    /// Not this protocol.
+    #[error("the peer does not speak this protocol")]
+    Magic,
+    /// A version range from a higher to a lower number.
+    #[error("the peer's versions run from {min} to {max}")]
+    Versions {
+        /// Its oldest.
+        min: u16,
+        /// Its newest.
+        max: u16,
+    },
+    /// A role or an answer that this release does not know.
+    #[error("unknown code {0}")]
+    Code(u16),
+    /// No version in common.
+    #[error("the peer speaks none of the versions {VERSION_MIN} to {VERSION_MAX}")]
+    NoCommonVersion,
+    /// The destination knows no such move.
+    #[error("the peer knows no such move")]
+    UnknownMove,
+}
+
+impl Preamble {
+    /// The preamble of this release for a connection of `role`.
+    #[must_use]
+    pub fn new(role: Role) -> Self {
+        Self { version_min: VERSION_MIN, version_max: VERSION_MAX, role }
+    }
+
+    /// The bytes on the wire.
+    #[must_use]
+    pub fn encode(&self) -> [u8; PREAMBLE_BYTES] {
+        let mut bytes = [0; PREAMBLE_BYTES];
+        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&self.version_min.to_le_bytes());
+        bytes[6..8].copy_from_slice(&self.version_max.to_le_bytes());
+        match self.role {
+            Role::Control => bytes[8] = 1,
+            Role::Pages { stream, token } => {
+                bytes[8] = 2;
+                bytes[10..12].copy_from_slice(&stream.to_le_bytes());
+                bytes[12..28].copy_from_slice(&token.0);
+            }
+        }
+        bytes
+    }
+
+    /// Reads the bytes on the wire.
+    ///
+    /// # Errors
+    /// When they are no preamble.
+    pub fn decode(bytes: &[u8; PREAMBLE_BYTES]) -> Result<Self, PreambleError> {
+        if bytes[0..4] != MAGIC {
+            return Err(PreambleError::Magic);
+        }
+        let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let (min, max) = (word(4), word(6));
+        if min == 0 || min > max {
+            return Err(PreambleError::Versions { min, max });
+        }
+        let role = match bytes[8] {
+            1 => Role::Control,
+            2 => {
+                let mut token = [0; 16];
+                token.copy_from_slice(&bytes[12..28]);
+                Role::Pages { stream: word(10), token: MoveToken(token) }
+            }
+            other => return Err(PreambleError::Code(other.into())),
+        };
+        Ok(Self { version_min: min, version_max: max, role })
+    }
+
+    /// The newest version both sides speak.
+    #[must_use]
+    pub fn common_version(&self) -> Option<u16> {
+        let newest = self.version_max.min(VERSION_MAX);
+        (newest >= self.version_min.max(VERSION_MIN)).then_some(newest)
+    }
+}
+
+impl PreambleAnswer {
+    /// The bytes on the wire.
+    #[must_use]
+    pub fn encode(self) -> [u8; ANSWER_BYTES] {
+        let (version, status) = match self {
+            Self::Welcome { version } => (version, 1u16),
+            Self::NoCommonVersion => (0, 2),
+            Self::UnknownMove => (0, 3),
+        };
+        let mut bytes = [0; ANSWER_BYTES];
+        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&version.to_le_bytes());
+        bytes[6..8].copy_from_slice(&status.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the answer: the version to speak.
+    ///
+    /// # Errors
+    /// When the bytes are no answer, or the answer is no.
+    pub fn decode(bytes: &[u8; ANSWER_BYTES]) -> Result<u16, PreambleError> {
+        if bytes[0..4] != MAGIC {
+            return Err(PreambleError::Magic);
+        }
+        let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+        match u16::from_le_bytes([bytes[6], bytes[7]]) {
+            1 if (VERSION_MIN..=VERSION_MAX).contains(&version) => Ok(version),
+            1 | 2 => Err(PreambleError::NoCommonVersion),
+            3 => Err(PreambleError::UnknownMove),
+            other => Err(PreambleError::Code(other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_preamble_survives_the_wire() {
+        for role in [Role::Control, Role::Pages { stream: 7, token: MoveToken([9; 16]) }] {
+            let preamble = Preamble::new(role);
+            assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
+        }
+    }
+
+    #[test]
+    fn versions_are_negotiated_to_the_newest_common_one() {
+        let speaks = |version_min, version_max| {
+            Preamble { version_min, version_max, role: Role::Control }.common_version()
+        };
+        assert_eq!(speaks(1, 9), Some(VERSION_MAX));
+        assert_eq!(speaks(VERSION_MAX + 1, 9), None);
+    }
+
+    #[test]
+    fn a_welcome_to_a_version_we_do_not_speak_is_refused() {
+        let answer = PreambleAnswer::Welcome { version: VERSION_MAX + 1 };
+        assert_eq!(PreambleAnswer::decode(&answer.encode()), Err(PreambleError::NoCommonVersion));
+        let unknown = PreambleAnswer::UnknownMove.encode();
+        assert_eq!(PreambleAnswer::decode(&unknown), Err(PreambleError::UnknownMove));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in any::<[u8; PREAMBLE_BYTES]>()) {
+            if let Ok(preamble) = Preamble::decode(&bytes) {
+                prop_assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
+            }
+        }
+    }
+}
