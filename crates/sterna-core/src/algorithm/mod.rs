@@ -1,0 +1,152 @@
+//! The pool: each algorithm is a pure policy that says what a move does next, and why.
+
+mod pre_copy;
+mod stop_and_copy;
+
+pub use pre_copy::PreCopy;
+pub use stop_and_copy::StopAndCopy;
+
+use crate::limits::Limits;
+use crate::receipt::{Round, StopReason};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+use sterna_page::PageCount;
+
+/// Names of the algorithms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlgorithmName {
+    /// Pause, copy all, hand over.
+    StopAndCopy,
+    /// Rounds of dirty pages while the guest runs, the rest after the pause.
+    #[default]
+    PreCopy,
+}
+
+/// Every algorithm of this release.
+pub const ALGORITHMS: [AlgorithmName; 2] = [AlgorithmName::PreCopy, AlgorithmName::StopAndCopy];
+
+/// A name that is no algorithm's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown algorithm {0:?}; known are pre-copy, stop-and-copy")]
+pub struct UnknownAlgorithm(pub String);
+
+impl AlgorithmName {
+    /// The algorithm of this name, at the start of a move.
+    #[must_use]
+    pub fn start(self) -> Box<dyn Algorithm> {
+        match self {
+            Self::StopAndCopy => Box::new(StopAndCopy),
+            Self::PreCopy => Box::new(PreCopy::default()),
+        }
+    }
+
+    /// The name as it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StopAndCopy => "stop-and-copy",
+            Self::PreCopy => "pre-copy",
+        }
+    }
+}
+
+impl fmt::Display for AlgorithmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for AlgorithmName {
+    type Err = UnknownAlgorithm;
+    fn from_str(text: &str) -> Result<Self, UnknownAlgorithm> {
+        ALGORITHMS
+            .into_iter()
+            .find(|name| name.as_str() == text)
+            .ok_or_else(|| UnknownAlgorithm(text.into()))
+    }
+}
+
+/// What an algorithm sees of the move at the end of a round.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The rounds so far.
+    pub rounds: &'a [Round],
+    /// Pages written since they were last sent.
+    pub residue: PageCount,
+    /// Since the first page was sent.
+    pub elapsed: Duration,
+    /// What a switchover costs even with nothing left to copy, as far as known.
+    pub fixed_downtime: Duration,
+    /// The operator's limits.
+    pub limits: &'a Limits,
+}
+
+/// What a move does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Copy another round while the guest runs.
+    Copy,
+    /// Pause the guest, copy the rest and hand over.
+    Pause(StopReason),
+    /// End the move; the guest runs on where it is.
+    GiveUp(StopReason),
+}
+
+/// A policy: from what happened to what is done next.
+pub trait Algorithm: fmt::Debug + Send {
+    /// Its name.
+    fn name(&self) -> AlgorithmName;
+
+    /// Whether pages must be tracked before the guest is paused.
+    fn tracking(&self) -> Tracking;
+
+    /// Decides at the start (no rounds yet) and at the end of each round.
+    fn next(&mut self, view: &View<'_>) -> Decision;
+}
+
+/// Whether an algorithm needs dirty tracking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// Pages are sent while the guest runs.
+    Needed,
+    /// Pages are sent only while it is paused.
+    NotNeeded,
+}
+
+/// Bytes of a round from which on its speed tells the link's, not the round trip's.
+const RATE_SAMPLE_BYTES_MIN: u64 = 1 << 20;
+
+impl View<'_> {
+    /// Bytes a second that the move gets through, from the newest round that is large enough to
+    /// tell; `None` before there is one.
+    #[must_use]
+    pub fn link_bytes_per_second(&self) -> Option<f64> {
+        let telling = |r: &&Round| r.bytes >= RATE_SAMPLE_BYTES_MIN && !r.took.is_zero();
+        let largest_of_all = || self.rounds.iter().rfind(|r| !r.took.is_zero());
+        let round = self.rounds.iter().rev().find(telling).or_else(largest_of_all)?;
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let bytes = round.bytes.max(1) as f64;
+        Some(bytes / round.took.as_secs_f64())
+    }
+
+    /// How long the residue takes to copy at the link's speed.
+    #[must_use]
+    pub fn residue_time(&self) -> Duration {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let bytes = self.residue.bytes() as f64;
+        match self.link_bytes_per_second() {
+            Some(rate) => Duration::try_from_secs_f64(bytes / rate).unwrap_or(Duration::MAX),
+            None if self.residue == PageCount::ZERO => Duration::ZERO,
+            None => Duration::MAX,
+        }
+    }
+
+    /// The downtime if the guest were paused now.
+    #[must_use]
+    pub fn downtime(&self) -> Duration {
+        self.fixed_downtime.saturating_add(self.residue_time())
+    }
+}

@@ -1,0 +1,175 @@
+//! Rounds of dirty pages (Clark et al., NSDI 2005), ended by what rounds still achieve.
+//!
+//! Judged at round ends only: a residue sampled within a round is a saw-tooth from which no
+//! progress can be read. In this order:
+//!
+//! 1. the residue's copy time is within the goal: pause;
+//! 2. a limit on rounds, bytes or time is reached, or two rounds in a row have not made the residue
+//!    a tenth smaller than the smallest before: rounds no longer help. If the predicted downtime
+//!    (fixed part and residue) is within the operator's limit: pause. Otherwise the move is stuck,
+//!    and the operator's choice for that case holds;
+//! 3. else: another round.
+
+use super::{Algorithm, AlgorithmName, Decision, Tracking, View};
+use crate::limits::WhenStuck;
+use crate::receipt::StopReason;
+use sterna_page::PageCount;
+
+/// A round helps if it leaves at most this share of the smallest residue before, in percent.
+const PROGRESS_PERCENT: u64 = 90;
+
+/// Rounds in a row that may fail to help: one may be bad luck.
+const FRUITLESS_ROUNDS_MAX: u32 = 2;
+
+/// The policy of copying in rounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PreCopy {
+    smallest: Option<PageCount>,
+    fruitless: u32,
+}
+
+impl PreCopy {
+    fn note(&mut self, residue: PageCount) {
+        let helps = |smallest: PageCount| {
+            residue.0.saturating_mul(100) <= smallest.0.saturating_mul(PROGRESS_PERCENT)
+        };
+        if self.smallest.is_none_or(helps) {
+            self.fruitless = 0;
+        } else {
+            self.fruitless += 1;
+        }
+        self.smallest = Some(self.smallest.map_or(residue, |s| s.min(residue)));
+    }
+
+    fn end_of_rounds(&self, view: &View<'_>) -> Option<StopReason> {
+        let limits = view.limits;
+        let sent: u64 = view.rounds.iter().map(|round| round.bytes).sum();
+        let rounds = u32::try_from(view.rounds.len()).unwrap_or(u32::MAX);
+        if rounds >= limits.rounds_max {
+            Some(StopReason::RoundLimit)
+        } else if limits.bytes_max.is_some_and(|max| sent >= max) {
+            Some(StopReason::ByteLimit)
+        } else if limits.copy_time_max.is_some_and(|max| view.elapsed >= max) {
+            Some(StopReason::TimeLimit)
+        } else if self.fruitless >= FRUITLESS_ROUNDS_MAX {
+            Some(StopReason::NoProgress)
+        } else {
+            None
+        }
+    }
+}
+
+impl Algorithm for PreCopy {
+    fn name(&self) -> AlgorithmName {
+        AlgorithmName::PreCopy
+    }
+
+    fn tracking(&self) -> Tracking {
+        Tracking::Needed
+    }
+
+    fn next(&mut self, view: &View<'_>) -> Decision {
+        if view.rounds.is_empty() {
+            return Decision::Copy;
+        }
+        self.note(view.residue);
+        let within_limit = view.downtime() <= view.limits.downtime_max;
+        if view.residue_time() <= view.limits.downtime_goal && within_limit {
+            return Decision::Pause(StopReason::GoalReached);
+        }
+        match (self.end_of_rounds(view), view.limits.when_stuck) {
+            (None, _) => Decision::Copy,
+            (Some(reason), _) if within_limit => Decision::Pause(reason),
+            (Some(reason), WhenStuck::StopAndCopy) => Decision::Pause(reason),
+            (Some(reason), WhenStuck::Abort) => Decision::GiveUp(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::receipt::Round;
+    use std::time::Duration;
+
+    const LINK: u64 = 100_000_000;
+
+    /// Runs the recursion of a guest that dirties `rate` bytes a second over `set` bytes.
+    fn simulate(ram: u64, rate: u64, set: u64, limits: &Limits) -> (Decision, usize) {
+        let mut algorithm = PreCopy::default();
+        let mut rounds: Vec<Round> = Vec::new();
+        let mut residue = PageCount(ram / 4096);
+        let mut elapsed = Duration::ZERO;
+        loop {
+            let view = View {
+                rounds: &rounds,
+                residue,
+                elapsed,
+                fixed_downtime: Duration::from_millis(10),
+                limits,
+            };
+            match algorithm.next(&view) {
+                Decision::Copy => {}
+                end => return (end, rounds.len()),
+            }
+            let took = Duration::from_micros(100 + residue.bytes() * 1_000_000 / LINK);
+            elapsed += took;
+            let dirtied = u64::try_from(took.as_micros()).unwrap() * rate / 1_000_000;
+            let round = Round { bytes: residue.bytes(), took, ..Round::default() };
+            rounds.push(round);
+            residue = PageCount(dirtied.min(set) / 4096);
+        }
+    }
+
+    #[test]
+    fn a_guest_slower_than_the_link_converges_to_the_goal() {
+        let (end, rounds) = simulate(1 << 30, LINK / 2, 256 << 20, &Limits::default());
+        assert_eq!(end, Decision::Pause(StopReason::GoalReached));
+        assert!(rounds < 20, "{rounds} rounds");
+    }
+
+    #[test]
+    fn a_guest_faster_than_the_link_is_found_out_after_a_few_rounds() {
+        let (end, rounds) = simulate(1 << 30, LINK * 2, 256 << 20, &Limits::default());
+        assert_eq!(end, Decision::GiveUp(StopReason::NoProgress));
+        assert!(rounds <= 5, "{rounds} rounds");
+        let limits = Limits { when_stuck: WhenStuck::StopAndCopy, ..Limits::default() };
+        let (end, _) = simulate(1 << 30, LINK * 2, 256 << 20, &limits);
+        assert_eq!(end, Decision::Pause(StopReason::NoProgress));
+    }
+
+    #[test]
+    fn a_small_hot_set_within_the_limit_is_no_reason_to_give_up() {
+        let (end, _) = simulate(1 << 30, LINK * 2, 8 << 20, &Limits::default());
+        assert_eq!(end, Decision::Pause(StopReason::NoProgress));
+    }
+
+    #[test]
+    fn the_operators_downtime_is_never_exceeded_without_leave() {
+        let limits = Limits { downtime_max: Duration::from_millis(5), ..Limits::default() };
+        let (end, _) = simulate(1 << 30, 0, 0, &limits);
+        assert!(matches!(end, Decision::GiveUp(_)), "the fixed part alone is longer: {end:?}");
+    }
+
+    #[test]
+    fn limits_on_rounds_bytes_and_time_end_the_rounds() {
+        let slow = LINK * 9 / 10;
+        let by_rounds = Limits { rounds_max: 3, ..Limits::default() };
+        assert_eq!(
+            simulate(1 << 30, slow, 1 << 30, &by_rounds).0,
+            Decision::GiveUp(StopReason::RoundLimit)
+        );
+        let by_bytes = Limits { bytes_max: Some(1 << 30), ..Limits::default() };
+        assert_eq!(
+            simulate(1 << 30, slow, 1 << 30, &by_bytes).0,
+            Decision::GiveUp(StopReason::ByteLimit)
+        );
+        let copy_time_max = Some(Duration::from_secs(1));
+        let by_time = Limits { copy_time_max, ..Limits::default() };
+        assert_eq!(
+            simulate(1 << 30, slow, 1 << 30, &by_time).0,
+            Decision::GiveUp(StopReason::TimeLimit)
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! The limits of a move: those an operator sets, and those that end a stage which hangs.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What to do when rounds no longer help and the downtime limit is out of reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenStuck {
+    /// Give the move up; the guest runs on where it is.
+    #[default]
+    Abort,
+    /// Pause all the same and copy what is left, however long that takes.
+    StopAndCopy,
+}
+
+/// Limits that an operator sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The longest downtime that is accepted.
+    #[serde(with = "crate::time::micros", rename = "downtime_max_us")]
+    pub downtime_max: Duration,
+    /// The copying part of the downtime for which rounds are made while they still help.
+    #[serde(with = "crate::time::micros", rename = "downtime_goal_us")]
+    pub downtime_goal: Duration,
+    /// Rounds of copying at most.
+    pub rounds_max: u32,
+    /// Time of copying at most.
+    #[serde(with = "crate::time::micros_option", rename = "copy_time_max_us")]
+    pub copy_time_max: Option<Duration>,
+    /// Bytes of pages sent while the guest runs at most.
+    pub bytes_max: Option<u64>,
+    /// What to do when the downtime limit is out of reach.
+    pub when_stuck: WhenStuck,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // What QEMU accepts by default, so that nobody is worse off for not asking.
+            downtime_max: Duration::from_millis(300),
+            // A gap that neither people nor TCP notice.
+            downtime_goal: Duration::from_millis(5),
+            // Far more than a converging move needs (3 to 8); a bound, not a policy.
+            rounds_max: 50,
+            copy_time_max: None,
+            bytes_max: None,
+            when_stuck: WhenStuck::default(),
+        }
+    }
+}
+
+/// How long each stage may take before the move is given up, or asked about again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageLimits {
+    /// Offer to Accept: the destination starts a hypervisor meanwhile.
+    pub negotiation: Duration,
+    /// A durable record of the journal.
+    pub record: Duration,
+    /// Start of dirty tracking, with the wait for I/O in flight.
+    pub preparation: Duration,
+    /// Copying without a single page getting through.
+    pub copy_stall: Duration,
+    /// Request to pause until paused.
+    pub pause: Duration,
+    /// Paused until Ready: the guest stands still all this time.
+    pub switchover: Duration,
+    /// Ready until Commit, on the destination.
+    pub commitment: Duration,
+    /// Between two questions whether the destination runs the guest.
+    pub ask_again: Duration,
+    /// Commit without an answer until the operator is told that the guest is in doubt.
+    pub doubt: Duration,
+    /// A destination that has not heard of its source.
+    pub abandoned: Duration,
+}
+
+impl Default for StageLimits {
+    fn default() -> Self {
+        Self {
+            negotiation: Duration::from_secs(60),
+            record: Duration::from_secs(30),
+            preparation: Duration::from_secs(60),
+            copy_stall: Duration::from_secs(30),
+            pause: Duration::from_secs(30),
+            switchover: Duration::from_secs(120),
+            commitment: Duration::from_secs(60),
+            ask_again: Duration::from_secs(1),
+            doubt: Duration::from_secs(10),
+            abandoned: Duration::from_secs(120),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Where a move stands, for people who watch it.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A snapshot of a move.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Name of the stage.
+    pub stage: String,
+    /// Number of the round, from 0.
+    pub round: u32,
+    /// Since the move was asked for.
+    #[serde(with = "crate::time::micros", rename = "elapsed_us")]
+    pub elapsed: Duration,
+    /// Bytes of guest RAM that this move has dealt with, sent or found not to exist; never falls.
+    pub ram_done_bytes: u64,
+    /// Bytes of guest RAM this move will have dealt with at its end, as far as known now; grows
+    /// when the guest writes pages that were sent before.
+    pub ram_total_bytes: u64,
+    /// Bytes of page frames sent.
+    pub sent_bytes: u64,
+    /// Bytes a second sent lately.
+    pub link_bytes_per_second: u64,
+    /// Bytes a second that the guest wrote during the last round; zero before one has ended.
+    pub dirty_bytes_per_second: u64,
+    /// Time left, as far as can be told.
+    #[serde(with = "crate::time::micros_option", rename = "eta_us")]
+    pub eta: Option<Duration>,
+    /// Why the move waits, if it does.
+    pub waiting: Option<String>,
+}

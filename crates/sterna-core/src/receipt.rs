@@ -1,0 +1,220 @@
+//! The receipt of a move: what was done, why, what it took, and whether it was right.
+
+use crate::algorithm::AlgorithmName;
+use crate::limits::Limits;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use sterna_page::PageCount;
+use sterna_proto::message::{ActivationTimes, AttemptId, Reason};
+
+/// Why an algorithm stopped making rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopReason {
+    /// What is left can be copied within the downtime goal.
+    GoalReached,
+    /// Rounds no longer make the residue smaller.
+    NoProgress,
+    /// The limit on rounds.
+    RoundLimit,
+    /// The limit on bytes.
+    ByteLimit,
+    /// The limit on time.
+    TimeLimit,
+    /// The algorithm makes no rounds.
+    ByDesign,
+}
+
+impl StopReason {
+    /// In words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::GoalReached => "what was left fitted the downtime goal",
+            Self::NoProgress => "rounds no longer made the residue smaller",
+            Self::RoundLimit => "the limit on rounds was reached",
+            Self::ByteLimit => "the limit on bytes was reached",
+            Self::TimeLimit => "the limit on copying time was reached",
+            Self::ByDesign => "the algorithm makes no rounds",
+        }
+    }
+}
+
+/// Pages by the way they travelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagesByCoding {
+    /// As they are.
+    pub raw: PageCount,
+    /// As zero pages.
+    pub zero: PageCount,
+    /// As pages that do not exist.
+    pub absent: PageCount,
+    /// Not at all: compared again and found unchanged.
+    pub unchanged: PageCount,
+    /// Not in this round: written again before their turn came, so a later round has them.
+    #[serde(default)]
+    pub postponed: PageCount,
+}
+
+impl std::ops::AddAssign for PagesByCoding {
+    fn add_assign(&mut self, other: Self) {
+        self.raw += other.raw;
+        self.zero += other.zero;
+        self.absent += other.absent;
+        self.unchanged += other.unchanged;
+        self.postponed += other.postponed;
+    }
+}
+
+/// One round of copying.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// Its number, from 0; the last is the one after the pause.
+    pub number: u32,
+    /// From the start of the move to the start of the round.
+    #[serde(with = "crate::time::micros", rename = "started_us")]
+    pub started: Duration,
+    /// Until the destination had received all of it.
+    #[serde(with = "crate::time::micros", rename = "took_us")]
+    pub took: Duration,
+    /// Pages by coding.
+    pub pages: PagesByCoding,
+    /// Bytes of page frames, before encryption.
+    pub bytes: u64,
+    /// Pages that the guest wrote during the round.
+    pub dirtied: PageCount,
+}
+
+/// The downtime and its parts, as the source saw them, in the order in which they happen. Parts
+/// that run side by side (copying the rest, saving the device state) do not add up to the whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Downtime {
+    /// vCPUs stopped until the destination said that it runs the guest.
+    #[serde(with = "crate::time::micros", rename = "total_us")]
+    pub total: Duration,
+    /// Request to pause until the vCPUs stood still; the guest still ran.
+    #[serde(with = "crate::time::micros", rename = "pause_lead_us")]
+    pub pause_lead: Duration,
+    /// vCPUs stopped until the hypervisor had drained I/O and said so.
+    #[serde(with = "crate::time::micros", rename = "pause_us")]
+    pub pause: Duration,
+    /// Final scan and copy of the rest.
+    #[serde(with = "crate::time::micros", rename = "copy_us")]
+    pub copy: Duration,
+    /// Saving the device state.
+    #[serde(with = "crate::time::micros", rename = "save_us")]
+    pub save: Duration,
+    /// Hashing all RAM on the source, at the same time as the destination gets ready.
+    #[serde(with = "crate::time::micros", rename = "digest_us")]
+    pub digest: Duration,
+    /// All sent until the destination was ready.
+    #[serde(with = "crate::time::micros", rename = "ready_us")]
+    pub ready: Duration,
+    /// Commit, which waits for both, until the destination said that it runs the guest.
+    #[serde(with = "crate::time::micros", rename = "commit_us")]
+    pub commit: Duration,
+    /// The destination's own times within the last two.
+    pub destination: ActivationTimes,
+    /// Bytes of device state.
+    pub state_bytes: u64,
+}
+
+/// Whether the RAM was the same on both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RamCheck {
+    /// Both sides hashed all RAM between pause and resume, and agreed.
+    #[serde(rename = "equal")]
+    Equal,
+    /// They differed; the move was undone.
+    #[serde(rename = "different")]
+    Different,
+    /// Nobody asked for it, or the move did not come so far.
+    #[default]
+    #[serde(rename = "not checked")]
+    NotChecked,
+}
+
+/// How a move ended, seen from the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Ending {
+    /// The guest runs at the destination.
+    Moved,
+    /// The guest runs on at the source.
+    Undone {
+        /// Every reason; a refusal may have several.
+        reasons: Vec<Reason>,
+    },
+    /// The guest ended at the source before it was committed.
+    GuestGone {
+        /// What is known.
+        reason: Reason,
+    },
+    /// The guest stays paused at the source, because it could not be made to run again.
+    Stuck {
+        /// Why the move ended.
+        cause: Reason,
+        /// Why the guest does not run.
+        reason: Reason,
+    },
+    /// The destination took the guest over and lost it; it may have run there. It stays paused at
+    /// the source until an operator decides.
+    Lost {
+        /// What the destination said.
+        reason: Reason,
+    },
+}
+
+/// All about one move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Name of the guest.
+    pub guest: String,
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Name of the source.
+    pub source: String,
+    /// The destination as it was asked for.
+    pub destination: String,
+    /// How it ended.
+    #[serde(flatten)]
+    pub ending: Ending,
+    /// The algorithm.
+    pub algorithm: AlgorithmName,
+    /// Why it stopped making rounds, if it came so far.
+    pub stopped: Option<StopReason>,
+    /// The limits it was given.
+    pub limits: Limits,
+    /// Page streams.
+    pub streams: u16,
+    /// Bytes of the guest's RAM.
+    pub ram_bytes: u64,
+    /// When it was asked for, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// Request until the source was released, or the guest ran on.
+    #[serde(with = "crate::time::micros", rename = "total_us")]
+    pub total: Duration,
+    /// Request until the destination had accepted.
+    #[serde(with = "crate::time::micros", rename = "negotiation_us")]
+    pub negotiation: Duration,
+    /// The downtime, if the guest was paused.
+    pub downtime: Option<Downtime>,
+    /// Every round, the last after the pause.
+    pub rounds: Vec<Round>,
+    /// Bytes on the wire.
+    pub wire: WireBytes,
+    /// Whether RAM was the same.
+    pub ram_digest: RamCheck,
+}
+
+/// Bytes that the move sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireBytes {
+    /// Page frames and device state, before encryption.
+    pub payload: u64,
+    /// What the sockets of the move sent, with TLS.
+    pub sockets: u64,
+    /// What the network interface counted meanwhile, all protocols and all users; `None` where the
+    /// interface is not known.
+    pub interface: Option<u64>,
+}

@@ -1,0 +1,469 @@
+//! The source's half of a move.
+//!
+//! ```text
+//!  Negotiating ─▶ Recording ─▶ Preparing ─▶ Copying(round n) ─▶ Pausing ─▶ Finishing
+//!       │             │            │            │    ▲ │          │           │ Ready, digests equal
+//!       │             │            │            │    └─┘          │           ▼
+//!       └─────────────┴────────────┴────────────┴─────────────────┴──▶ Committing ─▶ Releasing ─▶ Ended
+//!                 any failure, cancel, lost link, time limit          │   Active         (Moved)
+//!                                 │                                   │
+//!                                 ▼                            Never  │  Lost
+//!                              Undoing ◀──────────────────────────────┘──▶ Ended (Lost)
+//!                                 │
+//!                                 ▼
+//!                    Ended (Undone | GuestGone | Stuck)
+//! ```
+//!
+//! **Guarantee.** The guest is resumed only from `Undoing`, which is entered before `Commit` was
+//! sent, or when the destination has said `Never` (and it says so only after it has recorded that
+//! it will keep to it). The guest is released only after the destination has said `Active`. In
+//! between, however long that takes, it stays paused and the machine asks again and again.
+//!
+//! **Failing is a transition.** No event ends the machine early: each failure goes through
+//! `Undoing`, whose effects take back what was done.
+//!
+//! **Not here.** Which pages are sent, on which stream and how they are coded is the engine's;
+//! when to stop making rounds is the [`Algorithm`]'s. Lost and repeated control messages are found
+//! by the numbering of `sterna-proto`; both reach this machine as a lost link.
+
+mod steps;
+
+use crate::algorithm::{Algorithm, Decision, Tracking, View};
+use crate::journal::SourceRecord;
+use crate::limits::{Limits, StageLimits};
+use crate::receipt::{Ending, PagesByCoding, RamCheck, Round, StopReason};
+use crate::time::Time;
+use std::time::Duration;
+use sterna_page::{PageCount, RamDigest};
+use sterna_proto::message::{
+    Accept, ActivationTimes, JournalId, Offer, Reason, ReasonCode, ToDestination, ToSource, Verify,
+};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The machine's [`Source::deadline`] has passed.
+    Deadline,
+    /// A message came.
+    Message(ToSource),
+    /// The control connection is gone, or could not be made.
+    LinkDown(Reason),
+    /// A new control connection stands, after [`Effect::Reconnect`].
+    LinkUp,
+    /// The operator wants the move to end.
+    Cancel,
+    /// The record that was asked for is durable.
+    Recorded,
+    /// The record that was asked for could not be written.
+    RecordFailed(Reason),
+    /// The page connections stand, and pages are tracked if that was asked for.
+    Prepared,
+    /// Pages get through.
+    Progress,
+    /// All pages of the round were handed to the streams, with their marks.
+    RoundSent(RoundSent),
+    /// Pages written since the last scan.
+    Scanned(PageCount),
+    /// The guest is paused.
+    Paused,
+    /// All pages that the destination lacks were handed to the streams, with their marks.
+    RestSent(RoundSent),
+    /// The device state was saved and sent.
+    StateSent,
+    /// The RAM digest was computed.
+    Digest(RamDigest),
+    /// The guest runs as before the move, and all else the move had is given back.
+    Resumed,
+    /// The guest could not be made to run.
+    ResumeFailed(Reason),
+    /// The guest was ended after it was released.
+    Released,
+    /// An effect before commitment failed.
+    Failed(Reason),
+    /// The guest's hypervisor has ended.
+    GuestGone(Reason),
+}
+
+/// What a round sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundSent {
+    /// Pages by coding.
+    pub pages: PagesByCoding,
+    /// Bytes of page frames.
+    pub bytes: u64,
+}
+
+/// Which pages a round sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// All pages that exist.
+    Populated,
+    /// All that scans have reported since they were last sent.
+    Dirty,
+}
+
+/// What the engine shall do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Send a message, if there is a link; a message that cannot be sent is dropped.
+    Send(ToDestination),
+    /// Make a new control connection; answered by `LinkUp` or `LinkDown`.
+    Reconnect,
+    /// Make the record durable; answered by `Recorded` or `RecordFailed`.
+    Record(SourceRecord),
+    /// Open the page connections and start tracking if `tracking` says so; `Prepared` or `Failed`.
+    Prepare {
+        /// What the destination granted.
+        accept: Accept,
+        /// Whether the guest's pages are to be tracked.
+        tracking: Tracking,
+    },
+    /// Send a round of pages and its marks; `RoundSent` or `Failed`, and `Progress` meanwhile.
+    CopyRound {
+        /// Number of the round.
+        round: u32,
+        /// Which pages.
+        selection: Selection,
+    },
+    /// Read and clear the dirty pages; `Scanned` or `Failed`.
+    Scan,
+    /// Pause the guest; `Paused` or `Failed`.
+    Pause,
+    /// With the guest paused: send all the destination lacks, and its marks (`RestSent`), save and
+    /// send the device state (`StateSent`), and hash all RAM if `verify` says so (`Digest`), in any
+    /// order and side by side; or `Failed`.
+    Finish {
+        /// Number of the round.
+        round: u32,
+        /// Which pages.
+        selection: Selection,
+        /// Whether to hash all RAM.
+        verify: Verify,
+    },
+    /// End the streams and tracking and let the guest run; `Resumed` or `ResumeFailed`. Also when
+    /// the guest was never paused.
+    Resume,
+    /// End the guest here; `Released`.
+    Release,
+    /// Tell the operator that a cancel comes too late.
+    CancelTooLate,
+    /// Tell the operator that the destination does not answer whether it runs the guest.
+    InDoubt,
+    /// The move has ended; no further event is expected.
+    End(Ending),
+}
+
+/// Settings of a move.
+#[derive(Debug)]
+pub struct Config {
+    /// What is offered.
+    pub offer: Offer,
+    /// The algorithm.
+    pub algorithm: Box<dyn Algorithm>,
+    /// The operator's limits.
+    pub limits: Limits,
+    /// The stages' limits.
+    pub stages: StageLimits,
+    /// What a switchover costs with nothing left to copy, as far as known.
+    pub fixed_downtime: Duration,
+}
+
+/// How a guest was found by an agent that was restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It runs, so it was not committed.
+    Running,
+    /// It is paused by the move, so it may have been.
+    Paused,
+    /// Its hypervisor is gone.
+    Gone,
+}
+
+/// How the source asks whether the destination runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// It committed, and says so again.
+    Commit,
+    /// It does not know whether it had committed.
+    Query,
+}
+
+/// Whether there is a control connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Up,
+    Down,
+    Connecting,
+}
+
+/// Whether the guest's hypervisor still exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Guest {
+    Here,
+    Gone(Reason),
+}
+
+/// What has to come together before the switchover.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Parts {
+    rest_sent: bool,
+    state_sent: bool,
+    digest: Option<RamDigest>,
+    /// The destination is ready, with its digest if it was to hash.
+    ready: Option<Option<RamDigest>>,
+}
+
+/// Where a copying move stands within its round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    /// Pages are on their way.
+    Sending { sent: Option<RoundSent>, received: bool },
+    /// All has been received; what was written meanwhile is being read.
+    Scanning,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum State {
+    Negotiating,
+    Recording { accept: Accept },
+    Preparing,
+    Copying { phase: Phase, round_started: Time },
+    Pausing,
+    Finishing { parts: Parts, switched: bool, started: Time },
+    Committing { question: Question, link: Link, asked: Time, told: bool },
+    Releasing { recorded: bool },
+    Undoing { reasons: Vec<Reason>, guest: Guest, resumed: Option<Result<(), Reason>> },
+    Ended,
+}
+
+/// The source's machine.
+#[derive(Debug)]
+pub struct Source {
+    config: Config,
+    state: State,
+    started: Time,
+    copying_since: Option<Time>,
+    entered: Time,
+    rounds: Vec<Round>,
+    selection: Selection,
+    stopped: Option<StopReason>,
+    ram_check: RamCheck,
+    activation: ActivationTimes,
+    /// Records that were asked for and not answered. Answers come in the order of the questions,
+    /// so only the one that leaves none is about the newest.
+    unanswered: u32,
+    /// Why the hypervisor ended, if it did while that did not matter yet.
+    gone: Option<Reason>,
+}
+
+impl Source {
+    /// A new move: the first effect is the offer.
+    pub fn start(config: Config, now: Time, effects: &mut Vec<Effect>) -> Self {
+        effects.push(Effect::Send(ToDestination::Offer(Box::new(config.offer.clone()))));
+        Self::in_state(config, State::Negotiating, now)
+    }
+
+    /// A move that an earlier agent left unfinished. There is no link yet.
+    pub fn recover(config: Config, found: Found, now: Time, effects: &mut Vec<Effect>) -> Self {
+        let reason = Reason::new(ReasonCode::Agent, "the source's agent was restarted");
+        match found {
+            Found::Running => {
+                let mut machine = Self::in_state(config, State::Negotiating, now);
+                machine.undo(vec![reason], now, effects);
+                machine
+            }
+            Found::Paused | Found::Gone => {
+                effects.push(Effect::Reconnect);
+                let state = State::Committing {
+                    question: Question::Query,
+                    link: Link::Connecting,
+                    asked: now,
+                    told: false,
+                };
+                let mut machine = Self::in_state(config, state, now);
+                if found == Found::Gone {
+                    let detail = "the hypervisor ended while no agent was there";
+                    machine.gone = Some(Reason::new(ReasonCode::Hypervisor, detail));
+                }
+                machine
+            }
+        }
+    }
+
+    fn in_state(config: Config, state: State, now: Time) -> Self {
+        Self {
+            config,
+            state,
+            started: now,
+            copying_since: None,
+            entered: now,
+            rounds: Vec::new(),
+            selection: Selection::Populated,
+            stopped: None,
+            ram_check: RamCheck::NotChecked,
+            activation: ActivationTimes::default(),
+            unanswered: 0,
+            gone: None,
+        }
+    }
+
+    /// The rounds so far; the last is the one after the pause.
+    #[must_use]
+    pub fn rounds(&self) -> &[Round] {
+        &self.rounds
+    }
+
+    /// Why rounds ended, once they have.
+    #[must_use]
+    pub fn stopped(&self) -> Option<StopReason> {
+        self.stopped
+    }
+
+    /// Whether RAM digests were compared, and how.
+    #[must_use]
+    pub fn ram_check(&self) -> RamCheck {
+        self.ram_check
+    }
+
+    /// The destination's times, once it is active.
+    #[must_use]
+    pub fn activation(&self) -> ActivationTimes {
+        self.activation
+    }
+
+    /// Name of the stage, for people.
+    #[must_use]
+    pub fn stage(&self) -> &'static str {
+        match &self.state {
+            State::Negotiating => "negotiating",
+            State::Recording { .. } | State::Preparing => "preparing",
+            State::Copying { .. } => "copying",
+            State::Pausing => "pausing",
+            State::Finishing { .. } => "switching over",
+            State::Committing { .. } => "committing",
+            State::Releasing { .. } => "releasing",
+            State::Undoing { .. } => "undoing",
+            State::Ended => "ended",
+        }
+    }
+
+    /// When [`Event::Deadline`] is due, unless another event comes first.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        let stages = &self.config.stages;
+        let limit = match &self.state {
+            State::Negotiating => stages.negotiation,
+            State::Recording { .. } => stages.record,
+            State::Preparing => stages.preparation,
+            State::Copying { .. } => stages.copy_stall,
+            State::Pausing => stages.pause,
+            State::Finishing { .. } => stages.switchover,
+            State::Committing { asked, .. } => return Some(*asked + stages.ask_again),
+            State::Releasing { .. } | State::Undoing { .. } | State::Ended => return None,
+        };
+        Some(self.entered + limit)
+    }
+
+    /// Takes note of an event. An event that the state does not expect is either harmless there
+    /// (a late answer) or a failure; each state says which.
+    pub fn step(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
+        if matches!(event, Event::Recorded | Event::RecordFailed(_)) {
+            self.unanswered = self.unanswered.saturating_sub(1);
+            if self.unanswered > 0 {
+                return;
+            }
+        }
+        match &self.state {
+            State::Ended => {}
+            State::Undoing { .. } => self.step_undoing(event, effects),
+            State::Releasing { .. } => self.step_releasing(&event, effects),
+            State::Committing { .. } => self.step_committing(event, now, effects),
+            State::Negotiating
+            | State::Recording { .. }
+            | State::Preparing
+            | State::Copying { .. }
+            | State::Pausing
+            | State::Finishing { .. } => self.step_uncommitted(event, now, effects),
+        }
+    }
+
+    fn record(&mut self, record: SourceRecord, effects: &mut Vec<Effect>) {
+        self.unanswered += 1;
+        effects.push(Effect::Record(record));
+    }
+
+    fn view(&self, residue: PageCount, now: Time) -> View<'_> {
+        View {
+            rounds: &self.rounds,
+            residue,
+            elapsed: self.copying_since.map_or(Duration::ZERO, |since| now.since(since)),
+            fixed_downtime: self.config.fixed_downtime,
+            limits: &self.config.limits,
+        }
+    }
+
+    /// Asks the algorithm, and goes where it says.
+    fn decide(&mut self, residue: PageCount, now: Time, effects: &mut Vec<Effect>) {
+        // The algorithm is taken out for the call: it looks at the machine it belongs to.
+        let stand_in = crate::algorithm::AlgorithmName::StopAndCopy.start();
+        let mut algorithm = std::mem::replace(&mut self.config.algorithm, stand_in);
+        let decision = algorithm.next(&self.view(residue, now));
+        self.config.algorithm = algorithm;
+        match decision {
+            Decision::Copy => self.begin_round(now, effects),
+            Decision::Pause(reason) => {
+                self.stopped = Some(reason);
+                self.enter(State::Pausing, now);
+                effects.push(Effect::Pause);
+            }
+            Decision::GiveUp(reason) => {
+                self.stopped = Some(reason);
+                let downtime = self.view(residue, now).downtime();
+                self.undo(vec![self.not_converging(reason, downtime)], now, effects);
+            }
+        }
+    }
+
+    fn not_converging(&self, reason: StopReason, downtime: Duration) -> Reason {
+        let detail = format!(
+            "the move would not end within a downtime of {:?}: {}, and pausing now would take about \
+             {:?}; allow more with --max-downtime, or let it pause with --when-stuck stop-and-copy",
+            self.config.limits.downtime_max,
+            reason.as_str(),
+            Duration::from_millis(u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX)),
+        );
+        Reason::new(ReasonCode::NotConverging, detail)
+    }
+
+    fn begin_round(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let round = u32::try_from(self.rounds.len()).unwrap_or(u32::MAX);
+        self.copying_since.get_or_insert(now);
+        effects.push(Effect::CopyRound { round, selection: self.selection });
+        let phase = Phase::Sending { sent: None, received: false };
+        self.enter(State::Copying { phase, round_started: now }, now);
+    }
+
+    fn enter(&mut self, state: State, now: Time) {
+        self.state = state;
+        self.entered = now;
+    }
+
+    fn undo(&mut self, reasons: Vec<Reason>, now: Time, effects: &mut Vec<Effect>) {
+        if let Some(reason) = reasons.first() {
+            effects.push(Effect::Send(ToDestination::Abort { reason: reason.clone() }));
+        }
+        effects.push(Effect::Resume);
+        let guest = self.gone.take().map_or(Guest::Here, Guest::Gone);
+        self.enter(State::Undoing { reasons, guest, resumed: None }, now);
+    }
+
+    fn end(&mut self, ending: Ending, effects: &mut Vec<Effect>) {
+        self.state = State::Ended;
+        effects.push(Effect::End(ending));
+    }
+}
+
+/// The record of a move that has been accepted.
+fn moving(journal: JournalId) -> SourceRecord {
+    SourceRecord::Moving { journal }
+}

@@ -1,0 +1,341 @@
+//! The transitions of the source's machine, one function for each group of states.
+
+use super::{
+    Effect, Event, Guest, Link, Parts, Phase, Question, RoundSent, Selection, Source, State, moving,
+};
+use crate::algorithm::Tracking;
+use crate::journal::SourceRecord;
+use crate::receipt::{Ending, RamCheck, Round};
+use crate::time::Time;
+use std::time::Duration;
+use sterna_page::PageCount;
+use sterna_proto::message::{Reason, ReasonCode, ToDestination, ToSource, Verify};
+
+impl Source {
+    /// States in which the guest is still ours without any doubt: whatever fails undoes the move.
+    pub(super) fn step_uncommitted(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Message(message) => self.message_uncommitted(message, now, effects),
+            Event::Cancel => {
+                let reason = Reason::new(ReasonCode::Cancelled, "the move was cancelled");
+                self.undo(vec![reason], now, effects);
+            }
+            Event::Deadline => {
+                let detail = format!("{} took longer than its time limit", self.stage());
+                self.undo(vec![Reason::new(ReasonCode::TimedOut, detail)], now, effects);
+            }
+            Event::LinkDown(reason) | Event::Failed(reason) | Event::RecordFailed(reason) => {
+                self.undo(vec![reason], now, effects);
+            }
+            Event::GuestGone(reason) => self.guest_gone(reason, now, effects),
+            Event::Progress if matches!(self.state, State::Copying { .. }) => self.entered = now,
+            Event::Recorded => self.recorded(now, effects),
+            Event::Prepared => self.prepared(now, effects),
+            Event::RoundSent(sent) => self.round_sent(sent, now, effects),
+            Event::Scanned(pages) => self.scanned(pages, now, effects),
+            Event::Paused => self.paused(now, effects),
+            Event::RestSent(_) | Event::StateSent | Event::Digest(_) => {
+                self.part_done(&event, now, effects);
+            }
+            // Answers to effects that only other states ask for.
+            Event::Progress
+            | Event::LinkUp
+            | Event::Resumed
+            | Event::ResumeFailed(_)
+            | Event::Released => {}
+        }
+    }
+
+    fn message_uncommitted(&mut self, message: ToSource, now: Time, effects: &mut Vec<Effect>) {
+        match (message, &mut self.state) {
+            (ToSource::KeepAlive, _) => {}
+            (ToSource::Accept(accept), State::Negotiating) => {
+                self.record(moving(accept.journal), effects);
+                self.enter(State::Recording { accept }, now);
+            }
+            (ToSource::Refuse { reasons }, State::Negotiating) => self.undo(reasons, now, effects),
+            (ToSource::RoundReceived { round }, State::Copying { phase, .. }) => {
+                let current = u32::try_from(self.rounds.len()).unwrap_or(u32::MAX);
+                if let (Phase::Sending { received, .. }, true) = (phase, round == current) {
+                    *received = true;
+                }
+                self.entered = now;
+                self.end_round(now, effects);
+            }
+            (ToSource::RoundReceived { .. }, State::Finishing { .. }) => {}
+            (ToSource::Ready { digest }, State::Finishing { parts, switched: true, .. }) => {
+                parts.ready = Some(digest);
+                self.try_commit(now, effects);
+            }
+            (ToSource::Never { reason }, _) => self.undo(vec![reason], now, effects),
+            (other, _) => {
+                let detail =
+                    format!("the destination sent {} while {}", name(&other), self.stage());
+                self.undo(vec![Reason::new(ReasonCode::Protocol, detail)], now, effects);
+            }
+        }
+    }
+
+    fn recorded(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if let State::Recording { accept } = &self.state {
+            let tracking = self.config.algorithm.tracking();
+            effects.push(Effect::Prepare { accept: accept.clone(), tracking });
+            self.enter(State::Preparing, now);
+        }
+    }
+
+    fn prepared(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.state == State::Preparing {
+            self.decide(PageCount::ZERO, now, effects);
+        }
+    }
+
+    fn round_sent(&mut self, done: RoundSent, now: Time, effects: &mut Vec<Effect>) {
+        if let State::Copying { phase: Phase::Sending { sent, .. }, .. } = &mut self.state {
+            *sent = Some(done);
+            self.entered = now;
+            self.end_round(now, effects);
+        }
+    }
+
+    /// Ends the round once it was both sent and received: only then does its time tell the link's
+    /// speed, and nothing stands in queues that would lengthen the downtime.
+    fn end_round(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let State::Copying { phase, round_started } = &mut self.state else { return };
+        if let Phase::Sending { sent: Some(sent), received: true } = *phase {
+            let started = *round_started;
+            *phase = Phase::Scanning;
+            self.push_round(sent, started, now);
+            effects.push(Effect::Scan);
+        }
+    }
+
+    fn push_round(&mut self, sent: RoundSent, started: Time, now: Time) {
+        self.rounds.push(Round {
+            number: u32::try_from(self.rounds.len()).unwrap_or(u32::MAX),
+            started: started.since(self.started),
+            took: now.since(started),
+            pages: sent.pages,
+            bytes: sent.bytes,
+            dirtied: PageCount::ZERO,
+        });
+    }
+
+    fn scanned(&mut self, pages: PageCount, now: Time, effects: &mut Vec<Effect>) {
+        if !matches!(self.state, State::Copying { phase: Phase::Scanning, .. }) {
+            return;
+        }
+        if let Some(round) = self.rounds.last_mut() {
+            round.dirtied = pages;
+        }
+        self.selection = Selection::Dirty;
+        self.decide(pages, now, effects);
+    }
+
+    fn paused(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if self.state != State::Pausing {
+            return;
+        }
+        effects.push(Effect::Finish {
+            round: u32::try_from(self.rounds.len()).unwrap_or(u32::MAX),
+            selection: self.selection,
+            verify: self.config.offer.verify,
+        });
+        let finishing = State::Finishing { parts: Parts::default(), switched: false, started: now };
+        self.enter(finishing, now);
+    }
+
+    fn part_done(&mut self, event: &Event, now: Time, effects: &mut Vec<Effect>) {
+        let State::Finishing { parts, started, .. } = &mut self.state else { return };
+        let started = *started;
+        match event {
+            Event::StateSent => parts.state_sent = true,
+            Event::Digest(digest) => parts.digest = Some(*digest),
+            Event::RestSent(sent) if !parts.rest_sent => {
+                parts.rest_sent = true;
+                self.push_round(*sent, started, now);
+            }
+            _ => {}
+        }
+        let round = u32::try_from(self.rounds.len()).unwrap_or(u32::MAX).saturating_sub(1);
+        let State::Finishing { parts, switched, .. } = &mut self.state else { return };
+        if parts.rest_sent && parts.state_sent && !*switched {
+            *switched = true;
+            effects.push(Effect::Send(ToDestination::Switchover { round }));
+        }
+        self.try_commit(now, effects);
+    }
+
+    /// Commits once the destination is ready and, if RAM is to be compared, both digests are here:
+    /// the two sides hash at the same time.
+    fn try_commit(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let State::Finishing { parts, .. } = &self.state else { return };
+        let Some(theirs) = parts.ready else { return };
+        if self.config.offer.verify == Verify::RamDigest {
+            let Some(own) = parts.digest else { return };
+            if Some(own) != theirs {
+                self.ram_check = RamCheck::Different;
+                let detail = "the RAM digests of source and destination differ; the guest was not \
+                              handed over";
+                self.undo(vec![Reason::new(ReasonCode::DigestMismatch, detail)], now, effects);
+                return;
+            }
+            self.ram_check = RamCheck::Equal;
+        }
+        effects.push(Effect::Send(ToDestination::Commit));
+        let committing = State::Committing {
+            question: Question::Commit,
+            link: Link::Up,
+            asked: now,
+            told: false,
+        };
+        self.enter(committing, now);
+    }
+
+    /// The guest's hypervisor ended. Once all has been handed over that no longer matters.
+    fn guest_gone(&mut self, reason: Reason, now: Time, effects: &mut Vec<Effect>) {
+        if matches!(self.state, State::Finishing { switched: true, .. }) {
+            self.gone = Some(reason);
+            return;
+        }
+        effects.push(Effect::Send(ToDestination::Abort { reason: reason.clone() }));
+        effects.push(Effect::Resume);
+        let reasons = vec![reason.clone()];
+        self.enter(State::Undoing { reasons, guest: Guest::Gone(reason), resumed: None }, now);
+    }
+
+    /// The destination may own the guest. Only its word ends this state.
+    pub(super) fn step_committing(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Message(ToSource::Active { times }) => {
+                self.activation = times;
+                self.record(SourceRecord::Released, effects);
+                self.enter(State::Releasing { recorded: false }, now);
+            }
+            Event::Message(ToSource::Never { reason }) => self.undo(vec![reason], now, effects),
+            Event::Message(ToSource::Lost { reason }) => self.end(Ending::Lost { reason }, effects),
+            Event::LinkDown(_) => self.link(Link::Down),
+            Event::LinkUp => {
+                self.link(Link::Up);
+                self.ask(now, effects);
+            }
+            Event::Deadline => self.ask(now, effects),
+            Event::Cancel => effects.push(Effect::CancelTooLate),
+            // The paused hypervisor is no longer needed, unless the destination says `Never`.
+            Event::GuestGone(reason) => self.gone = Some(reason),
+            // Late answers.
+            Event::Message(_)
+            | Event::Recorded
+            | Event::RecordFailed(_)
+            | Event::Prepared
+            | Event::Progress
+            | Event::RoundSent(_)
+            | Event::Scanned(_)
+            | Event::Paused
+            | Event::RestSent(_)
+            | Event::StateSent
+            | Event::Digest(_)
+            | Event::Resumed
+            | Event::ResumeFailed(_)
+            | Event::Released
+            | Event::Failed(_) => {}
+        }
+    }
+
+    fn link(&mut self, new: Link) {
+        if let State::Committing { link, .. } = &mut self.state {
+            *link = new;
+        }
+    }
+
+    fn ask(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let entered = self.entered;
+        let doubt = self.config.stages.doubt;
+        let State::Committing { question, link, asked, told } = &mut self.state else { return };
+        *asked = now;
+        match (*link, *question) {
+            (Link::Up, Question::Commit) => effects.push(Effect::Send(ToDestination::Commit)),
+            (Link::Up, Question::Query) => effects.push(Effect::Send(ToDestination::Query)),
+            (Link::Down, _) => {
+                *link = Link::Connecting;
+                effects.push(Effect::Reconnect);
+            }
+            (Link::Connecting, _) => {}
+        }
+        if !*told && now.since(entered) >= doubt && doubt > Duration::ZERO {
+            *told = true;
+            effects.push(Effect::InDoubt);
+        }
+    }
+
+    /// The destination runs the guest; ours is ended, after that is on record.
+    pub(super) fn step_releasing(&mut self, event: &Event, effects: &mut Vec<Effect>) {
+        let State::Releasing { recorded } = &mut self.state else { return };
+        match event {
+            // A failed record does no harm: after a restart the destination would be asked again.
+            Event::Recorded | Event::RecordFailed(_) if !*recorded => {
+                *recorded = true;
+                effects.push(Effect::Send(ToDestination::Farewell));
+                effects.push(Effect::Release);
+            }
+            Event::Released | Event::GuestGone(_) if *recorded => self.end(Ending::Moved, effects),
+            Event::Cancel => effects.push(Effect::CancelTooLate),
+            _ => {}
+        }
+    }
+
+    /// Everything is taken back. Nothing that happens now changes that.
+    pub(super) fn step_undoing(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let State::Undoing { reasons, guest, resumed } = &mut self.state else { return };
+        match event {
+            Event::Resumed if resumed.is_none() => {
+                *resumed = Some(Ok(()));
+                self.record(SourceRecord::Undone, effects);
+            }
+            Event::ResumeFailed(reason) if resumed.is_none() => {
+                *resumed = Some(Err(reason));
+                self.record(SourceRecord::Undone, effects);
+            }
+            Event::GuestGone(reason) => *guest = Guest::Gone(reason),
+            Event::Recorded | Event::RecordFailed(_) => {
+                if let Some(resumed) = resumed.take() {
+                    let ending = undone(std::mem::take(reasons), guest.clone(), resumed);
+                    self.end(ending, effects);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn undone(reasons: Vec<Reason>, guest: Guest, resumed: Result<(), Reason>) -> Ending {
+    match (guest, resumed) {
+        (Guest::Gone(reason), _) => Ending::GuestGone { reason },
+        (Guest::Here, Ok(())) => Ending::Undone { reasons },
+        (Guest::Here, Err(reason)) => {
+            let unknown = || Reason::new(ReasonCode::Other, "unknown");
+            Ending::Stuck { cause: reasons.into_iter().next().unwrap_or_else(unknown), reason }
+        }
+    }
+}
+
+fn name(message: &ToSource) -> &'static str {
+    match message {
+        ToSource::Accept(_) => "Accept",
+        ToSource::Refuse { .. } => "Refuse",
+        ToSource::RoundReceived { .. } => "RoundReceived",
+        ToSource::Ready { .. } => "Ready",
+        ToSource::Active { .. } => "Active",
+        ToSource::Never { .. } => "Never",
+        ToSource::Lost { .. } => "Lost",
+        ToSource::KeepAlive => "KeepAlive",
+    }
+}
+
+impl Tracking {
+    /// Whether tracking is needed.
+    #[must_use]
+    pub fn is_needed(self) -> bool {
+        self == Self::Needed
+    }
+}

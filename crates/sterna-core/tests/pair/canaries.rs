@@ -1,0 +1,100 @@
+//! Canaries: with a rule broken on purpose, the checkers must notice, and notice the right thing.
+
+use crate::coverage::Coverage;
+use crate::world::{Broken, Trace, run};
+
+/// Seeds within which a broken rule must be noticed.
+const SEEDS: u64 = 20_000;
+
+fn must_be_caught(broken: Broken, rules: &[&str]) {
+    let mut coverage = Coverage::default();
+    for seed in 0..SEEDS {
+        let report = run(seed, Some(broken), Trace::Off, coverage);
+        coverage = report.coverage;
+        if let Some(violation) = report.violation {
+            println!("{broken:?}: seed {seed}, {violation:?}");
+            assert!(rules.contains(&violation.rule), "seed {seed}: {violation:?}");
+            return;
+        }
+    }
+    panic!("{broken:?} was not noticed within {SEEDS} seeds");
+}
+
+const TWICE: &str = "the guest never runs twice";
+const STANDS_STILL: &str = "the source stands still when the destination lets the guest run";
+const NEVER_AGAIN: &str = "a guest that ran elsewhere never runs here again";
+const ENDED_EARLY: &str = "a guest is only ended where it ran once it ran elsewhere";
+const RAM: &str = "the guest begins with the RAM it was paused with";
+
+#[test]
+fn a_source_that_resumes_after_it_committed_is_caught() {
+    must_be_caught(Broken::ResumeAfterCommit, &[TWICE, STANDS_STILL, NEVER_AGAIN]);
+}
+
+#[test]
+fn a_source_that_releases_before_the_destination_is_active_is_caught() {
+    must_be_caught(Broken::ReleaseOnCommit, &[ENDED_EARLY]);
+}
+
+#[test]
+fn a_source_that_asks_only_once_is_caught() {
+    must_be_caught(
+        Broken::AskOnce,
+        &["every machine ends", "everything ends in bounded time after the last fault"],
+    );
+}
+
+#[test]
+fn a_restarted_source_that_takes_a_paused_guest_for_its_own_is_caught() {
+    must_be_caught(Broken::RestartResumes, &[TWICE, STANDS_STILL, NEVER_AGAIN]);
+}
+
+#[test]
+fn an_agent_that_takes_up_attempts_that_were_overtaken_is_caught() {
+    must_be_caught(
+        Broken::OvertakenAttempts,
+        &[TWICE, STANDS_STILL, NEVER_AGAIN, "the source's ending is what happened"],
+    );
+}
+
+#[test]
+fn a_destination_that_activates_without_a_record_is_caught() {
+    must_be_caught(
+        Broken::ActivateUnrecorded,
+        &[TWICE, NEVER_AGAIN, ENDED_EARLY, "the source's ending is what happened"],
+    );
+}
+
+#[test]
+fn a_restarted_destination_that_forgets_what_it_owns_is_caught() {
+    let early = [TWICE, NEVER_AGAIN, ENDED_EARLY, "the destination's ending is what happened"];
+    must_be_caught(Broken::OwnedForgotten, &early);
+}
+
+#[test]
+fn a_destination_that_echoes_the_sources_digest_is_caught() {
+    must_be_caught(Broken::DigestEchoed, &[RAM]);
+}
+
+#[test]
+fn a_destination_that_only_pretends_to_have_ended_a_guest_is_caught() {
+    must_be_caught(
+        Broken::DiscardPretended,
+        &[TWICE, STANDS_STILL, "the destination's ending is what happened"],
+    );
+}
+
+#[test]
+fn a_control_connection_without_numbering_is_caught() {
+    must_be_caught(Broken::NumberingOff, &["frames are handed on in order, each once"]);
+}
+
+#[test]
+fn a_page_stream_that_swallows_a_page_is_caught() {
+    must_be_caught(Broken::PageSwallowed, &[RAM]);
+}
+
+#[test]
+fn a_scan_that_overlooks_a_page_is_caught() {
+    must_be_caught(Broken::ScanOverlooks, &[RAM]);
+}
