@@ -1,0 +1,20 @@
+//! The kernel's and the processor's side of Sterna: every `unsafe` line, behind safe types.
+//!
+//! Nothing here knows what a migration is.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`memory`] | guest RAM mapped into this process; which of its pages exist |
+//! | [`uffd`] | userfaultfds: made here or taken from another process; write protection |
+//! | [`pagemap`] | which pages of a process were written since the last scan |
+//! | [`process`] | other processes: pidfd, descriptors, mappings, detached start |
+//! | [`preload`] | the library that makes a hypervisor create its userfaultfd |
+
+mod address;
+pub mod memory;
+pub mod pagemap;
+pub mod preload;
+pub mod process;
+pub mod uffd;
+
+pub use address::AddressRange;

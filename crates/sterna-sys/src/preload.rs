@@ -1,0 +1,84 @@
+//! The library that a hypervisor is started with, so that it holds a userfaultfd.
+//!
+//! A userfaultfd belongs to the address space that created it, so the hypervisor has to do that
+//! itself. Stock ones do not; this library, named in `LD_PRELOAD`, does it before their `main`.
+//! Its source is `preload/preload.rs`; it needs no C library of a particular kind.
+
+use std::io;
+use std::path::Path;
+
+/// The shared library, to be written to a file.
+pub const LIBRARY: &[u8] = include_bytes!(env!("STERNA_PRELOAD_LIBRARY"));
+
+/// The variable that tells the loader about the library's file.
+pub const PATH_VARIABLE: &str = "LD_PRELOAD";
+
+/// The variable that tells the library to act; without the value `1` it does nothing.
+pub const ENABLE_VARIABLE: &str = "STERNA_PRELOAD";
+
+/// Writes the library to `path`, replacing what was there.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_library(path: &Path) -> io::Result<()> {
+    // A process that has the old file mapped keeps it: the new one takes its place as a whole.
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, LIBRARY)?;
+    std::fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Process, descriptors};
+    use crate::uffd::Userfaultfd;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Child, Command, Stdio};
+
+    fn shell(enable: &str) -> Child {
+        let path =
+            std::env::temp_dir().join(format!("sterna-preload-{}-{enable}.so", std::process::id()));
+        write_library(&path).unwrap();
+        Command::new("sh")
+            .args(["-c", "echo \"[$LD_PRELOAD|$STERNA_PRELOAD]\"; read line; exit 0"])
+            .env(PATH_VARIABLE, &path)
+            .env(ENABLE_VARIABLE, enable)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn first_line(child: &mut Child) -> String {
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        line
+    }
+
+    fn end(mut child: Child) {
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_process_started_with_it_holds_a_userfaultfd_and_hides_it_from_its_children() {
+        let mut child = shell("1");
+        assert_eq!(first_line(&mut child), "[|]\n");
+        let process = Process::open(child.id()).unwrap();
+        match Userfaultfd::take(&process) {
+            // Features are set once: the second taker finds them set.
+            Ok(_) => drop(Userfaultfd::take(&process).unwrap()),
+            Err(error) => eprintln!("skipped: this kernel cannot track writes: {error}"),
+        }
+        end(child);
+    }
+
+    #[test]
+    fn without_the_variable_it_does_nothing() {
+        let mut child = shell("0");
+        first_line(&mut child);
+        let links = descriptors(child.id()).unwrap();
+        assert!(!links.iter().any(|d| d.link.to_string_lossy().contains("userfaultfd")));
+        end(child);
+    }
+}

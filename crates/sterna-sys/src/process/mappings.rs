@@ -1,0 +1,69 @@
+//! Where a process has mapped a file.
+
+use super::FileIdentity;
+use crate::AddressRange;
+use rustix::fs::makedev;
+use std::io;
+
+/// A part of a file, mapped by a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMapping {
+    /// Where, in that process.
+    pub addresses: AddressRange,
+    /// From which offset of the file on, in bytes.
+    pub offset: u64,
+}
+
+/// All mappings that process `pid` has of the file `identity`, in the order of their addresses.
+/// The kernel may show one mapping in parts.
+///
+/// # Errors
+/// When there is no such process or it may not be looked into.
+pub fn mappings_of(pid: u32, identity: FileIdentity) -> io::Result<Vec<FileMapping>> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    Ok(maps.lines().filter_map(|line| parse(line, identity)).collect())
+}
+
+/// One line: `start-end permissions offset major:minor inode path`.
+fn parse(line: &str, identity: FileIdentity) -> Option<FileMapping> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    let offset = hex(fields.nth(1)?)?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    let device = makedev(number(major)?, number(minor)?);
+    let inode = fields.next()?.parse::<u64>().ok()?;
+    if (FileIdentity { device, inode }) != identity {
+        return None;
+    }
+    Some(FileMapping { addresses: AddressRange::new(hex(start)?, hex(end)?)?, offset })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_of_a_file_by_numbers_not_by_name() {
+        let line = "7f00-8f00 rw-s 2000 00:01 1234 /memfd:ram0 (deleted)";
+        let line = line.replacen("7f00-8f00", "7f0000-7f8000", 1);
+        let identity = FileIdentity { device: makedev(0, 1), inode: 1234 };
+        let mapping = parse(&line, identity).unwrap();
+        assert_eq!(mapping.addresses, AddressRange::new(0x7f_0000, 0x7f_8000).unwrap());
+        assert_eq!(mapping.offset, 0x2000);
+        assert_eq!(parse(&line, FileIdentity { inode: 1235, ..identity }), None);
+        assert_eq!(parse(&line, FileIdentity { device: makedev(0, 2), ..identity }), None);
+    }
+
+    #[test]
+    fn lines_that_are_cut_short_are_no_mappings() {
+        let identity = FileIdentity { device: makedev(0, 1), inode: 1234 };
+        let line = "7f0000-7f8000 rw-s 2000 00:01 1234";
+        assert!(parse(line, identity).is_some());
+        for end in 0..line.len() {
+            let cut = &line[..end];
+            assert!(parse(cut, identity).is_none(), "{cut:?}");
+        }
+    }
+}
