@@ -1,0 +1,226 @@
+//! What a guest is made of: the file an operator writes, and what travels with an offer.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Bytes of RAM a guest must have at least.
+const MEMORY_BYTES_MIN: u64 = 16 << 20;
+
+/// Characters of a guest's name at most: it becomes part of file and unit names.
+const NAME_LENGTH_MAX: usize = 64;
+
+/// Why a definition describes no guest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionError {
+    /// The name would not be safe as part of a file name.
+    #[error("guest name {0:?} is not 1 to {NAME_LENGTH_MAX} letters, digits, dots, dashes")]
+    Name(String),
+    /// Not enough memory, or not whole 2 MiB.
+    #[error("{0} bytes of memory: at least {MEMORY_BYTES_MIN}, in whole MiB")]
+    Memory(u64),
+    /// No virtual CPU.
+    #[error("{0} vCPUs: at least 1")]
+    Vcpus(u32),
+    /// A path or name that would be read as further options of the hypervisor.
+    #[error("{field} {value:?} contains a comma or a control character")]
+    Unsafe {
+        /// The field it stands in.
+        field: &'static str,
+        /// What was given.
+        value: String,
+    },
+}
+
+/// How guest code is executed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accelerator {
+    /// KVM where it really runs guests, else TCG.
+    #[default]
+    Auto,
+    /// Hardware virtualization.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// Which device the guest's console is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsoleKind {
+    /// A 16550 serial port (`ttyS0`).
+    #[default]
+    Serial,
+    /// A virtio console (`hvc0`): far cheaper for a guest that prints much.
+    Virtio,
+}
+
+/// How the host caches a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskCache {
+    /// Through the host's page cache with worker threads: every write to guest RAM is tracked.
+    #[default]
+    Writeback,
+    /// O_DIRECT with native AIO: data may land in guest RAM after the scan that reported its page.
+    None,
+}
+
+/// One disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskDefinition {
+    /// Image file or block device, reachable under this path on both hosts.
+    pub path: PathBuf,
+    /// `raw` or `qcow2`.
+    #[serde(default = "raw")]
+    pub format: String,
+    /// How the host caches it.
+    #[serde(default)]
+    pub cache: DiskCache,
+    /// I/O operations a second at most; `None` for no limit.
+    #[serde(default)]
+    pub iops_max: Option<u32>,
+}
+
+fn raw() -> String {
+    "raw".into()
+}
+
+/// One network card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkDefinition {
+    /// Name of an existing tap device, the same on both hosts.
+    pub tap: String,
+    /// MAC address; must be given, as it moves with the guest.
+    pub mac: String,
+}
+
+/// A guest, as its operator defines it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestDefinition {
+    /// Name, unique on a host.
+    pub name: String,
+    /// Number of virtual CPUs.
+    #[serde(default = "one")]
+    pub vcpus: u32,
+    /// RAM in bytes.
+    pub memory_bytes: u64,
+    /// Whether RAM is made of 2 MiB huge pages from the host's pool.
+    #[serde(default)]
+    pub huge_pages: bool,
+    /// QEMU machine type; a versioned one is chosen when the guest first starts.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// QEMU CPU model; `None` for the accelerator's most portable default.
+    #[serde(default)]
+    pub cpu: Option<String>,
+    /// How guest code is executed.
+    #[serde(default)]
+    pub accelerator: Accelerator,
+    /// Kernel to boot directly.
+    #[serde(default)]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk for `kernel`.
+    #[serde(default)]
+    pub initrd: Option<PathBuf>,
+    /// Command line for `kernel`.
+    #[serde(default)]
+    pub append: Option<String>,
+    /// Which device the console is.
+    #[serde(default)]
+    pub console: ConsoleKind,
+    /// Disks in order.
+    #[serde(default)]
+    pub disks: Vec<DiskDefinition>,
+    /// Network cards in order.
+    #[serde(default)]
+    pub networks: Vec<NetworkDefinition>,
+    /// Further QEMU arguments, given as they are. May make the guest immovable.
+    #[serde(default)]
+    pub qemu_args: Vec<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl GuestDefinition {
+    /// Checks everything that can be checked without a host.
+    ///
+    /// # Errors
+    /// With the first field that is wrong.
+    pub fn validate(&self) -> Result<(), DefinitionError> {
+        let name_ok = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let starts_ok = self.name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if !starts_ok || self.name.len() > NAME_LENGTH_MAX || !self.name.chars().all(name_ok) {
+            return Err(DefinitionError::Name(self.name.clone()));
+        }
+        if self.memory_bytes < MEMORY_BYTES_MIN || !self.memory_bytes.is_multiple_of(1 << 20) {
+            return Err(DefinitionError::Memory(self.memory_bytes));
+        }
+        if self.vcpus == 0 {
+            return Err(DefinitionError::Vcpus(self.vcpus));
+        }
+        self.validate_texts()
+    }
+
+    fn validate_texts(&self) -> Result<(), DefinitionError> {
+        let mut texts: Vec<(&'static str, String)> = Vec::new();
+        let display = |path: &PathBuf| path.to_string_lossy().into_owned();
+        texts.extend(self.machine.iter().map(|m| ("machine", m.clone())));
+        for disk in &self.disks {
+            texts.push(("disk path", display(&disk.path)));
+            texts.push(("disk format", disk.format.clone()));
+        }
+        for network in &self.networks {
+            texts.push(("tap", network.tap.clone()));
+            texts.push(("mac", network.mac.clone()));
+        }
+        let unsafe_text = |t: &String| t.chars().any(|c| c == ',' || c.is_control());
+        match texts.into_iter().find(|(_, t)| unsafe_text(t)) {
+            Some((field, value)) => Err(DefinitionError::Unsafe { field, value }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition() -> GuestDefinition {
+        serde_json::from_str(r#"{"name":"web-1","memory_bytes":1073741824}"#).unwrap()
+    }
+
+    #[test]
+    fn a_name_and_memory_are_enough() {
+        let guest = definition();
+        assert_eq!(guest.validate(), Ok(()));
+        assert_eq!(guest.vcpus, 1);
+    }
+
+    #[test]
+    fn a_name_that_leaves_its_folder_is_refused() {
+        for name in ["", "..", "../x", "a/b", "a b", "-x", &"x".repeat(65)] {
+            let guest = GuestDefinition { name: name.into(), ..definition() };
+            assert!(matches!(guest.validate(), Err(DefinitionError::Name(_))), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_cannot_carry_further_options() {
+        let path = PathBuf::from("/images/a,readonly=off");
+        let disk = DiskDefinition { path, format: raw(), cache: DiskCache::None, iops_max: None };
+        let guest = GuestDefinition { disks: vec![disk], ..definition() };
+        assert!(matches!(guest.validate(), Err(DefinitionError::Unsafe { .. })));
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error_not_a_surprise() {
+        let text = r#"{"name":"a","memory_bytes":16777216,"memroy":1}"#;
+        assert!(serde_json::from_str::<GuestDefinition>(text).is_err());
+    }
+}

@@ -1,0 +1,267 @@
+//! The two halves of a guest on the move.
+
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use sterna_page::{PageSet, RamLayout};
+use sterna_sys::memory::GuestMemory;
+
+/// What the bytes of a [`DeviceState`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceStateKind {
+    /// A QEMU migration stream without shared RAM.
+    QemuVmstate,
+    /// The registers of a synthetic guest.
+    Synthetic,
+}
+
+/// State of the vCPUs and devices of a paused guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceState {
+    /// Who can load it.
+    pub kind: DeviceStateKind,
+    /// The state itself, opaque to everyone but the hypervisor.
+    pub bytes: Vec<u8>,
+}
+
+/// How long after its submission a device may still write into guest RAM unseen by the tracker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InFlightIo {
+    /// All writes go through page tables when they happen; a scan sees each of them.
+    Tracked,
+    /// The kernel pins pages when an I/O is submitted (O_DIRECT): a write may land up to this long
+    /// after the scan that reported its page.
+    Untracked(Duration),
+}
+
+/// Whether the guest can give RAM back while it runs, so that pages which existed cease to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarding {
+    /// It has no device by which it could: a page that exists goes on existing.
+    Never,
+    /// It has a balloon or the like.
+    Possible,
+}
+
+/// What a pause took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// From the request until the vCPUs were known to stand still and block I/O to be drained.
+    pub took: Duration,
+    /// From the request until the vCPUs stood still, as far as the hypervisor tells; the guest
+    /// still ran during this time.
+    pub lead: Duration,
+}
+
+/// One reason why a guest cannot be moved by copying its RAM from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum Immovable {
+    /// RAM that no other process can map.
+    #[error("RAM block {block} is private to the hypervisor (needs share=on)")]
+    PrivateRam {
+        /// The block's name.
+        block: String,
+    },
+    /// RAM that is not a named file, so that the hypervisor would send it itself.
+    #[error("RAM block {block} is not a named shared file (use memory-backend-file)")]
+    UnnamedRam {
+        /// The block's name.
+        block: String,
+    },
+    /// Another process writes guest RAM through its own page tables.
+    #[error("device {device} is served by vhost-user, whose writes to guest RAM cannot be tracked")]
+    VhostUser {
+        /// The device or its character device.
+        device: String,
+    },
+    /// Hardware writes guest RAM past the page tables.
+    #[error("device {device} is passed through ({driver}), whose DMA cannot be tracked")]
+    PassThrough {
+        /// The device's id or path.
+        device: String,
+        /// Its driver, such as `vfio-pci`.
+        driver: String,
+    },
+    /// The process was started without what the tracker needs.
+    #[error("the hypervisor process holds no userfaultfd; it was not started by this agent")]
+    NoUserfaultfd,
+    /// The hypervisor lacks a capability the hand-over needs.
+    #[error("the hypervisor lacks {capability}")]
+    MissingCapability {
+        /// The capability's name.
+        capability: String,
+    },
+    /// The hypervisor itself says that the guest cannot be moved.
+    #[error("the hypervisor blocks migration: {blocker}")]
+    Blocked {
+        /// Its words.
+        blocker: String,
+    },
+}
+
+/// Why an operation on a guest failed.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// The guest's process or threads are gone.
+    #[error("the guest's hypervisor has ended: {detail}")]
+    Gone {
+        /// How it ended, as far as known, with the end of its log.
+        detail: String,
+    },
+    /// The hypervisor did not do it in time.
+    #[error("{operation} took longer than {limit:?}")]
+    TimedOut {
+        /// What was asked.
+        operation: &'static str,
+        /// The limit that was set for it.
+        limit: Duration,
+    },
+    /// The hypervisor refused or failed.
+    #[error("{operation} failed: {detail}")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// The hypervisor's words.
+        detail: String,
+    },
+    /// A system call on the guest's memory or process failed.
+    #[error("{operation} failed")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The device state is of another kind of hypervisor.
+    #[error("this guest cannot load a device state of kind {0:?}")]
+    WrongKind(DeviceStateKind),
+}
+
+/// A running guest that may leave.
+///
+/// All calls block. The engine makes them from one thread at a time; [`Source::memory`] is read
+/// from many.
+pub trait Source: Send {
+    /// The guest's RAM blocks.
+    fn layout(&self) -> &RamLayout;
+
+    /// The guest's RAM, mapped into this process.
+    fn memory(&self) -> Arc<GuestMemory>;
+
+    /// Every reason why this guest cannot leave this way; empty if it can.
+    ///
+    /// # Errors
+    /// When the hypervisor cannot be asked.
+    fn immovable(&mut self) -> Result<Vec<Immovable>, VmmError>;
+
+    /// Whether writes may land after the scan that should have seen them.
+    fn in_flight_io(&self) -> InFlightIo;
+
+    /// Whether pages may cease to exist during the move. Asking which pages exist takes time that
+    /// grows with RAM (12 ms for each GiB), so it is not asked at the pause where they cannot.
+    ///
+    /// # Errors
+    /// When the hypervisor cannot be asked.
+    fn discarding(&mut self) -> Result<Discarding, VmmError>;
+
+    /// Starts dirty tracking: every page written after this returns is reported by a later scan.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the guest runs on untracked.
+    fn start_tracking(&mut self) -> Result<(), VmmError>;
+
+    /// Ends dirty tracking and its cost. Harmless when it was never started.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn stop_tracking(&mut self) -> Result<(), VmmError>;
+
+    /// Adds to `dirty` every page written since the last scan (or since tracking began), and
+    /// forgets them. Pages that the guest discarded are not reported: compare
+    /// [`Source::populated`] for those.
+    ///
+    /// # Errors
+    /// When the kernel refuses; `dirty` then holds what was read so far, and those pages will not
+    /// be reported again, so the move must be given up.
+    fn scan(&mut self, dirty: &mut PageSet) -> Result<(), VmmError>;
+
+    /// Adds to `dirty` every page written since the last scan, and forgets none of them: the next
+    /// scan reports them all the same.
+    ///
+    /// # Errors
+    /// When the kernel refuses; nothing is lost by it.
+    fn peek(&mut self, dirty: &mut PageSet) -> Result<(), VmmError>;
+
+    /// The pages that exist; all others read as zeroes and must not be touched.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn populated(&self) -> Result<PageSet, VmmError>;
+
+    /// Stops the vCPUs and drains block I/O, ready for [`Source::save_device_state`].
+    ///
+    /// # Errors
+    /// When the hypervisor refuses or is gone. The caller then calls [`Source::resume`].
+    fn pause(&mut self) -> Result<Pause, VmmError>;
+
+    /// Reads the state of vCPUs and devices of the paused guest. Must not write guest RAM.
+    ///
+    /// # Errors
+    /// When the hypervisor refuses or is gone.
+    fn save_device_state(&mut self) -> Result<DeviceState, VmmError>;
+
+    /// Takes back whatever the steps before have done: the guest runs as before, untracked. Works
+    /// after any of them and may be called twice.
+    ///
+    /// # Errors
+    /// When the guest cannot be made to run; it then stays paused.
+    fn resume(&mut self) -> Result<(), VmmError>;
+
+    /// Ends the guest here, after it was taken over elsewhere.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    fn release(&mut self) -> Result<(), VmmError>;
+}
+
+/// A guest that is to arrive: prepared like the one that leaves, never run, its RAM all zero.
+pub trait Destination: Send {
+    /// The guest's RAM blocks.
+    fn layout(&self) -> &RamLayout;
+
+    /// The guest's RAM, mapped into this process; no page of it exists yet.
+    fn memory(&self) -> Arc<GuestMemory>;
+
+    /// Whether the guest's hypervisor still exists. Asked right before [`Destination::activate`],
+    /// to tell a guest that never ran from one that may have.
+    fn is_alive(&mut self) -> bool;
+
+    /// Loads the state of vCPUs and devices, after all RAM has arrived: devices read guest RAM
+    /// while they load. The guest stays paused.
+    ///
+    /// # Errors
+    /// When the hypervisor refuses the state or is gone.
+    fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError>;
+
+    /// Lets the guest run.
+    ///
+    /// # Errors
+    /// When it cannot; it may have run for a moment.
+    fn activate(&mut self) -> Result<(), VmmError>;
+
+    /// Tells the network where the guest is now, and makes the hypervisor forget the move. Called
+    /// right after [`Destination::activate`]; the guest runs whatever becomes of this.
+    ///
+    /// # Errors
+    /// When the hypervisor refuses or is gone.
+    fn settle(&mut self) -> Result<(), VmmError>;
+
+    /// Ends the guest here and frees all it had. It must never have been activated.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    fn discard(&mut self) -> Result<(), VmmError>;
+}

@@ -1,0 +1,140 @@
+//! The QEMU of this host: where it is, and what it can do.
+
+use super::qmp::{Qmp, REPLY_LIMIT};
+use super::replies::{Capability, Machine, Version};
+use crate::tracking::system;
+use crate::{Accelerator, GuestDefinition, VmmError};
+use qapi::qmp::{query_machines, query_migrate_capabilities, query_version};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a QEMU without a guest may take to start.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// The machine type of a guest whose definition names none.
+const MACHINE_DEFAULT: &str = "q35";
+
+/// Migration capabilities without which a guest cannot be moved.
+pub(super) const NEEDED_CAPABILITIES: [&str; 3] =
+    ["x-ignore-shared", "pause-before-switchover", "events"];
+
+/// A QEMU program, as it described itself when asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QemuBinary {
+    pub(super) path: PathBuf,
+    /// Version with the packager's suffix, such as `10.0.2 (Debian 1:10.0.2+ds-2)`.
+    pub version: String,
+    /// Major version.
+    pub major: u32,
+    /// Machine types as (alias, versioned name).
+    aliases: Vec<(String, String)>,
+    capabilities: Vec<String>,
+    /// Whether guests may be given to KVM.
+    pub accelerator: Accelerator,
+}
+
+/// Ends a child however the asking went.
+struct Probed(Child);
+
+impl Drop for Probed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl QemuBinary {
+    /// Starts `path` without a machine and asks it. `scratch` is a folder for its socket.
+    ///
+    /// [`Self::accelerator`] is TCG until [`super::probe`] has found KVM to work.
+    ///
+    /// # Errors
+    /// When it does not start or does not answer.
+    pub fn ask(path: &Path, scratch: &Path) -> Result<Self, VmmError> {
+        let socket = scratch.join(format!("ask-{}.qmp", std::process::id()));
+        let _ = std::fs::remove_file(&socket);
+        let child = Command::new(path)
+            .args(["-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-qmp"])
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(system("starting QEMU"))?;
+        let mut child = Probed(child);
+        let connected = connect_to(&mut child.0, &socket);
+        let asked = connected.and_then(|mut qmp| Self::describe(path, &mut qmp));
+        let _ = std::fs::remove_file(&socket);
+        asked
+    }
+
+    fn describe(path: &Path, qmp: &mut Qmp) -> Result<Self, VmmError> {
+        let version: Version = qmp.query(&query_version {})?;
+        let machines: Vec<Machine> = qmp.query(&query_machines { compat_props: None })?;
+        let capabilities: Vec<Capability> = qmp.query(&query_migrate_capabilities {})?;
+        let triple = version.qemu;
+        let number = format!("{}.{}.{}", triple.major, triple.minor, triple.micro);
+        let package = version.package.trim();
+        Ok(Self {
+            path: path.to_owned(),
+            version: if package.is_empty() { number } else { format!("{number} ({package})") },
+            major: triple.major,
+            aliases: machines.into_iter().filter_map(|m| Some((m.alias?, m.name))).collect(),
+            capabilities: capabilities.into_iter().map(|c| c.capability).collect(),
+            accelerator: Accelerator::Tcg,
+        })
+    }
+
+    /// Where the program is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The capabilities needed to move a guest that this QEMU lacks.
+    #[must_use]
+    pub fn missing_capabilities(&self) -> Vec<String> {
+        let has = |name: &&str| !self.capabilities.iter().any(|known| known == name);
+        NEEDED_CAPABILITIES.iter().filter(|name| has(name)).map(|name| (*name).into()).collect()
+    }
+
+    /// Fills in what a definition leaves open, so that both sides of a later move agree: the
+    /// versioned machine type, the accelerator, and the CPU model.
+    #[must_use]
+    pub fn resolve(&self, definition: &GuestDefinition) -> GuestDefinition {
+        let wanted = definition.machine.as_deref().unwrap_or(MACHINE_DEFAULT);
+        let versioned = self.aliases.iter().find(|(alias, _)| alias == wanted);
+        let machine = versioned.map_or(wanted, |(_, name)| name).to_owned();
+        let accelerator = match definition.accelerator {
+            Accelerator::Auto => self.accelerator,
+            chosen => chosen,
+        };
+        // Of equal QEMUs on equal hosts both are the same on either side.
+        let cpu = match accelerator {
+            Accelerator::Kvm => "host",
+            Accelerator::Tcg | Accelerator::Auto => "max",
+        };
+        let cpu = definition.cpu.clone().unwrap_or_else(|| cpu.to_owned());
+        GuestDefinition {
+            machine: Some(machine),
+            cpu: Some(cpu),
+            accelerator,
+            ..definition.clone()
+        }
+    }
+}
+
+fn connect_to(child: &mut Child, socket: &Path) -> Result<Qmp, VmmError> {
+    let deadline = Instant::now() + START_LIMIT;
+    loop {
+        match Qmp::connect(socket, REPLY_LIMIT) {
+            Err(VmmError::System { .. }) if Instant::now() < deadline => {}
+            result => return result,
+        }
+        if let Some(status) = child.try_wait().map_err(system("waiting for QEMU"))? {
+            return Err(VmmError::Gone { detail: format!("it ended at once: {status}") });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

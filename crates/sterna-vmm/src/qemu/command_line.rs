@@ -1,0 +1,286 @@
+//! The command line of a QEMU whose guest can be moved.
+//!
+//! It must come out alike on both sides of a move, but for RAM's descriptor, the folder, and the
+//! mode: device addresses are fixed by the order in the definition, names are fixed, and nothing
+//! depends on the host.
+
+use super::folder::Folder;
+use crate::{
+    Accelerator, ConsoleKind, DiskCache, DiskDefinition, GuestDefinition, NetworkDefinition,
+    VmmError,
+};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use uuid::Uuid;
+
+/// Name of the one RAM block.
+pub(super) const RAM_BLOCK: &str = "ram0";
+
+/// Devices of a kind get consecutive slots of the root bus. Slot 2 is the console's; 1 belongs to
+/// the chipset of older machine types, 31 to that of q35.
+const CONSOLE_SLOT: usize = 0x02;
+const NETWORK_SLOTS: std::ops::Range<usize> = 0x03..0x10;
+const DISK_SLOTS: std::ops::Range<usize> = 0x10..0x1f;
+
+/// Namespace of the ids that guests show in their firmware tables; drawn once, at random.
+const GUEST_IDS: Uuid = Uuid::from_u128(0x9f1c_6f0e_5d0b_4c58_a4f7_3d1d_84c2_66b1);
+
+/// What QEMU does when it has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartMode {
+    /// Lets the guest boot.
+    Run,
+    /// Waits with the guest ready to boot.
+    Paused,
+    /// Waits for the state of a guest that arrives.
+    Incoming,
+}
+
+/// The arguments, as they are built up.
+struct Arguments<'a> {
+    definition: &'a GuestDefinition,
+    folder: &'a Folder,
+    list: Vec<OsString>,
+}
+
+/// The arguments for a resolved definition whose RAM the process inherits as `ram_descriptor`.
+pub(super) fn arguments(
+    definition: &GuestDefinition,
+    folder: &Folder,
+    ram_descriptor: i32,
+    mode: StartMode,
+) -> Result<Vec<OsString>, VmmError> {
+    let mut arguments = Arguments { definition, folder, list: Vec::new() };
+    arguments.machine();
+    arguments.ram(ram_descriptor);
+    arguments.boot();
+    arguments.monitors();
+    arguments.console();
+    for (number, disk) in definition.disks.iter().enumerate() {
+        arguments.disk(number, disk)?;
+    }
+    for (number, network) in definition.networks.iter().enumerate() {
+        arguments.network(number, network)?;
+    }
+    arguments.mode(mode);
+    arguments.list.extend(definition.qemu_args.iter().map(OsString::from));
+    Ok(arguments.list)
+}
+
+impl Arguments<'_> {
+    fn add(&mut self, option: &str, value: impl Into<OsString>) {
+        self.list.push(option.into());
+        self.list.push(value.into());
+    }
+
+    fn flag(&mut self, option: &str) {
+        self.list.push(option.into());
+    }
+
+    fn machine_name(&self) -> &str {
+        self.definition.machine.as_deref().unwrap_or("q35")
+    }
+
+    /// The bus that devices are put on.
+    fn bus(&self) -> &'static str {
+        let machine = self.machine_name();
+        let i440fx = machine == "pc" || machine.starts_with("pc-i440fx");
+        if i440fx { "pci.0" } else { "pcie.0" }
+    }
+
+    fn machine(&mut self) {
+        let definition = self.definition;
+        for option in ["-nodefaults", "-no-user-config"] {
+            self.flag(option);
+        }
+        self.add("-display", "none");
+        self.add("-vga", "none");
+        self.add("-name", format!("guest={},debug-threads=on", definition.name));
+        let id = Uuid::new_v5(&GUEST_IDS, definition.name.as_bytes());
+        self.add("-uuid", id.to_string());
+        self.add("-machine", format!("{},memory-backend={RAM_BLOCK}", self.machine_name()));
+        self.add(
+            "-accel",
+            match definition.accelerator {
+                Accelerator::Kvm => "kvm",
+                Accelerator::Tcg | Accelerator::Auto => "tcg",
+            },
+        );
+        self.add("-cpu", definition.cpu.as_deref().unwrap_or("max"));
+        self.add("-smp", definition.vcpus.to_string());
+    }
+
+    /// A named shared file, so that QEMU leaves its content to us; see the design, section 3.
+    fn ram(&mut self, descriptor: i32) {
+        let size = self.definition.memory_bytes;
+        self.add("-m", format!("{}M", size >> 20));
+        let backend = json!({
+            "qom-type": "memory-backend-file", "id": RAM_BLOCK, "size": size, "share": true,
+            "mem-path": format!("/proc/self/fd/{descriptor}"), "dump": false, "merge": false,
+        });
+        self.add_json("-object", &backend);
+    }
+
+    fn add_json(&mut self, option: &str, value: &Value) {
+        self.add(option, value.to_string());
+    }
+
+    fn boot(&mut self) {
+        let definition = self.definition;
+        if let Some(kernel) = &definition.kernel {
+            self.add("-kernel", kernel);
+        }
+        if let Some(initrd) = &definition.initrd {
+            self.add("-initrd", initrd);
+        }
+        if let Some(append) = &definition.append {
+            self.add("-append", append);
+        }
+    }
+
+    fn monitors(&mut self) {
+        let sockets =
+            [("mover", self.folder.mover_socket()), ("control", self.folder.control_socket())];
+        for (name, path) in sockets {
+            let path = path.display();
+            self.add("-chardev", format!("socket,id={name},path={path},server=on,wait=off"));
+            self.add("-mon", format!("chardev={name},mode=control"));
+        }
+    }
+
+    fn console(&mut self) {
+        let path = self.folder.console_socket();
+        let path = path.display();
+        self.add("-chardev", format!("socket,id=console,path={path},server=on,wait=off"));
+        match self.definition.console {
+            ConsoleKind::Serial => self.add("-serial", "chardev:console"),
+            ConsoleKind::Virtio => {
+                let at = format!("bus={},addr={CONSOLE_SLOT:#x}", self.bus());
+                // With ioeventfd the guest spins for each write until the main loop wakes: emulated,
+                // a busy console then costs twice the processor time.
+                let bus = format!("virtio-serial-pci,id=console-bus,ioeventfd=off,{at}");
+                self.add("-device", bus);
+                self.add("-device", "virtconsole,chardev=console,id=console0");
+            }
+        }
+    }
+
+    fn disk(&mut self, number: usize, disk: &DiskDefinition) -> Result<(), VmmError> {
+        let slot = slot(DISK_SLOTS, number, "disks")?;
+        let direct = disk.cache == DiskCache::None;
+        let (driver, aio) = (file_driver(&disk.path), if direct { "native" } else { "threads" });
+        let cache = json!({ "direct": direct });
+        let file = json!({
+            "driver": driver, "filename": disk.path.to_string_lossy(), "aio": aio, "cache": cache,
+        });
+        let image = json!({ "driver": disk.format, "file": file, "cache": cache });
+        let node = format!("disk{number}");
+        let top = match disk.iops_max {
+            None => named(image, &node),
+            Some(iops) => {
+                let group = format!("limit{number}");
+                let limits = json!({ "iops-total": iops });
+                let object = json!({ "qom-type": "throttle-group", "id": group, "limits": limits });
+                self.add_json("-object", &object);
+                let throttle =
+                    json!({ "driver": "throttle", "throttle-group": group, "file": image });
+                named(throttle, &node)
+            }
+        };
+        self.add_json("-blockdev", &top);
+        let at = format!("bus={},addr={slot:#x}", self.bus());
+        self.add("-device", format!("virtio-blk-pci,id=disk{number}-device,drive={node},{at}"));
+        Ok(())
+    }
+
+    fn network(&mut self, number: usize, network: &NetworkDefinition) -> Result<(), VmmError> {
+        let slot = slot(NETWORK_SLOTS, number, "networks")?;
+        let tap = &network.tap;
+        // vhost-net writes RAM through QEMU's page tables, so that tracking should see it; it is
+        // off because no test of ours has shown that it does.
+        let backend = format!("tap,id=net{number},ifname={tap},script=no,downscript=no,vhost=off");
+        self.add("-netdev", backend);
+        let at = format!("bus={},addr={slot:#x}", self.bus());
+        let mac = &network.mac;
+        let device = format!("virtio-net-pci,id=net{number}-device,netdev=net{number},mac={mac}");
+        // Without a boot ROM: its file may differ from host to host.
+        self.add("-device", format!("{device},romfile=,{at}"));
+        Ok(())
+    }
+
+    fn mode(&mut self, mode: StartMode) {
+        match mode {
+            StartMode::Run => {}
+            StartMode::Paused => self.flag("-S"),
+            StartMode::Incoming => {
+                self.flag("-S");
+                self.add("-incoming", "defer");
+            }
+        }
+    }
+}
+
+fn slot(slots: std::ops::Range<usize>, number: usize, what: &str) -> Result<usize, VmmError> {
+    let room = slots.len();
+    slots.clone().nth(number).ok_or_else(|| VmmError::Refused {
+        operation: "starting QEMU",
+        detail: format!("more than {room} {what}"),
+    })
+}
+
+fn named(mut node: Value, name: &str) -> Value {
+    node["node-name"] = name.into();
+    node
+}
+
+fn file_driver(path: &Path) -> &'static str {
+    let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
+    if is_device { "host_device" } else { "file" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(extra: &str) -> GuestDefinition {
+        let text = format!("{{\"name\":\"web\",\"memory_bytes\":134217728{extra}}}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn line(definition: &GuestDefinition, mode: StartMode) -> String {
+        let folder = Folder::existing("/run/x".into());
+        let arguments = arguments(definition, &folder, 9, mode).unwrap();
+        let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn both_sides_differ_in_the_mode_alone() {
+        let guest = definition(
+            r#","disks":[{"path":"/a.img","iops_max":9}],
+            "networks":[{"tap":"t0","mac":"52:54:0:0:0:1"}]"#,
+        );
+        let source = line(&guest, StartMode::Run);
+        let destination = line(&guest, StartMode::Incoming);
+        assert_eq!(destination, format!("{source} -S -incoming defer"));
+        assert!(source.contains("vhost=off"));
+        assert!(source.contains(r#""iops-total":9"#));
+        assert!(!source.contains("-daemonize"), "the userfaultfd would stay with the parent");
+    }
+
+    #[test]
+    fn a_disk_path_is_data_not_options() {
+        let guest = definition(r#","disks":[{"path":"/a\",readonly=on"}]"#);
+        assert!(line(&guest, StartMode::Run).contains(r#""filename":"/a\",readonly=on""#));
+    }
+
+    #[test]
+    fn more_devices_than_slots_are_refused() {
+        let disks = vec![r#"{"path":"/a"}"#; 16].join(",");
+        let guest = definition(&format!(",\"disks\":[{disks}]"));
+        let folder = Folder::existing("/run/x".into());
+        assert!(arguments(&guest, &folder, 9, StartMode::Run).is_err());
+    }
+}

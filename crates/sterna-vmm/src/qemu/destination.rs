@@ -1,0 +1,164 @@
+//! A QEMU guest that arrives.
+
+use super::binary::QemuBinary;
+use super::command_line::StartMode;
+use super::instance::QemuGuest;
+use super::qmp::{Qmp, REPLY_LIMIT};
+use super::replies::Migration;
+use super::source::hand_over_capabilities;
+use super::stream::STATE_BYTES_MAX;
+use crate::tracking::system;
+use crate::{Destination, DeviceState, DeviceStateKind, GuestDefinition, VmmError};
+use qapi::qmp::{AnnounceParameters, announce_self, cont, migrate_incoming, query_migrate};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use sterna_page::RamLayout;
+use sterna_sys::memory::GuestMemory;
+
+/// How long QEMU may take to load its device state.
+const LOAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long QEMU may take to take over its disks and to start the vCPUs.
+const ACTIVATE_LIMIT: Duration = Duration::from_secs(30);
+
+/// QEMU's own defaults: five packets within half a second, times in ms. It announces the guest by
+/// itself when its state is loaded, which may be long before it runs.
+const ANNOUNCEMENTS: AnnounceParameters =
+    AnnounceParameters { initial: 50, max: 550, rounds: 5, step: 100, id: None, interfaces: None };
+
+/// A QEMU guest that arrives.
+#[derive(Debug)]
+pub struct QemuDestination {
+    guest: QemuGuest,
+    qmp: Qmp,
+}
+
+impl QemuDestination {
+    /// Starts a QEMU that waits for its state, with RAM that is all holes.
+    ///
+    /// `definition` must be the resolved one of the source.
+    ///
+    /// # Errors
+    /// When QEMU does not start or refuses; nothing is left of it then.
+    pub fn prepare(
+        binary: &QemuBinary,
+        definition: &GuestDefinition,
+        folder: PathBuf,
+    ) -> Result<Self, VmmError> {
+        let guest = QemuGuest::start(binary, definition, folder, StartMode::Incoming)?;
+        Self::attach(&guest).inspect_err(|_| {
+            // Why it cannot be used is the error to tell.
+            let _ = guest.kill();
+        })
+    }
+
+    /// Takes the mover's monitor of a guest that was started as [`StartMode::Incoming`]. One that
+    /// nobody has prepared yet is prepared, and its RAM emptied.
+    ///
+    /// # Errors
+    /// When QEMU refuses or is gone.
+    pub fn attach(guest: &QemuGuest) -> Result<Self, VmmError> {
+        let qmp = Qmp::connect(&guest.folder().mover_socket(), REPLY_LIMIT)
+            .map_err(|error| guest.explain(error))?;
+        let mut this = Self { guest: guest.clone(), qmp };
+        this.await_state().map_err(|error| guest.explain(error))?;
+        Ok(this)
+    }
+
+    fn await_state(&mut self) -> Result<(), VmmError> {
+        let migration: Migration = self.qmp.query(&query_migrate {})?;
+        if migration.status.is_some_and(|status| status != "none") {
+            return Ok(());
+        }
+        self.qmp.execute(&hand_over_capabilities(true), REPLY_LIMIT)?;
+        let uri = Some(format!("unix:{}", self.guest.folder().transfer_socket().display()));
+        let command = migrate_incoming { channels: None, exit_on_error: None, uri };
+        self.qmp.execute(&command, REPLY_LIMIT)?;
+        // Starting up, QEMU may have put firmware into RAM; from here on it leaves RAM alone.
+        Ok(self.guest.memory().punch_all()?)
+    }
+
+    /// The guest's process.
+    #[must_use]
+    pub fn guest(&self) -> &QemuGuest {
+        &self.guest
+    }
+
+    fn load(&mut self, state: &DeviceState) -> Result<(), VmmError> {
+        let DeviceStateKind::QemuVmstate = state.kind else {
+            return Err(VmmError::WrongKind(state.kind));
+        };
+        if state.bytes.len() as u64 > STATE_BYTES_MAX {
+            let detail = format!("{} bytes of device state", state.bytes.len());
+            return Err(VmmError::Refused { operation: "load_device_state", detail });
+        }
+        self.qmp.forget_events();
+        let mut socket = UnixStream::connect(self.guest.folder().transfer_socket())
+            .map_err(system("connecting to QEMU"))?;
+        socket.set_write_timeout(Some(LOAD_LIMIT)).map_err(system("connecting to QEMU"))?;
+        let written = socket.write_all(&state.bytes);
+        drop(socket);
+        // A QEMU that dislikes the state stops reading; its own words say more than our write.
+        let loaded =
+            self.qmp.wait_event("loading device state", LOAD_LIMIT, |event| {
+                match event.migration_status()? {
+                    "completed" => Some(true),
+                    "failed" | "cancelled" => Some(false),
+                    _ => None,
+                }
+            })?;
+        if !loaded {
+            let migration: Migration = self.qmp.query(&query_migrate {})?;
+            let detail = migration.error_desc.unwrap_or_else(|| "migration failed".into());
+            return Err(VmmError::Refused { operation: "load_device_state", detail });
+        }
+        written.map_err(system("writing device state to QEMU"))
+    }
+
+    fn run(&mut self) -> Result<(), VmmError> {
+        self.qmp.forget_events();
+        self.qmp.execute(&cont {}, ACTIVATE_LIMIT)?;
+        let resumed = |event: &super::qmp::QmpEvent| (event.name == "RESUME").then_some(());
+        self.qmp.wait_event("activating", ACTIVATE_LIMIT, resumed)
+    }
+
+    fn announce_and_forget(&mut self) -> Result<(), VmmError> {
+        if !self.guest.definition().networks.is_empty() {
+            self.qmp.execute(&announce_self(ANNOUNCEMENTS), REPLY_LIMIT)?;
+        }
+        self.qmp.execute(&hand_over_capabilities(false), REPLY_LIMIT)
+    }
+}
+
+impl Destination for QemuDestination {
+    fn layout(&self) -> &RamLayout {
+        self.guest.layout()
+    }
+
+    fn memory(&self) -> Arc<GuestMemory> {
+        self.guest.memory()
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.guest.is_alive()
+    }
+
+    fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError> {
+        self.load(state).map_err(|error| self.guest.explain(error))
+    }
+
+    fn activate(&mut self) -> Result<(), VmmError> {
+        self.run().map_err(|error| self.guest.explain(error))
+    }
+
+    fn settle(&mut self) -> Result<(), VmmError> {
+        self.announce_and_forget().map_err(|error| self.guest.explain(error))
+    }
+
+    fn discard(&mut self) -> Result<(), VmmError> {
+        self.guest.kill()
+    }
+}

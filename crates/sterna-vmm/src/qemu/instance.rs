@@ -1,0 +1,390 @@
+//! A QEMU process with its guest: started here or found again.
+
+use super::binary::QemuBinary;
+use super::command_line::{self, RAM_BLOCK, StartMode};
+use super::folder::Folder;
+use super::log;
+use super::qmp::{Qmp, REPLY_LIMIT};
+use super::replies::RunStatus;
+use crate::tracking::system;
+use crate::{GuestDefinition, VmmError};
+use qapi::qmp::{cont, query_status, quit};
+use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
+use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
+use sterna_sys::preload;
+use sterna_sys::process::{FileIdentity, Liveness, Process, StartTime, find_file, spawn_detached};
+
+/// How long QEMU may take to open its monitor. Large huge-page guests reserve memory first.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long QEMU may take to end when asked to; it then writes back what its disks cache.
+const QUIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a killed process may take to be gone: freeing a large RAM takes a while.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+/// All that is needed to find a guest again. Kept by the agent across its own restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QemuRecord {
+    /// What the guest is made of, resolved for the QEMU that runs it.
+    pub definition: GuestDefinition,
+    /// Its runtime folder.
+    pub folder: PathBuf,
+    /// Process id.
+    pub pid: u32,
+    /// When the process started.
+    pub start_time: StartTime,
+    /// The files of its RAM blocks.
+    pub ram: Vec<FileIdentity>,
+}
+
+/// How a guest stands, as QEMU tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QemuStatus {
+    /// vCPUs run.
+    Running,
+    /// The guest waits for the state of another one.
+    Incoming,
+    /// vCPUs stand still, in QEMU's words: `paused`, `finish-migrate`, `postmigrate`, …
+    Stopped(String),
+}
+
+/// How a QEMU process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself and orderly: the guest powered off, or it was asked to quit.
+    Orderly,
+    /// With an error or by a signal; how, and the end of its log.
+    Failed(String),
+    /// It was started by another agent, so that its exit status is lost; the end of its log.
+    Unknown(String),
+}
+
+/// Exit status of a child, once known; `None` inside if it could not be had.
+type Reaped = Arc<OnceLock<Option<ExitStatus>>>;
+
+#[derive(Debug)]
+struct Inner {
+    record: QemuRecord,
+    folder: Folder,
+    process: Process,
+    memory: Arc<GuestMemory>,
+    reaped: Option<Reaped>,
+    control: Mutex<()>,
+}
+
+/// A QEMU process with its guest; clones are handles of the same one. Dropping all of them leaves
+/// the guest as it is.
+#[derive(Clone, Debug)]
+pub struct QemuGuest(Arc<Inner>);
+
+impl QemuGuest {
+    /// Starts a guest in `folder`, which is made for it and must be no other guest's.
+    ///
+    /// `definition` is resolved first; [`QemuRecord::definition`] tells the outcome, which is what
+    /// a destination has to be prepared with.
+    ///
+    /// # Errors
+    /// When the definition cannot be started or QEMU ends at once.
+    pub fn start(
+        binary: &QemuBinary,
+        definition: &GuestDefinition,
+        folder: PathBuf,
+        mode: StartMode,
+    ) -> Result<Self, VmmError> {
+        definition.validate().map_err(|error| VmmError::Refused {
+            operation: "starting QEMU",
+            detail: error.to_string(),
+        })?;
+        let definition = binary.resolve(definition);
+        let folder = Folder::create(folder)?;
+        let (file, memory) = create_ram(&definition)?;
+        let identity = FileIdentity::of(&file).map_err(system("identifying RAM"))?;
+        let child = spawn(binary, &definition, &folder, file, mode)?;
+        let pid = child.id();
+        // The child is not reaped before it has been opened: its id cannot be another's.
+        let process = Process::open(pid).map_err(system("opening the QEMU process"));
+        let reaped = reap(child)?;
+        let process = process?;
+        let record = QemuRecord {
+            definition,
+            folder: folder.path().to_owned(),
+            pid,
+            start_time: process.start_time(),
+            ram: vec![identity],
+        };
+        let control = Mutex::new(());
+        let inner = Inner { record, folder, process, memory, reaped: Some(reaped), control };
+        let guest = Self(Arc::new(inner));
+        match guest.await_monitor() {
+            Ok(()) => Ok(guest),
+            Err(error) => {
+                let error = guest.explain(error);
+                // The reason why it did not start is the one to tell.
+                let _ = guest.kill();
+                Err(error)
+            }
+        }
+    }
+
+    /// Finds a guest that another agent (or this one, earlier) started.
+    ///
+    /// # Errors
+    /// With [`VmmError::Gone`] when its process has ended.
+    pub fn reattach(record: QemuRecord) -> Result<Self, VmmError> {
+        let folder = Folder::existing(record.folder.clone());
+        let process = Process::reopen(record.pid, record.start_time).map_err(|error| {
+            let tail = log::tail(&folder.log());
+            VmmError::Gone { detail: format!("process {}: {error}; {tail}", record.pid) }
+        })?;
+        let mut files = Vec::with_capacity(record.ram.len());
+        for identity in &record.ram {
+            files.push(find_file(&process, *identity).map_err(system("finding the guest's RAM"))?);
+        }
+        let memory = GuestMemory::open(layout(&record.definition)?, files)?;
+        let memory = Arc::new(memory);
+        let control = Mutex::new(());
+        let inner = Inner { record, folder, process, memory, reaped: None, control };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// What finds this guest again.
+    #[must_use]
+    pub fn record(&self) -> &QemuRecord {
+        &self.0.record
+    }
+
+    /// What the guest is made of, resolved.
+    #[must_use]
+    pub fn definition(&self) -> &GuestDefinition {
+        &self.0.record.definition
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.record.pid
+    }
+
+    /// A descriptor that becomes readable when the process ends.
+    ///
+    /// # Errors
+    /// When this process has no descriptor left.
+    pub fn pidfd(&self) -> std::io::Result<OwnedFd> {
+        self.0.process.descriptor()
+    }
+
+    /// Path of the unix socket that carries the console; it serves one connection at a time.
+    #[must_use]
+    pub fn console_path(&self) -> PathBuf {
+        self.0.folder.console_socket()
+    }
+
+    /// Whether the process runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.0.process.liveness() == Liveness::Alive
+    }
+
+    /// Its RAM, mapped into this process.
+    #[must_use]
+    pub fn memory(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.0.memory)
+    }
+
+    /// Its RAM blocks.
+    #[must_use]
+    pub fn layout(&self) -> &RamLayout {
+        self.0.memory.layout()
+    }
+
+    pub(super) fn process(&self) -> &Process {
+        &self.0.process
+    }
+
+    pub(super) fn folder(&self) -> &Folder {
+        &self.0.folder
+    }
+
+    /// How the guest stands.
+    ///
+    /// # Errors
+    /// When QEMU is gone or does not answer.
+    pub fn status(&self) -> Result<QemuStatus, VmmError> {
+        let status: RunStatus = self.control(|qmp| qmp.query(&query_status {}))?;
+        Ok(match status.status.as_str() {
+            _ if status.running => QemuStatus::Running,
+            "inmigrate" => QemuStatus::Incoming,
+            _ => QemuStatus::Stopped(status.status),
+        })
+    }
+
+    /// Lets a guest run that was started paused. Not for one that is on the move: see
+    /// [`crate::Source::resume`].
+    ///
+    /// # Errors
+    /// When QEMU refuses or is gone.
+    pub fn run(&self) -> Result<(), VmmError> {
+        if self.status()? == QemuStatus::Incoming {
+            let detail = "the guest still waits for its state".to_owned();
+            return Err(VmmError::Refused { operation: "cont", detail });
+        }
+        self.control(|qmp| qmp.execute(&cont {}, REPLY_LIMIT))
+    }
+
+    /// Ends the process, orderly if it can be, and removes its folder. Harmless if it has ended.
+    ///
+    /// # Errors
+    /// When the process cannot be ended.
+    pub fn end(&self) -> Result<(), VmmError> {
+        if self.is_alive() {
+            // An answer to `quit` may get lost as QEMU goes; what counts is that it ends.
+            let _ = self.control(|qmp| qmp.execute(&quit {}, QUIT_LIMIT));
+            let _ = self.0.process.wait_for_end(QUIT_LIMIT);
+        }
+        self.kill()
+    }
+
+    /// Ends the process at once, without writing back its disks, and removes its folder.
+    ///
+    /// # Errors
+    /// When the process cannot be ended.
+    pub fn kill(&self) -> Result<(), VmmError> {
+        self.0.process.kill().map_err(system("killing QEMU"))?;
+        if self.0.process.wait_for_end(KILL_LIMIT) == Liveness::Alive {
+            return Err(VmmError::TimedOut { operation: "ending QEMU", limit: KILL_LIMIT });
+        }
+        self.0.folder.remove()
+    }
+
+    /// How the process ended, or `None` while it runs.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        if self.is_alive() {
+            return None;
+        }
+        let tail = log::tail(&self.0.folder.log());
+        // The process has ended, so the thread that waits for it answers at once.
+        let status = self.0.reaped.as_ref().and_then(|reaped| *reaped.wait());
+        Some(match status {
+            Some(status) if status.success() => Ending::Orderly,
+            Some(status) => Ending::Failed(format!("{status}; {tail}")),
+            None => Ending::Unknown(tail),
+        })
+    }
+
+    /// The error to tell: that QEMU is gone, if it is, else `error`.
+    pub(super) fn explain(&self, error: VmmError) -> VmmError {
+        // A closed connection is seen a moment before the end of the process.
+        let patience = match error {
+            VmmError::Gone { .. } => Duration::from_secs(1),
+            _ => Duration::ZERO,
+        };
+        if self.0.process.wait_for_end(patience) == Liveness::Alive {
+            return error;
+        }
+        let detail = match self.ending() {
+            Some(Ending::Failed(detail)) => detail,
+            Some(Ending::Unknown(tail)) => format!("exit status unknown; {tail}"),
+            Some(Ending::Orderly) | None => "it ended orderly".to_owned(),
+        };
+        VmmError::Gone { detail }
+    }
+
+    /// Uses the control monitor. Connects for each use, as the monitor serves one connection at a
+    /// time: whoever kept it would lock out every other handle of this guest.
+    fn control<T>(&self, run: impl FnOnce(&mut Qmp) -> Result<T, VmmError>) -> Result<T, VmmError> {
+        let _turn = self.0.control.lock().unwrap_or_else(PoisonError::into_inner);
+        Qmp::connect(&self.0.folder.control_socket(), REPLY_LIMIT)
+            .and_then(|mut qmp| run(&mut qmp))
+            .map_err(|error| self.explain(error))
+    }
+
+    fn await_monitor(&self) -> Result<(), VmmError> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            match Qmp::connect(&self.0.folder.control_socket(), REPLY_LIMIT) {
+                Ok(_) => return Ok(()),
+                // No socket yet: QEMU has not come that far.
+                Err(VmmError::System { .. }) if self.is_alive() && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The one RAM block of a definition.
+fn layout(definition: &GuestDefinition) -> Result<RamLayout, VmmError> {
+    let host_page_bytes = if definition.huge_pages { HUGE_PAGE_BYTES } else { PAGE_SIZE_BYTES };
+    let size_bytes = definition.memory_bytes;
+    let block = RamBlock { name: RAM_BLOCK.into(), size_bytes, host_page_bytes };
+    RamLayout::new(vec![block]).map_err(|error| VmmError::Refused {
+        operation: "laying out RAM",
+        detail: error.to_string(),
+    })
+}
+
+fn create_ram(definition: &GuestDefinition) -> Result<(OwnedFd, Arc<GuestMemory>), VmmError> {
+    let layout = layout(definition)?;
+    let huge_pages = if definition.huge_pages { HugePages::TwoMiB } else { HugePages::No };
+    let file = create_shared(RAM_BLOCK, definition.memory_bytes, huge_pages)
+        .map_err(system("creating RAM"))?;
+    let ours = file.try_clone().map_err(system("creating RAM"))?;
+    let memory = GuestMemory::open(layout, vec![ours])?;
+    Ok((file, Arc::new(memory)))
+}
+
+fn spawn(
+    binary: &QemuBinary,
+    definition: &GuestDefinition,
+    folder: &Folder,
+    ram: OwnedFd,
+    mode: StartMode,
+) -> Result<Child, VmmError> {
+    preload::write_library(&folder.preload_library()).map_err(system("writing the library"))?;
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(folder.log())
+        .map_err(system("opening the log"))?;
+    let log_too = log.try_clone().map_err(system("opening the log"))?;
+    let mut command = Command::new(binary.path());
+    command
+        .args(command_line::arguments(definition, folder, ram.as_raw_fd(), mode)?)
+        .current_dir(Path::new("/"))
+        // Nothing of the agent's environment is QEMU's business.
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .env(preload::PATH_VARIABLE, folder.preload_library())
+        .env(preload::ENABLE_VARIABLE, "1")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(log_too);
+    spawn_detached(command, vec![ram]).map_err(system("starting QEMU"))
+}
+
+/// Waits for the child on a thread of its own, so that it never stays as a zombie.
+fn reap(mut child: Child) -> Result<Reaped, VmmError> {
+    let reaped = Reaped::default();
+    let result = Arc::clone(&reaped);
+    std::thread::Builder::new()
+        .name("qemu-reaper".into())
+        .spawn(move || {
+            let _ = result.set(child.wait().ok());
+        })
+        .map_err(system("starting a thread"))?;
+    Ok(reaped)
+}

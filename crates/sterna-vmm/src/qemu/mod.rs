@@ -1,0 +1,43 @@
+//! The QEMU driver: stock QEMU, started so that its guests can be moved from outside.
+//!
+//! QEMU moves only its device state. RAM is a memfd that QEMU inherits from us and maps as a named
+//! shared file, which its capability `x-ignore-shared` leaves out of the migration stream; the
+//! stream goes through unix sockets between this process and QEMU, on either side.
+//!
+//! ```text
+//!                  source QEMU                              destination QEMU (-S -incoming defer)
+//!   prepare        capabilities set, socket bound           migrate-incoming, then all RAM punched
+//!   start_tracking userfaultfd taken, RAM protected
+//!   pause          migrate … → pre-switchover  (vCPUs stopped, block I/O drained)
+//!   save           migrate-continue → completed, stream read
+//!   load                                                    stream written → completed, paused
+//!   activate                                                cont → RESUME
+//!   resume         migrate_cancel, or cont after completed
+//! ```
+//!
+//! **Guarantee.** A QEMU process outlives the agent: it has its own session, holds its own RAM and
+//! userfaultfd, and [`QemuGuest::reattach`] finds it by a small [`QemuRecord`]. [`QemuSource`] can
+//! resume a guest that an earlier agent left in any state of a hand-over.
+//!
+//! **Not here.** Nothing in this driver guards disks against two writers: QEMU's image locks do
+//! that on one host, the commit rules of a move between hosts. The folder of a guest must be the
+//! agent's own; whoever can write there can control the guest.
+
+mod binary;
+mod command_line;
+mod destination;
+mod folder;
+mod instance;
+mod log;
+mod movable;
+pub mod probe;
+mod qmp;
+mod replies;
+mod source;
+mod stream;
+
+pub use binary::QemuBinary;
+pub use command_line::StartMode;
+pub use destination::QemuDestination;
+pub use instance::{Ending, QemuGuest, QemuRecord, QemuStatus};
+pub use source::QemuSource;

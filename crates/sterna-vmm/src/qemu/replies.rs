@@ -1,0 +1,66 @@
+//! The parts of QMP replies that are used.
+//!
+//! The commands come from the `qapi` crate. Its reply types are exact for one version of QEMU: a
+//! newer one that adds a value to an enumeration would make them fail. These take what they need
+//! and let the rest be.
+
+use serde::Deserialize;
+
+/// `query-status`
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct RunStatus {
+    pub(super) status: String,
+    pub(super) running: bool,
+}
+
+/// `query-migrate`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(super) struct Migration {
+    pub(super) status: Option<String>,
+    pub(super) error_desc: Option<String>,
+    pub(super) blocked_reasons: Vec<String>,
+}
+
+/// One of `query-migrate-capabilities`
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Capability {
+    pub(super) capability: String,
+}
+
+/// One of `query-memdev`
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct MemoryBackend {
+    pub(super) id: Option<String>,
+    pub(super) share: bool,
+}
+
+/// One of `qom-list`
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Property {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+}
+
+/// One of `query-machines`
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Machine {
+    pub(super) name: String,
+    pub(super) alias: Option<String>,
+}
+
+/// `query-version`
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Version {
+    pub(super) qemu: VersionTriple,
+    pub(super) package: String,
+}
+
+/// The numbers of a version.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct VersionTriple {
+    pub(super) major: u32,
+    pub(super) minor: u32,
+    pub(super) micro: u32,
+}

@@ -1,0 +1,314 @@
+//! A QEMU guest that leaves.
+
+use super::instance::QemuGuest;
+use super::movable;
+use super::qmp::{Qmp, REPLY_LIMIT};
+use super::replies::{Migration, RunStatus};
+use super::stream::{StateStream, StreamListener};
+use crate::tracking::{WriteTracker, find_mapped, system};
+use crate::{
+    DeviceState, DeviceStateKind, Discarding, DiskCache, Immovable, InFlightIo, Pause, Source,
+    VmmError,
+};
+use qapi::qmp::{
+    MigrationCapability, MigrationCapabilityStatus, MigrationStatus, cont, migrate, migrate_cancel,
+    migrate_continue, migrate_set_capabilities, query_migrate, query_status,
+};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use sterna_page::{PageSet, RamLayout};
+use sterna_sys::memory::GuestMemory;
+use sterna_sys::pagemap::AfterScan;
+use sterna_sys::uffd::Userfaultfd;
+
+/// How long QEMU may take to stop the vCPUs and to drain block I/O; a slow disk is what takes long.
+const PAUSE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long QEMU may take to write its device state.
+const SAVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long QEMU may take to give up a migration.
+const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+
+/// After which time the kernel's block layer gives up an I/O: none lands later than this.
+const DIRECT_IO_LONGEST: Duration = Duration::from_secs(30);
+
+/// Whether the capabilities of a hand-over are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preparation {
+    None,
+    Done,
+}
+
+/// What the vCPUs did before the pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Ran,
+    StoodStill,
+    /// Paused by an earlier agent: taken to have run.
+    Unknown,
+}
+
+/// A QEMU guest that leaves.
+#[derive(Debug)]
+pub struct QemuSource {
+    guest: QemuGuest,
+    qmp: Qmp,
+    tracker: Option<WriteTracker>,
+    stream: Option<StateStream>,
+    preparation: Preparation,
+    before: Before,
+}
+
+impl QemuSource {
+    /// Takes the mover's monitor of `guest`. The guest notices nothing.
+    ///
+    /// # Errors
+    /// When QEMU is gone, or another mover has the monitor (then it takes seconds).
+    pub fn new(guest: &QemuGuest) -> Result<Self, VmmError> {
+        let qmp = Qmp::connect(&guest.folder().mover_socket(), REPLY_LIMIT)
+            .map_err(|error| guest.explain(error))?;
+        Ok(Self {
+            guest: guest.clone(),
+            qmp,
+            tracker: None,
+            stream: None,
+            preparation: Preparation::None,
+            before: Before::Unknown,
+        })
+    }
+
+    /// Sets what the hand-over needs, while the guest still runs.
+    fn prepare(&mut self) -> Result<(), VmmError> {
+        if self.preparation == Preparation::Done {
+            return Ok(());
+        }
+        self.qmp.execute(&hand_over_capabilities(true), REPLY_LIMIT)?;
+        self.qmp.execute(&HandOverParameters::UNLIMITED, REPLY_LIMIT)?;
+        self.preparation = Preparation::Done;
+        Ok(())
+    }
+
+    fn read_tracker(&mut self, dirty: &mut PageSet, after: AfterScan) -> Result<(), VmmError> {
+        let Some(tracker) = &mut self.tracker else {
+            let detail = "tracking was not started".to_owned();
+            return Err(VmmError::Refused { operation: "scan", detail });
+        };
+        tracker.scan(dirty, after).map_err(|error| self.guest.explain(error))
+    }
+
+    fn pause_guest(&mut self) -> Result<Pause, VmmError> {
+        self.prepare()?;
+        let status: RunStatus = self.qmp.query(&query_status {})?;
+        self.before = if status.running { Before::Ran } else { Before::StoodStill };
+        self.qmp.forget_events();
+        let path = self.guest.folder().transfer_socket();
+        let listener = StreamListener::bind(&path)?;
+        let start = Instant::now();
+        let uri = Some(format!("unix:{}", path.display()));
+        let command = migrate { channels: None, detach: None, resume: None, uri };
+        self.qmp.execute(&command, REPLY_LIMIT)?;
+        self.stream = Some(listener.accept(REPLY_LIMIT)?);
+        let mut stopped = start;
+        self.await_status("pausing", "pre-switchover", PAUSE_LIMIT, |at| stopped = at)?;
+        Ok(Pause { took: start.elapsed(), lead: stopped - start })
+    }
+
+    /// Waits until the migration has come to `wanted`; tells when the vCPUs stopped meanwhile.
+    fn await_status(
+        &mut self,
+        operation: &'static str,
+        wanted: &str,
+        limit: Duration,
+        mut stopped: impl FnMut(Instant),
+    ) -> Result<(), VmmError> {
+        let reached = self.qmp.wait_event(operation, limit, |event| {
+            if event.name == "STOP" {
+                stopped(event.arrived);
+            }
+            match event.migration_status()? {
+                status if status == wanted => Some(true),
+                "failed" | "cancelled" | "completed" => Some(false),
+                _ => None,
+            }
+        })?;
+        if reached {
+            return Ok(());
+        }
+        let migration: Migration = self.qmp.query(&query_migrate {})?;
+        let status = migration.status.unwrap_or_default();
+        let detail = migration.error_desc.unwrap_or_default();
+        Err(VmmError::Refused { operation, detail: format!("migration {status}: {detail}") })
+    }
+
+    fn save(&mut self) -> Result<DeviceState, VmmError> {
+        let stream = self.stream.take().ok_or_else(|| VmmError::Refused {
+            operation: "save_device_state",
+            detail: "the guest was not paused".into(),
+        })?;
+        self.qmp.forget_events();
+        let state = MigrationStatus::pre_switchover;
+        self.qmp.execute(&migrate_continue { state }, REPLY_LIMIT)?;
+        self.await_status("saving device state", "completed", SAVE_LIMIT, |_| {})?;
+        let bytes = stream.finish(SAVE_LIMIT)?;
+        Ok(DeviceState { kind: DeviceStateKind::QemuVmstate, bytes })
+    }
+
+    /// Ends whatever migration there is, from whatever state an earlier agent left it in.
+    fn end_migration(&mut self) -> Result<(), VmmError> {
+        let deadline = Instant::now() + CANCEL_LIMIT;
+        loop {
+            let migration: Migration = self.qmp.query(&query_migrate {})?;
+            match migration.status.as_deref() {
+                None | Some("none" | "completed" | "cancelled" | "failed") => return Ok(()),
+                Some("cancelling") => {}
+                Some(_) => self.qmp.execute(&migrate_cancel {}, REPLY_LIMIT)?,
+            }
+            if Instant::now() > deadline {
+                let operation = "cancelling the migration";
+                return Err(VmmError::TimedOut { operation, limit: CANCEL_LIMIT });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn let_run(&mut self) -> Result<(), VmmError> {
+        let status: RunStatus = self.qmp.query(&query_status {})?;
+        if status.running || self.before == Before::StoodStill {
+            return Ok(());
+        }
+        if status.status == "inmigrate" {
+            let detail = "the guest still waits for its state".to_owned();
+            return Err(VmmError::Refused { operation: "resume", detail });
+        }
+        self.qmp.execute(&cont {}, REPLY_LIMIT)
+    }
+
+    fn take_back(&mut self) -> Result<(), VmmError> {
+        // Closed first: QEMU may be waiting for room in it.
+        self.stream = None;
+        self.end_migration()?;
+        self.let_run()?;
+        self.before = Before::Unknown;
+        // The guest runs. What is left must not keep it from being called resumed, but a QEMU that
+        // cannot do even this is told.
+        self.preparation = Preparation::None;
+        self.qmp.execute(&hand_over_capabilities(false), REPLY_LIMIT)?;
+        self.stop_tracking()
+    }
+}
+
+impl Source for QemuSource {
+    fn layout(&self) -> &RamLayout {
+        self.guest.layout()
+    }
+
+    fn memory(&self) -> Arc<GuestMemory> {
+        self.guest.memory()
+    }
+
+    fn immovable(&mut self) -> Result<Vec<Immovable>, VmmError> {
+        movable::reasons(&self.guest, &mut self.qmp).map_err(|error| self.guest.explain(error))
+    }
+
+    fn in_flight_io(&self) -> InFlightIo {
+        let definition = self.guest.definition();
+        let direct = definition.disks.iter().any(|disk| disk.cache == DiskCache::None);
+        // Disks that the operator added by hand may be of any kind.
+        let unknown = definition
+            .qemu_args
+            .iter()
+            .any(|argument| argument.contains("drive") || argument.contains("blockdev"));
+        if direct || unknown {
+            InFlightIo::Untracked(DIRECT_IO_LONGEST)
+        } else {
+            InFlightIo::Tracked
+        }
+    }
+
+    fn discarding(&mut self) -> Result<Discarding, VmmError> {
+        movable::discarding(&mut self.qmp).map_err(|error| self.guest.explain(error))
+    }
+
+    fn start_tracking(&mut self) -> Result<(), VmmError> {
+        self.stop_tracking()?;
+        self.prepare().map_err(|error| self.guest.explain(error))?;
+        let start = || {
+            let pid = self.guest.pid();
+            let uffd = Userfaultfd::take(self.guest.process())?;
+            let mapped = find_mapped(pid, self.guest.layout(), &self.guest.record().ram)?;
+            WriteTracker::start(pid, uffd, mapped)
+        };
+        self.tracker = Some(start().map_err(|error| self.guest.explain(error))?);
+        Ok(())
+    }
+
+    fn stop_tracking(&mut self) -> Result<(), VmmError> {
+        let Some(mut tracker) = self.tracker.take() else { return Ok(()) };
+        tracker.stop().map_err(|error| self.guest.explain(error))
+    }
+
+    fn scan(&mut self, dirty: &mut PageSet) -> Result<(), VmmError> {
+        self.read_tracker(dirty, AfterScan::Forget)
+    }
+
+    fn peek(&mut self, dirty: &mut PageSet) -> Result<(), VmmError> {
+        self.read_tracker(dirty, AfterScan::Keep)
+    }
+
+    fn populated(&self) -> Result<PageSet, VmmError> {
+        self.guest.memory().populated().map_err(system("asking which pages exist"))
+    }
+
+    fn pause(&mut self) -> Result<Pause, VmmError> {
+        self.pause_guest().map_err(|error| self.guest.explain(error))
+    }
+
+    fn save_device_state(&mut self) -> Result<DeviceState, VmmError> {
+        self.save().map_err(|error| self.guest.explain(error))
+    }
+
+    fn resume(&mut self) -> Result<(), VmmError> {
+        self.take_back().map_err(|error| self.guest.explain(error))
+    }
+
+    fn release(&mut self) -> Result<(), VmmError> {
+        self.tracker = None;
+        self.stream = None;
+        self.guest.end()
+    }
+}
+
+/// `migrate-set-parameters` with what a hand-over sets. (The type of the `qapi` crate can only be
+/// made with every one of its fifty fields.)
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct HandOverParameters {
+    max_bandwidth: u64,
+    downtime_limit: u64,
+}
+
+impl HandOverParameters {
+    /// The little that QEMU sends itself must never be reason for it to wait or to iterate: no
+    /// limit of bandwidth, and the longest downtime (in ms) that it takes.
+    const UNLIMITED: Self = Self { max_bandwidth: 0, downtime_limit: 2_000_000 };
+}
+
+impl qapi::Command for HandOverParameters {
+    type Ok = qapi::Empty;
+    const NAME: &'static str = "migrate-set-parameters";
+    const ALLOW_OOB: bool = false;
+}
+
+/// The capabilities of a hand-over, set or taken back.
+pub(super) fn hand_over_capabilities(state: bool) -> migrate_set_capabilities {
+    let names = [
+        MigrationCapability::x_ignore_shared,
+        MigrationCapability::pause_before_switchover,
+        MigrationCapability::events,
+    ];
+    let capabilities =
+        names.into_iter().map(|capability| MigrationCapabilityStatus { capability, state });
+    migrate_set_capabilities { capabilities: capabilities.collect() }
+}

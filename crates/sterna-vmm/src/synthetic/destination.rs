@@ -1,0 +1,122 @@
+//! A synthetic guest that arrives.
+
+use super::failures::{Failures, Step};
+use super::machine::{Handle, Machine, Memories, Phase, SyntheticGuest};
+use super::registers::Registers;
+use crate::{Destination, DeviceState, VmmError};
+use std::sync::Arc;
+use sterna_page::RamLayout;
+use sterna_sys::memory::GuestMemory;
+
+/// How far the guest has come.
+#[derive(Debug)]
+enum Stage {
+    /// RAM may be filled.
+    Prepared(Memories),
+    /// The writers exist, and wait or run.
+    Loaded(Arc<Handle>),
+    /// It never ran and never will.
+    Discarded,
+}
+
+/// A synthetic guest that arrives.
+#[derive(Debug)]
+pub struct SyntheticDestination {
+    layout: RamLayout,
+    outside: Arc<GuestMemory>,
+    stage: Stage,
+    failures: Failures,
+}
+
+impl SyntheticDestination {
+    /// Prepares a guest with RAM like the source's.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn prepare(layout: RamLayout) -> Result<Self, VmmError> {
+        let memories = Memories::create(&layout)?;
+        let outside = Arc::clone(&memories.outside);
+        let stage = Stage::Prepared(memories);
+        Ok(Self { layout, outside, stage, failures: Failures::default() })
+    }
+
+    /// Makes `step` fail once.
+    pub fn fail_at(&self, step: Step) {
+        self.failures.add(step);
+    }
+
+    /// The guest, once its state was loaded: paused until activated.
+    #[must_use]
+    pub fn guest(&self) -> Option<SyntheticGuest> {
+        match &self.stage {
+            Stage::Loaded(handle) => Some(SyntheticGuest::from_handle(Arc::clone(handle))),
+            Stage::Prepared(_) | Stage::Discarded => None,
+        }
+    }
+}
+
+fn out_of_turn(operation: &'static str) -> VmmError {
+    VmmError::Refused { operation, detail: "the guest is in another stage".into() }
+}
+
+impl Destination for SyntheticDestination {
+    fn layout(&self) -> &RamLayout {
+        &self.layout
+    }
+
+    fn memory(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.outside)
+    }
+
+    fn is_alive(&mut self) -> bool {
+        match &self.stage {
+            Stage::Prepared(_) => true,
+            Stage::Loaded(handle) => handle.0.check_alive().is_ok(),
+            Stage::Discarded => false,
+        }
+    }
+
+    fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError> {
+        self.failures.check(Step::Load)?;
+        let registers = Registers::from_device_state(state)?;
+        if registers.config.layout()? != self.layout {
+            let detail = "the registers are of a guest with other RAM".to_owned();
+            return Err(VmmError::Refused { operation: "load_device_state", detail });
+        }
+        match std::mem::replace(&mut self.stage, Stage::Discarded) {
+            Stage::Prepared(memories) => {
+                self.stage = Stage::Loaded(Arc::new(Machine::start(memories, registers)?));
+                Ok(())
+            }
+            other => {
+                self.stage = other;
+                Err(out_of_turn("load_device_state"))
+            }
+        }
+    }
+
+    fn activate(&mut self) -> Result<(), VmmError> {
+        self.failures.check(Step::Activate)?;
+        match &self.stage {
+            Stage::Loaded(handle) => {
+                handle.0.check_alive()?;
+                handle.0.set_phase(Phase::Running);
+                Ok(())
+            }
+            Stage::Prepared(_) | Stage::Discarded => Err(out_of_turn("activate")),
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn discard(&mut self) -> Result<(), VmmError> {
+        self.failures.check(Step::Discard)?;
+        if let Stage::Loaded(handle) = &self.stage {
+            handle.0.set_phase(Phase::Ended);
+        }
+        self.stage = Stage::Discarded;
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! Failures on request, to test what the steps around them do.
+
+use crate::VmmError;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+/// A step that can be made to fail once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Starting to track writes.
+    StartTracking,
+    /// Scanning for written pages.
+    Scan,
+    /// Pausing the source.
+    Pause,
+    /// Saving the device state; the source stays paused.
+    Save,
+    /// Resuming the source; it stays paused.
+    Resume,
+    /// Ending the source.
+    Release,
+    /// Loading the device state.
+    Load,
+    /// Activating the destination; it stays paused.
+    Activate,
+    /// Ending the destination.
+    Discard,
+}
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Self::StartTracking => "start_tracking",
+            Self::Scan => "scan",
+            Self::Pause => "pause",
+            Self::Save => "save_device_state",
+            Self::Resume => "resume",
+            Self::Release => "release",
+            Self::Load => "load_device_state",
+            Self::Activate => "activate",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// The steps that are still to fail.
+#[derive(Debug, Default)]
+pub(super) struct Failures(Mutex<BTreeSet<Step>>);
+
+impl Failures {
+    pub(super) fn add(&self, step: Step) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(step);
+    }
+
+    /// Fails if `step` was asked to, once.
+    pub(super) fn check(&self, step: Step) -> Result<(), VmmError> {
+        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&step) {
+            return Ok(());
+        }
+        Err(VmmError::Refused { operation: step.name(), detail: "asked to fail here".into() })
+    }
+}

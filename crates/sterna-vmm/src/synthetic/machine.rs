@@ -1,0 +1,343 @@
+//! The running guest: its memory, its writers, and the gate that parks them.
+//!
+//! A writer passes the gate before each page. While the gate is shut it waits there, holding
+//! neither a lock on its registers nor a half-written page. `pause` shuts the gate and waits until
+//! every writer stands before it.
+
+use super::check::{CheckReport, check};
+use super::config::{SyntheticConfig, WriteRate};
+use super::failures::{Failures, Step};
+use super::page::{Mixer, Version, header_version, render_into, seal};
+use super::registers::{Registers, WriterRegisters, owner};
+use super::source::SyntheticSource;
+use crate::VmmError;
+use crate::tracking::{MappedPages, system};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageRun, PageSet, RamLayout};
+use sterna_sys::memory::{Access, GuestMemory, HugePages, create_shared};
+
+/// What the gate lets the writers do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Running,
+    Paused,
+    Ended,
+}
+
+#[derive(Debug)]
+struct Gate {
+    phase: Phase,
+    parked: usize,
+}
+
+/// All of a guest. Writers hold it too; [`Handle`] ends them.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) config: SyntheticConfig,
+    /// The mapping that the writers use, and that is tracked.
+    inside: GuestMemory,
+    /// The mapping that the engine uses.
+    pub(super) outside: Arc<GuestMemory>,
+    writers: Vec<Mutex<WriterRegisters>>,
+    gate: Mutex<Gate>,
+    changed: Condvar,
+    pub(super) failures: Failures,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The two mappings of a synthetic guest's RAM: the guest's and the engine's.
+#[derive(Debug)]
+pub(super) struct Memories {
+    pub(super) inside: GuestMemory,
+    pub(super) outside: Arc<GuestMemory>,
+}
+
+impl Memories {
+    pub(super) fn create(layout: &RamLayout) -> Result<Self, VmmError> {
+        let (mut files, mut copies) = (Vec::new(), Vec::new());
+        for block in layout.blocks() {
+            let file = create_shared(&block.name, block.size_bytes, HugePages::No)
+                .map_err(system("creating RAM"))?;
+            copies.push(file.try_clone().map_err(system("creating RAM"))?);
+            files.push(file);
+        }
+        let inside = GuestMemory::map(layout.clone(), files, Access::ReadWrite)?;
+        let outside = GuestMemory::open(layout.clone(), copies)?;
+        Ok(Self { inside, outside: Arc::new(outside) })
+    }
+}
+
+/// Owner of the guest's threads.
+#[derive(Debug)]
+pub(super) struct Handle(pub(super) Arc<Machine>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.set_phase(Phase::Ended);
+    }
+}
+
+impl Machine {
+    /// A guest of these registers, paused.
+    pub(super) fn start(memories: Memories, registers: Registers) -> Result<Handle, VmmError> {
+        let machine = Arc::new(Self {
+            config: registers.config,
+            inside: memories.inside,
+            outside: memories.outside,
+            writers: registers.writers.into_iter().map(Mutex::new).collect(),
+            gate: Mutex::new(Gate { phase: Phase::Paused, parked: 0 }),
+            changed: Condvar::new(),
+            failures: Failures::default(),
+        });
+        let handle = Handle(machine);
+        for number in 0..handle.0.writers.len() {
+            let machine = Arc::clone(&handle.0);
+            std::thread::Builder::new()
+                .name(format!("guest-writer-{number}"))
+                .spawn(move || machine.run_writer(number))
+                .map_err(system("starting a writer"))?;
+        }
+        handle.0.wait_parked();
+        Ok(handle)
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        lock(&self.gate).phase
+    }
+
+    /// Opens or shuts the gate. An ended guest stays ended.
+    pub(super) fn set_phase(&self, phase: Phase) {
+        let mut gate = lock(&self.gate);
+        if gate.phase != Phase::Ended {
+            gate.phase = phase;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Shuts the gate and waits until every writer stands before it.
+    pub(super) fn pause(&self) {
+        self.set_phase(Phase::Paused);
+        self.wait_parked();
+    }
+
+    fn wait_parked(&self) {
+        let mut gate = lock(&self.gate);
+        while gate.phase == Phase::Paused && gate.parked < self.writers.len() {
+            gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// An error if the guest has ended.
+    pub(super) fn check_alive(&self) -> Result<(), VmmError> {
+        match self.phase() {
+            Phase::Ended => Err(VmmError::Gone { detail: "the synthetic guest was ended".into() }),
+            Phase::Running | Phase::Paused => Ok(()),
+        }
+    }
+
+    pub(super) fn registers(&self) -> Registers {
+        let writers = self.writers.iter().map(|writer| *lock(writer)).collect();
+        Registers { config: self.config.clone(), writers }
+    }
+
+    /// Where the tracked mapping is.
+    pub(super) fn mapped(&self) -> Vec<MappedPages> {
+        let runs = self.inside.layout().block_runs();
+        let parts = self.inside.addresses().zip(runs);
+        parts.map(|(addresses, run)| MappedPages { addresses, first: run.first }).collect()
+    }
+
+    /// Waits at the gate until it is open and `due` has come. `false` when the guest has ended.
+    fn pass_gate(&self, due: Instant) -> bool {
+        let mut gate = lock(&self.gate);
+        loop {
+            let wait = due.saturating_duration_since(Instant::now());
+            match gate.phase {
+                Phase::Ended => return false,
+                Phase::Running if wait.is_zero() => return true,
+                Phase::Running => {
+                    let waited = self.changed.wait_timeout(gate, wait);
+                    gate = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Phase::Paused => {
+                    gate.parked += 1;
+                    self.changed.notify_all();
+                    while gate.phase == Phase::Paused {
+                        gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
+                    }
+                    gate.parked -= 1;
+                }
+            }
+        }
+    }
+
+    fn run_writer(&self, number: usize) {
+        let interval = self.write_interval();
+        let mut page = vec![0; PAGE_SIZE];
+        let mut due = Instant::now();
+        while self.pass_gate(due) {
+            match interval {
+                Some(interval) => {
+                    self.write_one(number, &mut page);
+                    // Behind by much (after a pause): go on from here, do not catch up.
+                    due = (due + interval).max(Instant::now() - Duration::from_millis(20));
+                }
+                None => due = Instant::now() + Duration::from_millis(100),
+            }
+        }
+    }
+
+    /// Time from one page to the next for one writer; `None` if it is not to write at all.
+    fn write_interval(&self) -> Option<Duration> {
+        match self.config.rate {
+            WriteRate::Idle | WriteRate::BytesPerSecond(0) => None,
+            WriteRate::Unlimited => Some(Duration::ZERO),
+            WriteRate::BytesPerSecond(bytes) => {
+                let nanoseconds = PAGE_SIZE_BYTES
+                    .saturating_mul(1_000_000_000)
+                    .saturating_mul(self.writers.len() as u64);
+                Some(Duration::from_nanos(nanoseconds / bytes))
+            }
+        }
+    }
+
+    /// Writes one of the writer's pages, after having looked whether it is as it was left.
+    fn write_one(&self, number: usize, bytes: &mut [u8]) {
+        let mut registers = lock(&self.writers[number]);
+        let count = self.writers.len() as u64;
+        let own = (self.config.working_set.0 + count - 1 - number as u64) / count;
+        let mut mixer = Mixer(registers.random);
+        let page = PageNumber((mixer.next() % own.max(1)) * count + number as u64);
+        registers.random = mixer.0;
+        self.inside.read(page, bytes).expect("the working set lies within RAM");
+        let before = header_version(self.config.seed, page, bytes).unwrap_or_else(|_| {
+            registers.unsound += 1;
+            Version(0)
+        });
+        registers.writes += 1;
+        let version = Version(registers.writes);
+        render_into(&self.config, page, version, bytes);
+        self.inside.write(page, bytes).expect("the working set lies within RAM");
+        let change = seal(self.config.seed, page, version).wrapping_sub(seal(
+            self.config.seed,
+            page,
+            before,
+        ));
+        registers.seal_sum = registers.seal_sum.wrapping_add(change);
+    }
+
+    /// Discards pages as a balloon driver does: the guest knows that they are zero now.
+    fn balloon(&self, run: PageRun) -> Result<(), VmmError> {
+        let mut writers: Vec<_> = self.writers.iter().map(lock).collect();
+        let mut bytes = vec![0; PAGE_SIZE];
+        let mut existing = self.inside.populated().map_err(system("asking which pages exist"))?;
+        let mut wanted = PageSet::empty(existing.capacity());
+        if !self.inside.layout().holds(run) {
+            let detail = "no such pages".to_owned();
+            return Err(VmmError::Refused { operation: "balloon", detail });
+        }
+        wanted.insert_run(run);
+        let mut kept = existing.clone();
+        kept.subtract(&wanted);
+        existing.subtract(&kept);
+        for page in existing.iter() {
+            self.inside.read(page, &mut bytes)?;
+            let version = header_version(self.config.seed, page, &bytes).unwrap_or(Version(0));
+            let registers = &mut writers[owner(page.0, self.writers.len())];
+            let seal = seal(self.config.seed, page, version);
+            registers.seal_sum = registers.seal_sum.wrapping_sub(seal);
+        }
+        Ok(self.inside.punch(run)?)
+    }
+}
+
+/// A synthetic guest; clones are handles of the same one.
+#[derive(Clone, Debug)]
+pub struct SyntheticGuest(Arc<Handle>);
+
+impl SyntheticGuest {
+    /// Populates a guest and lets it run.
+    ///
+    /// # Errors
+    /// When `config` is no guest, or memory or threads cannot be had.
+    pub fn start(config: SyntheticConfig) -> Result<Self, VmmError> {
+        let memories = Memories::create(&config.layout()?)?;
+        let mut bytes = vec![0; PAGE_SIZE];
+        for page in (0..config.populated.0).map(PageNumber) {
+            render_into(&config, page, Version(1), &mut bytes);
+            memories.inside.write(page, &bytes)?;
+        }
+        let handle = Machine::start(memories, Registers::fresh(config))?;
+        handle.0.set_phase(Phase::Running);
+        Ok(Self::from_handle(Arc::new(handle)))
+    }
+
+    pub(super) fn from_handle(handle: Arc<Handle>) -> Self {
+        Self(handle)
+    }
+
+    /// This guest as one that may leave.
+    #[must_use]
+    pub fn source(&self) -> SyntheticSource {
+        SyntheticSource::new(Arc::clone(&self.0))
+    }
+
+    /// Whether it runs: neither paused nor ended.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.0.0.phase() == Phase::Running
+    }
+
+    /// What its writers know at this moment.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        self.0.0.registers()
+    }
+
+    /// Pages written in its whole life, wherever it ran.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.registers().writers.iter().map(|writer| writer.writes).sum()
+    }
+
+    /// Its RAM, as the engine sees it.
+    #[must_use]
+    pub fn memory(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.0.0.outside)
+    }
+
+    /// Stops it for a moment and compares all its memory with what it should hold.
+    ///
+    /// # Errors
+    /// When the memory cannot be read.
+    pub fn check(&self) -> Result<CheckReport, VmmError> {
+        let machine = &self.0.0;
+        let before = machine.phase();
+        machine.pause();
+        let report = check(&machine.outside, &machine.registers());
+        machine.set_phase(before);
+        report
+    }
+
+    /// Discards pages, as a guest with a balloon does while it runs.
+    ///
+    /// # Errors
+    /// When there are no such pages.
+    pub fn balloon(&self, run: PageRun) -> Result<(), VmmError> {
+        self.0.0.balloon(run)
+    }
+
+    /// Makes `step` of its source fail once.
+    pub fn fail_at(&self, step: Step) {
+        self.0.0.failures.add(step);
+    }
+
+    /// Ends it, as a crash of its hypervisor would.
+    pub fn kill(&self) {
+        self.0.0.set_phase(Phase::Ended);
+    }
+}
