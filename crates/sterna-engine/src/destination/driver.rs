@@ -1,0 +1,434 @@
+//! Feeds the destination's machine and performs its effects.
+//!
+//! Effects are performed on the machine's own thread: nothing else has to happen meanwhile, and
+//! the guest's driver sets a limit to each of its operations.
+
+use super::Service;
+use super::registry::Streams;
+use crate::digest;
+use crate::identity::PeerName;
+use crate::link::{Control, Incoming, Received};
+use crate::pages::StreamEvent;
+use crate::words;
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+use sterna_core::Time;
+use sterna_core::destination::{Destination, Effect, Ending, Event, MayHaveRun};
+use sterna_core::journal::DestinationRecord;
+use sterna_proto::limits::STREAMS_MAX;
+use sterna_proto::message::{
+    Accept, ActivationTimes, AttemptId, Coding, Envelope, Offer, Reason, ReasonCode, ToDestination,
+    ToSource,
+};
+use sterna_proto::preamble::MoveToken;
+use sterna_vmm::{DeviceState, VmmError};
+
+/// How often the source is told that we are alive.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// What reaches the machine's thread.
+pub(crate) enum Input {
+    Message(ToDestination),
+    State(DeviceState),
+    /// The control connection of this number is gone.
+    LinkDown(u32, Reason),
+    /// The source is back; the connection's first message.
+    LinkUp(Arc<Control>, Envelope<ToDestination>, Sender<u32>),
+    Stream(StreamEvent),
+}
+
+/// One arriving move.
+pub(crate) struct Driver {
+    service: Arc<Service>,
+    attempt: AttemptId,
+    peer: PeerName,
+    control: Arc<Control>,
+    /// Counts control connections.
+    generation: u32,
+    guest: Option<Box<dyn sterna_vmm::Destination>>,
+    state: Option<DeviceState>,
+    /// The round that is arriving, and the streams that have delivered it.
+    round: u32,
+    marks: HashSet<u16>,
+    streams: u16,
+    inputs: (Sender<Input>, Receiver<Input>),
+    began: Instant,
+    times: ActivationTimes,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        service: Arc<Service>,
+        attempt: AttemptId,
+        peer: PeerName,
+        control: Arc<Control>,
+    ) -> Self {
+        Self {
+            service,
+            attempt,
+            peer,
+            control,
+            generation: 0,
+            guest: None,
+            state: None,
+            round: 0,
+            marks: HashSet::new(),
+            streams: 0,
+            inputs: channel(),
+            began: Instant::now(),
+            times: ActivationTimes::default(),
+        }
+    }
+
+    pub(crate) fn inputs(&self) -> Sender<Input> {
+        self.inputs.0.clone()
+    }
+
+    fn now(&self) -> Time {
+        Time(self.began.elapsed())
+    }
+
+    /// Runs the move that `first` begins or asks about, to its end.
+    pub(crate) fn run(
+        mut self,
+        first: Envelope<ToDestination>,
+        incoming: Incoming<Envelope<ToDestination>>,
+    ) {
+        let inputs = self.inputs();
+        let attempt = self.attempt;
+        let reader = thread::Builder::new()
+            .name("control-in".into())
+            .spawn(move || read_control(incoming, attempt, &inputs, None));
+        let alive = reader.and_then(|_| self.keep_alive());
+        if let Err(error) = alive {
+            tracing::error!(%error, %attempt, "no thread for a control connection");
+            return;
+        }
+        let mut effects = Vec::new();
+        let stages = self.service.stages;
+        let machine = match first.body {
+            ToDestination::Offer(offer) => {
+                Destination::start(*offer, stages, self.now(), &mut effects)
+            }
+            _ if self.is_other_journal(&first) => {
+                self.send(ToSource::Lost { reason: journal_lost() });
+                return;
+            }
+            message => {
+                let found = self.service.host.find(attempt);
+                self.guest = found.guest;
+                let mut machine = Destination::recover(
+                    found.record,
+                    found.found,
+                    stages,
+                    self.now(),
+                    &mut effects,
+                );
+                machine.step(Event::Message(message), self.now(), &mut effects);
+                machine
+            }
+        };
+        self.drive(machine, effects);
+    }
+
+    fn keep_alive(&self) -> io::Result<()> {
+        let body = ToSource::KeepAlive;
+        let message = Envelope { attempt: self.attempt, asked_of: None, body };
+        Control::keep_alive(&self.control, message)
+    }
+
+    fn is_other_journal(&self, envelope: &Envelope<ToDestination>) -> bool {
+        envelope.asked_of.is_some_and(|journal| journal != self.service.host.journal())
+    }
+
+    fn drive(&mut self, mut machine: Destination, effects: Vec<Effect>) {
+        let mut effects = VecDeque::from(effects);
+        loop {
+            while let Some(effect) = effects.pop_front() {
+                if let Effect::End(ending) = effect {
+                    self.end(&ending);
+                    return;
+                }
+                if let Some(event) = self.perform(effect) {
+                    let mut new = Vec::new();
+                    machine.step(event, self.now(), &mut new);
+                    effects.extend(new);
+                }
+            }
+            if let Some(event) = self.next_event(&machine) {
+                let mut new = Vec::new();
+                machine.step(event, self.now(), &mut new);
+                effects.extend(new);
+            }
+        }
+    }
+
+    fn end(&mut self, ending: &Ending) {
+        tracing::info!(attempt = %self.attempt, ?ending, role = "destination", "move ended");
+        self.service.host.ended(self.attempt, ending);
+        self.control.shut_down();
+    }
+
+    fn next_event(&mut self, machine: &Destination) -> Option<Event> {
+        let due = machine.deadline().map(|deadline| deadline.since(self.now()));
+        match self.inputs.1.recv_timeout(due.map_or(BEAT, |due| due.min(BEAT))) {
+            Ok(input) => self.translate(input),
+            Err(RecvTimeoutError::Timeout) => {
+                machine.deadline().is_some_and(|at| at <= self.now()).then_some(Event::Deadline)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn translate(&mut self, input: Input) -> Option<Event> {
+        match input {
+            Input::Message(message) => Some(Event::Message(message)),
+            Input::State(state) => {
+                self.state = Some(state);
+                Some(Event::StateReceived)
+            }
+            Input::LinkDown(generation, reason) => {
+                (generation == self.generation).then_some(Event::LinkDown(reason))
+            }
+            Input::LinkUp(control, first, generation_to) => {
+                self.generation += 1;
+                // The reader has asked and waits.
+                let _ = generation_to.send(self.generation);
+                self.control.shut_down();
+                self.control = control;
+                if let Err(error) = self.keep_alive() {
+                    tracing::error!(%error, attempt = %self.attempt, "no thread for a connection");
+                }
+                let _ = self.inputs.0.send(Input::Message(first.body));
+                Some(Event::LinkUp)
+            }
+            Input::Stream(StreamEvent::Progress) => Some(Event::Progress),
+            Input::Stream(StreamEvent::Mark { stream, round }) => self.mark(stream, round),
+            Input::Stream(StreamEvent::Ended { stream, error }) => {
+                self.stream_ended(stream, &error)
+            }
+        }
+    }
+
+    /// A round is here once every stream has delivered its mark. Rounds follow one another, and a
+    /// source begins one only when the last was received: any other mark is a broken peer's.
+    fn mark(&mut self, stream: u16, round: u32) -> Option<Event> {
+        if round != self.round || !self.marks.insert(stream) {
+            let detail = format!("stream {stream} marked round {round} in round {}", self.round);
+            return Some(Event::StreamDown(Reason::new(ReasonCode::Protocol, detail)));
+        }
+        if self.marks.len() < usize::from(self.streams) {
+            return Some(Event::Progress);
+        }
+        self.marks.clear();
+        self.round = self.round.saturating_add(1);
+        Some(Event::RoundReceived(round))
+    }
+
+    fn stream_ended(&self, stream: u16, error: &crate::pages::ReceiveError) -> Option<Event> {
+        let text = words::chain(error);
+        tracing::debug!(attempt = %self.attempt, stream, error = text, "page stream ended");
+        Some(Event::StreamDown(Reason::new(error.code(), text)))
+    }
+
+    fn perform(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Send(message) => {
+                self.send(message);
+                None
+            }
+            Effect::Reserve(offer) => Some(self.reserve(&offer)),
+            Effect::Record(record) => Some(self.record(record)),
+            Effect::Load => Some(self.load()),
+            Effect::Digest => Some(self.digest()),
+            Effect::Activate => Some(self.activate()),
+            Effect::Settle => {
+                self.settle();
+                None
+            }
+            Effect::Discard => Some(self.discard()),
+            Effect::End(_) => None,
+        }
+    }
+
+    fn send(&self, body: ToSource) {
+        let envelope = Envelope { attempt: self.attempt, asked_of: None, body };
+        // A link that fails here is reported by the thread that reads it.
+        let _ = self.control.send(&envelope);
+    }
+
+    fn reserve(&mut self, offer: &Offer) -> Event {
+        let codings: Vec<Coding> =
+            offer.codings.iter().copied().filter(|c| *c != Coding::Unknown).collect();
+        let missing = [Coding::Absent, Coding::Zero, Coding::Raw]
+            .iter()
+            .any(|needed| !codings.contains(needed));
+        if missing {
+            let detail = "the source does not offer the codings absent, zero and raw";
+            return Event::NotReserved(vec![Reason::new(ReasonCode::Incompatible, detail)]);
+        }
+        match self.service.host.reserve(self.attempt, offer, &self.peer) {
+            Ok(guest) => {
+                let streams = offer.streams.clamp(1, STREAMS_MAX);
+                let token = MoveToken(rand::random());
+                let memory = guest.memory();
+                self.guest = Some(guest);
+                self.streams = streams;
+                let open = Streams { token, count: streams, memory };
+                self.service.registry.open_streams(self.attempt, open);
+                let journal = self.service.host.journal();
+                Event::Reserved(Accept { journal, token, streams, codings })
+            }
+            Err(reasons) => Event::NotReserved(reasons),
+        }
+    }
+
+    fn record(&mut self, record: DestinationRecord) -> Event {
+        let began = Instant::now();
+        match self.service.host.record(self.attempt, record) {
+            Ok(()) => {
+                if record == DestinationRecord::Owned {
+                    self.times.record_us = micros(began);
+                }
+                Event::Recorded
+            }
+            Err(error) => {
+                let detail = format!("the destination's journal cannot be written: {error}");
+                Event::RecordFailed(Reason::new(ReasonCode::Agent, detail))
+            }
+        }
+    }
+
+    fn load(&mut self) -> Event {
+        let began = Instant::now();
+        let (Some(guest), Some(state)) = (&mut self.guest, self.state.take()) else {
+            return Event::Failed(Reason::new(ReasonCode::Agent, "nothing to load"));
+        };
+        let loaded = guest.load_device_state(&state);
+        self.times.load_us = micros(began);
+        match loaded {
+            Ok(()) => Event::Loaded,
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn digest(&mut self) -> Event {
+        let began = Instant::now();
+        let Some(guest) = &self.guest else {
+            return Event::Failed(Reason::new(ReasonCode::Agent, "no guest to hash"));
+        };
+        let digest = digest::of(&guest.memory());
+        self.times.digest_us = micros(began);
+        match digest {
+            Ok(digest) => Event::Digest(digest),
+            Err(error) => Event::Failed(Reason::new(ReasonCode::Agent, error.to_string())),
+        }
+    }
+
+    fn activate(&mut self) -> Event {
+        let began = Instant::now();
+        let Some(guest) = &mut self.guest else {
+            let reason = Reason::new(ReasonCode::Hypervisor, "the guest's hypervisor is gone");
+            return Event::NotActivated { reason, run: MayHaveRun::Yes };
+        };
+        if !guest.is_alive() {
+            let detail = "the guest's hypervisor ended before it could run";
+            let reason = Reason::new(ReasonCode::Hypervisor, detail);
+            return Event::NotActivated { reason, run: MayHaveRun::No };
+        }
+        match guest.activate() {
+            Ok(()) => {
+                self.times.activate_us = micros(began);
+                Event::Activated(self.times)
+            }
+            Err(error) => {
+                // A hypervisor that answers has refused; one that does not may have obeyed.
+                let run = match error {
+                    VmmError::Refused { .. } => MayHaveRun::No,
+                    _ => MayHaveRun::Yes,
+                };
+                Event::NotActivated { reason: words::hypervisor(&error), run }
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if let Some(guest) = &mut self.guest
+            && let Err(error) = guest.settle()
+        {
+            tracing::warn!(attempt = %self.attempt, %error, "the guest runs, but was left unsettled");
+        }
+    }
+
+    fn discard(&mut self) -> Event {
+        let Some(guest) = &mut self.guest else { return Event::Discarded };
+        match guest.discard() {
+            Ok(()) => {
+                self.guest = None;
+                Event::Discarded
+            }
+            Err(error) => {
+                tracing::error!(attempt = %self.attempt, %error, "an arriving guest stays behind");
+                Event::NotDiscarded(words::hypervisor(&error))
+            }
+        }
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn failed(error: &VmmError) -> Event {
+    let reason = words::hypervisor(error);
+    match error {
+        VmmError::Gone { .. } => Event::GuestGone(reason),
+        _ => Event::Failed(reason),
+    }
+}
+
+fn journal_lost() -> Reason {
+    let detail = "the destination's journal is not the one that accepted the move, so nobody knows \
+                  whether the guest ran there";
+    Reason::new(ReasonCode::Agent, detail)
+}
+
+/// Reads a control connection and feeds the move it belongs to, until either ends.
+pub(crate) fn read_control(
+    mut incoming: Incoming<Envelope<ToDestination>>,
+    attempt: AttemptId,
+    inputs: &Sender<Input>,
+    returned: Option<(Arc<Control>, Envelope<ToDestination>)>,
+) {
+    let mut generation = 0;
+    if let Some((control, first)) = returned {
+        let (number_to, number) = channel();
+        if inputs.send(Input::LinkUp(control, first, number_to)).is_err() {
+            return;
+        }
+        let Ok(number) = number.recv() else { return };
+        generation = number;
+    }
+    loop {
+        let input = match incoming.receive() {
+            Ok(Received::Message(envelope)) if envelope.attempt == attempt => {
+                Input::Message(envelope.body)
+            }
+            // Of another attempt: not for this machine.
+            Ok(Received::Message(_)) => continue,
+            Ok(Received::State(state)) => Input::State(state),
+            Err(error) => {
+                let reason = Reason::new(ReasonCode::LinkLost, error.in_words());
+                Input::LinkDown(generation, reason)
+            }
+        };
+        let last = matches!(input, Input::LinkDown(..));
+        if inputs.send(input).is_err() || last {
+            return;
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Which move a new connection belongs to.
+
+use super::driver::{self, Driver, Input};
+use super::{Service, is_control, version_answer};
+use crate::identity::PeerName;
+use crate::link::{Control, Incoming, Link, LinkError, Received};
+use crate::pages::{Heard, PageReceiver};
+use std::collections::HashMap;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use sterna_proto::message::{AttemptId, Envelope, ToDestination};
+use sterna_proto::preamble::{MoveToken, Preamble, PreambleAnswer, PreambleError, Role};
+use sterna_sys::memory::GuestMemory;
+
+/// Moves at once at most; a host that receives more than this helps nobody.
+const MOVES_MAX: usize = 64;
+
+/// The moves of this host that have a thread.
+#[derive(Default)]
+pub(crate) struct Registry {
+    moves: Mutex<HashMap<AttemptId, Entry>>,
+}
+
+struct Entry {
+    peer: PeerName,
+    inputs: Sender<Input>,
+    streams: Option<Streams>,
+}
+
+/// What a page connection needs to join a move.
+#[derive(Clone)]
+pub(crate) struct Streams {
+    pub(crate) token: MoveToken,
+    pub(crate) count: u16,
+    pub(crate) memory: Arc<GuestMemory>,
+}
+
+impl Registry {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AttemptId, Entry>> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a new move; `false` if the attempt has a thread already or there are too many.
+    pub(crate) fn enter(&self, attempt: AttemptId, peer: PeerName, inputs: Sender<Input>) -> bool {
+        let mut moves = self.lock();
+        if moves.contains_key(&attempt) || moves.len() >= MOVES_MAX {
+            return false;
+        }
+        moves.insert(attempt, Entry { peer, inputs, streams: None });
+        true
+    }
+
+    pub(crate) fn open_streams(&self, attempt: AttemptId, streams: Streams) {
+        if let Some(entry) = self.lock().get_mut(&attempt) {
+            entry.streams = Some(streams);
+        }
+    }
+
+    pub(crate) fn leave(&self, attempt: AttemptId) {
+        self.lock().remove(&attempt);
+    }
+
+    /// The running move of this attempt, if `peer` may speak for it.
+    pub(crate) fn inputs(&self, attempt: AttemptId, peer: &PeerName) -> Option<Sender<Input>> {
+        let moves = self.lock();
+        moves.get(&attempt).filter(|entry| entry.peer == *peer).map(|entry| entry.inputs.clone())
+    }
+
+    /// The move whose pages this connection brings: only the move's own peer knows the token.
+    fn join(
+        &self,
+        stream: u16,
+        token: MoveToken,
+        peer: &PeerName,
+    ) -> Option<(Streams, Sender<Input>)> {
+        let moves = self.lock();
+        moves.values().find_map(|entry| {
+            let streams = entry.streams.as_ref()?;
+            let fits = streams.token == token && entry.peer == *peer && stream < streams.count;
+            fits.then(|| (streams.clone(), entry.inputs.clone()))
+        })
+    }
+}
+
+/// A connection whose preamble was answered.
+pub(crate) enum Admitted {
+    Control { control: Arc<Control>, incoming: Incoming<Envelope<ToDestination>>, peer: PeerName },
+    Pages { receiver: Box<PageReceiver>, inputs: Sender<Input> },
+}
+
+/// Answers a preamble.
+pub(crate) fn admit(
+    service: &Service,
+    mut link: Link,
+    preamble: &Preamble,
+    peer: PeerName,
+) -> Result<Admitted, LinkError> {
+    let welcome = version_answer(preamble);
+    if welcome == PreambleAnswer::NoCommonVersion {
+        link.welcome(welcome)?;
+        return Err(PreambleError::NoCommonVersion.into());
+    }
+    if is_control(preamble.role) {
+        link.welcome(welcome)?;
+        let (control, incoming) = Control::split(link)?;
+        return Ok(Admitted::Control { control: Arc::new(control), incoming, peer });
+    }
+    let Role::Pages { stream, token } = preamble.role else {
+        return Err(PreambleError::UnknownMove.into());
+    };
+    match service.registry.join(stream, token, &peer) {
+        Some((streams, inputs)) => {
+            link.welcome(welcome)?;
+            let receiver = PageReceiver::new(link, streams.memory, stream, streams.count);
+            Ok(Admitted::Pages { receiver: Box::new(receiver), inputs })
+        }
+        None => {
+            link.welcome(PreambleAnswer::UnknownMove)?;
+            Err(PreambleError::UnknownMove.into())
+        }
+    }
+}
+
+impl Admitted {
+    /// Serves the connection until it ends.
+    pub(crate) fn run(self, service: &Arc<Service>) {
+        match self {
+            Self::Pages { receiver, inputs } => receiver.run(|event| {
+                if inputs.send(Input::Stream(event)).is_ok() { Heard::Yes } else { Heard::NoLonger }
+            }),
+            Self::Control { control, mut incoming, peer } => match incoming.receive() {
+                Ok(Received::Message(first)) => route(service, control, incoming, peer, first),
+                Ok(Received::State(_)) => {
+                    tracing::warn!(%peer, "a control connection began with a device state");
+                }
+                Err(error) => {
+                    tracing::warn!(%peer, error = error.in_words(), "control connection failed");
+                }
+            },
+        }
+    }
+}
+
+/// Gives a control connection to the move it speaks of; makes that move if there is none.
+fn route(
+    service: &Arc<Service>,
+    control: Arc<Control>,
+    incoming: Incoming<Envelope<ToDestination>>,
+    peer: PeerName,
+    first: Envelope<ToDestination>,
+) {
+    let attempt = first.attempt;
+    if let Some(inputs) = service.registry.inputs(attempt, &peer) {
+        driver::read_control(incoming, attempt, &inputs, Some((control, first)));
+        return;
+    }
+    let driver = Driver::new(Arc::clone(service), attempt, peer.clone(), Arc::clone(&control));
+    if !service.registry.enter(attempt, peer.clone(), driver.inputs()) {
+        tracing::warn!(%peer, %attempt, "a move was turned away: under way already, or too many");
+        return;
+    }
+    driver.run(first, incoming);
+    service.registry.leave(attempt);
+}

@@ -1,0 +1,59 @@
+//! What the engine needs of the agent: a journal, and a host that takes guests in.
+
+use crate::identity::PeerName;
+use std::io;
+use sterna_core::destination::Ending;
+use sterna_core::journal::{DestinationRecord, SourceRecord};
+use sterna_core::source::Found;
+use sterna_proto::message::{AttemptId, JournalId, Offer, Reason};
+use sterna_vmm::Destination;
+
+/// The journal of a host whose guest leaves.
+pub trait SourceJournal: Send + Sync {
+    /// Makes a record durable before it returns.
+    ///
+    /// # Errors
+    /// When it may not be durable.
+    fn record(&self, attempt: AttemptId, record: &SourceRecord) -> io::Result<()>;
+}
+
+/// A move that the journal knows, and what is left of its guest.
+pub struct FoundMove {
+    /// The journal's record of it, if there is one.
+    pub record: Option<DestinationRecord>,
+    /// How its guest was found.
+    pub found: Found,
+    /// The guest, if its hypervisor lives.
+    pub guest: Option<Box<dyn Destination>>,
+}
+
+/// A host that takes guests in.
+pub trait Host: Send + Sync {
+    /// Identity of the journal in which moves are recorded.
+    fn journal(&self) -> JournalId;
+
+    /// Prepares an empty guest for an offer: its hypervisor waits for device state, its RAM does
+    /// not exist yet.
+    ///
+    /// # Errors
+    /// With every reason why the guest cannot come; nothing is left behind.
+    fn reserve(
+        &self,
+        attempt: AttemptId,
+        offer: &Offer,
+        peer: &PeerName,
+    ) -> Result<Box<dyn Destination>, Vec<Reason>>;
+
+    /// Makes a record durable before it returns. Called from the thread of the move; the time of
+    /// `Owned` is part of the downtime.
+    ///
+    /// # Errors
+    /// When it may not be durable.
+    fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()>;
+
+    /// Looks up a move about which a source asks, and which no thread of this agent runs.
+    fn find(&self, attempt: AttemptId) -> FoundMove;
+
+    /// Takes note that a move has ended: the guest is this host's to run, or was discarded.
+    fn ended(&self, attempt: AttemptId, ending: &Ending);
+}

@@ -1,0 +1,31 @@
+//! Runs migrations: the machines of `sterna-core` over real connections, guests and journals.
+//!
+//! ```text
+//!   source                                                  destination
+//!   ┌──────────────┐   control connection (TLS 1.3)    ┌──────────────┐
+//!   │ source::move │◀─────────────────────────────────▶│ destination  │  one thread each runs the
+//!   └──────┬───────┘                                   └──────┬───────┘  machine and its effects
+//!   ┌──────┴───────┐   page connections (TLS 1.3)      ┌──────┴───────┐
+//!   │ page senders │──────────────────────────────────▶│ page readers │  one thread a stream
+//!   └──────────────┘                                   └──────────────┘
+//! ```
+//!
+//! The engine decides nothing: what to do next is the machines' answer, what a host allows is the
+//! [`Host`]'s. It never hands a guest over without the machines' word, and whatever fails here is
+//! fed to them as an event.
+
+#![forbid(unsafe_code)]
+
+pub mod destination;
+mod digest;
+mod host;
+pub mod identity;
+mod interface;
+mod link;
+mod pages;
+pub mod source;
+mod watch;
+mod words;
+
+pub use host::{FoundMove, Host, SourceJournal};
+pub use watch::Watch;

@@ -1,0 +1,66 @@
+//! Page streams: which stream a page travels on, and the threads at both ends.
+
+mod pacing;
+mod receiver;
+mod sender;
+
+pub(crate) use pacing::{GivingUp, Pacer};
+pub(crate) use receiver::{Heard, PageReceiver, ReceiveError, StreamEvent};
+pub(crate) use sender::{KeepHashes, SenderPool, Sends};
+
+use sterna_page::{PageNumber, PageRun};
+use sterna_proto::limits::RUN_PAGES_MAX;
+
+/// Pages that stay together on one stream: the longest run of a frame.
+pub(crate) const CHUNK_PAGES: u64 = RUN_PAGES_MAX as u64;
+
+/// The stream a page travels on, always the same, so that its newest version is the last to arrive.
+pub(crate) fn stream_of(page: PageNumber, streams: u16) -> u16 {
+    let stream = (page.0 / CHUNK_PAGES) % u64::from(streams.max(1));
+    u16::try_from(stream).expect("a remainder by a u16 is a u16")
+}
+
+/// The parts of `run` that lie in one chunk each and travel on `stream`.
+pub(crate) fn parts_on(run: PageRun, stream: u16, streams: u16) -> impl Iterator<Item = PageRun> {
+    let end = run.first.0 + run.count.0;
+    let mut next = run.first.0;
+    std::iter::from_fn(move || {
+        while next < end {
+            let first = next;
+            next = ((first / CHUNK_PAGES + 1) * CHUNK_PAGES).min(end);
+            if stream_of(PageNumber(first), streams) == stream {
+                return Some(PageRun::new(first, next - first));
+            }
+        }
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_page_is_on_one_stream_and_in_one_part(
+            first in 0u64..2000,
+            count in 1u64..2000,
+            streams in 1u16..9,
+        ) {
+            let mut seen = vec![0; usize::try_from(first + count).unwrap()];
+            for stream in 0..streams {
+                for part in parts_on(PageRun::new(first, count), stream, streams) {
+                    prop_assert!(part.count.0 <= CHUNK_PAGES && part.count.0 > 0);
+                    for page in part.first.0..part.first.0 + part.count.0 {
+                        prop_assert_eq!(stream_of(PageNumber(page), streams), stream);
+                        seen[usize::try_from(page).unwrap()] += 1;
+                    }
+                }
+            }
+            for (page, count) in (0u64..).zip(&seen) {
+                prop_assert_eq!(*count, i32::from(page >= first));
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The receiving end: one thread a stream, writing straight into the guest's empty RAM.
+
+use super::{CHUNK_PAGES, stream_of};
+use crate::link::Link;
+use std::io::{self, Read};
+use std::sync::Arc;
+use sterna_page::{PAGE_SIZE, PageNumber, PageRun, PageSet};
+use sterna_proto::message::ReasonCode;
+use sterna_proto::pages::{HEADER_BYTES, PageFrame};
+use sterna_sys::memory::GuestMemory;
+use thiserror::Error;
+
+/// What a page stream says to the move it belongs to.
+#[derive(Debug)]
+pub(crate) enum StreamEvent {
+    /// All pages of this round have arrived on the stream.
+    Mark { stream: u16, round: u32 },
+    /// Pages arrive.
+    Progress,
+    /// The stream has ended, in order or not.
+    Ended { stream: u16, error: ReceiveError },
+}
+
+/// Why a page stream ended.
+#[derive(Debug, Error)]
+pub(crate) enum ReceiveError {
+    /// The connection.
+    #[error("page connection lost")]
+    Io(#[from] io::Error),
+    /// A frame that is none.
+    #[error("bad page frame")]
+    Frame(#[from] sterna_proto::pages::FrameError),
+    /// Pages outside the guest's RAM, or on a stream that is not theirs.
+    #[error("pages {first:#x} to {last:#x} do not belong on stream {stream}", first = .run.first.0, last = .run.first.0 + .run.count.0 - 1)]
+    Misplaced { run: PageRun, stream: u16 },
+    /// Guest RAM could not be written.
+    #[error("cannot write guest RAM")]
+    Memory(#[source] io::Error),
+}
+
+impl ReceiveError {
+    /// Its stable code.
+    pub(crate) fn code(&self) -> ReasonCode {
+        match self {
+            Self::Io(_) => ReasonCode::LinkLost,
+            Self::Frame(_) | Self::Misplaced { .. } => ReasonCode::Protocol,
+            Self::Memory(_) => ReasonCode::Hypervisor,
+        }
+    }
+}
+
+/// Reads one page stream.
+#[derive(Debug)]
+pub(crate) struct PageReceiver {
+    link: Link,
+    memory: Arc<GuestMemory>,
+    stream: u16,
+    streams: u16,
+    buffer: Vec<u8>,
+    /// Pages that hold content; all others do not exist yet and read as zeroes.
+    filled: PageSet,
+}
+
+/// Progress is told once for this many frames.
+const FRAMES_PER_PROGRESS: u32 = 64;
+
+impl PageReceiver {
+    pub(crate) fn new(link: Link, memory: Arc<GuestMemory>, stream: u16, streams: u16) -> Self {
+        let pages = memory.pages();
+        let bytes = usize::try_from(CHUNK_PAGES).expect("a chunk is small") * PAGE_SIZE;
+        let filled = PageSet::empty(pages);
+        Self { link, memory, stream, streams, buffer: vec![0; bytes], filled }
+    }
+
+    /// Reads until the stream ends, telling `tell` about it; ends early when `tell` says so.
+    pub(crate) fn run(mut self, mut tell: impl FnMut(StreamEvent) -> Heard) {
+        let stream = self.stream;
+        if let Err(error) = self.read_frames(&mut tell) {
+            let _ = tell(StreamEvent::Ended { stream, error });
+        }
+    }
+
+    fn read_frames(
+        &mut self,
+        tell: &mut impl FnMut(StreamEvent) -> Heard,
+    ) -> Result<(), ReceiveError> {
+        let mut frames = 0u32;
+        loop {
+            let mut header = [0; HEADER_BYTES];
+            self.link.read_exact(&mut header)?;
+            let event = match PageFrame::decode(&header)? {
+                PageFrame::Raw(run) => self.raw(run).map(|()| None)?,
+                PageFrame::Zero(run) | PageFrame::Absent(run) => self.clear(run).map(|()| None)?,
+                PageFrame::Mark { round } => Some(StreamEvent::Mark { stream: self.stream, round }),
+            };
+            frames = frames.wrapping_add(1);
+            let due = frames.is_multiple_of(FRAMES_PER_PROGRESS).then_some(StreamEvent::Progress);
+            if let Some(event) = event.or(due)
+                && tell(event) == Heard::NoLonger
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    fn check(&self, run: PageRun) -> Result<(), ReceiveError> {
+        let last = PageNumber(run.first.0 + (run.count.0 - 1));
+        let one_chunk = run.first.0 / CHUNK_PAGES == last.0 / CHUNK_PAGES;
+        let ours = stream_of(run.first, self.streams) == self.stream;
+        if one_chunk && ours && self.memory.layout().holds(run) {
+            Ok(())
+        } else {
+            Err(ReceiveError::Misplaced { run, stream: self.stream })
+        }
+    }
+
+    fn raw(&mut self, run: PageRun) -> Result<(), ReceiveError> {
+        self.check(run)?;
+        let length = PageFrame::Raw(run).payload_bytes();
+        let bytes = &mut self.buffer[..length];
+        self.link.read_exact(bytes)?;
+        let write = self.memory.write(run.first, bytes);
+        write.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
+        self.filled.insert_run(run);
+        Ok(())
+    }
+
+    /// Makes pages zero again, those of them that are not.
+    fn clear(&mut self, run: PageRun) -> Result<(), ReceiveError> {
+        self.check(run)?;
+        for page in run.first.0..run.first.0 + run.count.0 {
+            if self.filled.contains(PageNumber(page)) {
+                let one = PageRun::new(page, 1);
+                let clear = self.memory.punch(one);
+                clear.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
+                self.filled.remove(PageNumber(page));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether someone still listens to a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Yes,
+    NoLonger,
+}

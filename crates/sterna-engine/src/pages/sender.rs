@@ -1,0 +1,359 @@
+//! The sending end: one thread a stream, each with its share of the guest's pages.
+
+use super::{CHUNK_PAGES, Pacer, parts_on};
+use crate::link::{Link, SocketControl};
+use std::io::{self, IoSlice, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use sterna_core::source::RoundSent;
+use sterna_page::{
+    PAGE_SIZE, PageClass, PageCount, PageHash, PageHasher, PageNumber, PageRun, PageSet, classify,
+};
+use sterna_proto::pages::{HEADER_BYTES, PageFrame};
+use sterna_sys::memory::GuestMemory;
+
+/// What all streams together shall send.
+#[derive(Clone, Debug)]
+pub(crate) struct Sends {
+    /// Number of the round, for the marks.
+    pub(crate) round: u32,
+    /// Pages to send.
+    pub(crate) pages: Arc<PageSet>,
+    /// Pages to compare with what was sent last, and to send if they differ.
+    pub(crate) suspects: Option<Arc<PageSet>>,
+    /// Pages that no longer exist.
+    pub(crate) absent: Option<Arc<PageSet>>,
+}
+
+/// The threads of a move's page streams.
+#[derive(Debug)]
+pub(crate) struct SenderPool {
+    threads: Vec<SenderThread>,
+    done: Receiver<io::Result<RoundSent>>,
+    progress: Arc<AtomicU64>,
+    rewritten: Arc<Rewritten>,
+}
+
+/// Pages that the guest has written again since the round began; see [`SenderPool::postpone`].
+type Rewritten = RwLock<Option<PageSet>>;
+
+#[derive(Debug)]
+struct SenderThread {
+    orders: Sender<Sends>,
+    socket: SocketControl,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Whether hashes of sent pages are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeepHashes {
+    No,
+    Yes { key: u64 },
+}
+
+impl SenderPool {
+    /// Starts one thread for each link.
+    pub(crate) fn start(
+        links: Vec<Link>,
+        memory: &Arc<GuestMemory>,
+        pacer: &Arc<Pacer>,
+        hashes: KeepHashes,
+    ) -> io::Result<Self> {
+        let (done_to, done) = channel();
+        let progress = Arc::new(AtomicU64::new(0));
+        let rewritten = Arc::new(Rewritten::default());
+        let streams = u16::try_from(links.len()).map_err(io::Error::other)?;
+        let mut threads = Vec::new();
+        for (stream, link) in (0..streams).zip(links) {
+            let socket = link.socket.control()?;
+            let (orders, orders_from) = channel();
+            let sender = PageSender {
+                link,
+                memory: Arc::clone(memory),
+                pacer: Arc::clone(pacer),
+                stream,
+                streams,
+                buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
+                hashes: Hashes::new(hashes, memory.pages(), streams),
+                progress: Arc::clone(&progress),
+                rewritten: Arc::clone(&rewritten),
+                sent: RoundSent::default(),
+            };
+            let done = done_to.clone();
+            let thread = thread::Builder::new()
+                .name(format!("pages-out-{stream}"))
+                .spawn(move || sender.run(&orders_from, &done))?;
+            threads.push(SenderThread { orders, socket, thread: Some(thread) });
+        }
+        Ok(Self { threads, done, progress, rewritten })
+    }
+
+    /// Hands an order to all streams; [`SenderPool::wait`] tells when it is done.
+    pub(crate) fn send(&self, sends: &Sends) {
+        for thread in &self.threads {
+            // A thread that has ended has said why; `wait` will find it.
+            let _ = thread.orders.send(sends.clone());
+        }
+    }
+
+    /// Waits until every stream has done one order.
+    pub(crate) fn wait(&self) -> io::Result<RoundSent> {
+        self.wait_and(Duration::MAX, || {})
+    }
+
+    /// As [`SenderPool::wait`]; calls `meanwhile` whenever `interval` has passed.
+    pub(crate) fn wait_and(
+        &self,
+        interval: Duration,
+        mut meanwhile: impl FnMut(),
+    ) -> io::Result<RoundSent> {
+        let mut total = RoundSent::default();
+        let mut waiting = self.threads.len();
+        while waiting > 0 {
+            match self.done.recv_timeout(interval) {
+                Ok(sent) => {
+                    let sent = sent?;
+                    total.pages += sent.pages;
+                    total.bytes += sent.bytes;
+                    waiting -= 1;
+                }
+                Err(RecvTimeoutError::Timeout) => meanwhile(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(io::Error::other("a page stream has ended"));
+                }
+            }
+        }
+        self.postpone(None);
+        Ok(total)
+    }
+
+    /// Tells the streams which pages of the round need not be sent in it, because the next scan
+    /// will report them in any case (Clark et al., NSDI 2005, section 4.2: `to_skip`).
+    pub(crate) fn postpone(&self, pages: Option<PageSet>) {
+        *self.rewritten.write().unwrap_or_else(PoisonError::into_inner) = pages;
+    }
+
+    /// Pages dealt with so far, by all streams.
+    pub(crate) fn progress(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.progress)
+    }
+
+    /// What ends the streams from another thread.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<SocketControl>> {
+        self.threads.iter().map(|thread| thread.socket.try_clone()).collect()
+    }
+}
+
+impl Drop for SenderPool {
+    fn drop(&mut self) {
+        for thread in &self.threads {
+            thread.socket.shut_down();
+        }
+        for SenderThread { orders, thread, .. } in self.threads.drain(..) {
+            drop(orders);
+            if let Some(thread) = thread {
+                // A sender that panicked has already failed the move through its channel.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+struct PageSender {
+    link: Link,
+    memory: Arc<GuestMemory>,
+    pacer: Arc<Pacer>,
+    stream: u16,
+    streams: u16,
+    buffer: Vec<u8>,
+    hashes: Option<Hashes>,
+    progress: Arc<AtomicU64>,
+    rewritten: Arc<Rewritten>,
+    sent: RoundSent,
+}
+
+impl PageSender {
+    fn run(mut self, orders: &Receiver<Sends>, done: &Sender<io::Result<RoundSent>>) {
+        for order in orders {
+            self.sent = RoundSent::default();
+            let result = self.obey(&order).map(|()| self.sent);
+            let failed = result.is_err();
+            if done.send(result).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, order: &Sends) -> io::Result<()> {
+        let (stream, streams) = (self.stream, self.streams);
+        for run in order.pages.runs() {
+            for part in parts_on(run, stream, streams) {
+                for part in self.due(part) {
+                    self.send_part(part)?;
+                }
+            }
+        }
+        for run in order.suspects.iter().flat_map(|set| set.runs()) {
+            for part in parts_on(run, stream, streams) {
+                self.recheck_part(part)?;
+            }
+        }
+        for run in order.absent.iter().flat_map(|set| set.runs()) {
+            for part in parts_on(run, stream, streams) {
+                self.sent.pages.absent += part.count;
+                self.frame(PageFrame::Absent(part), 0..0)?;
+            }
+        }
+        self.frame(PageFrame::Mark { round: order.round }, 0..0)?;
+        self.link.flush()
+    }
+
+    /// The pages of a part whose turn it is: not those that were written again.
+    fn due(&mut self, part: PageRun) -> Vec<PageRun> {
+        let rewritten = self.rewritten.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(rewritten) = rewritten.as_ref() else { return vec![part] };
+        let mut due: Vec<PageRun> = Vec::new();
+        for page in part.first.0..part.first.0 + part.count.0 {
+            if rewritten.contains(PageNumber(page)) {
+                continue;
+            }
+            match due.last_mut() {
+                Some(run) if run.end() == Some(PageNumber(page)) => run.count += PageCount(1),
+                _ => due.push(PageRun::new(page, 1)),
+            }
+        }
+        let sent: u64 = due.iter().map(|run| run.count.0).sum();
+        self.sent.pages.postponed += PageCount(part.count.0 - sent);
+        self.progress.fetch_add(part.count.0 - sent, Ordering::Relaxed);
+        due
+    }
+
+    /// Sends one part of a chunk: reads it once, then sends what was read.
+    fn send_part(&mut self, part: PageRun) -> io::Result<()> {
+        let bytes = usize_of(part.count.0) * PAGE_SIZE;
+        self.memory.read(part.first, &mut self.buffer[..bytes]).map_err(io::Error::other)?;
+        self.remember(part);
+        self.send_buffer(part)?;
+        self.progress.fetch_add(part.count.0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sends the pages of a part that are not as they were when last sent.
+    fn recheck_part(&mut self, part: PageRun) -> io::Result<()> {
+        let bytes = usize_of(part.count.0) * PAGE_SIZE;
+        self.memory.read(part.first, &mut self.buffer[..bytes]).map_err(io::Error::other)?;
+        let changed = self.changed(part);
+        self.progress.fetch_add(part.count.0 - changed.len() as u64, Ordering::Relaxed);
+        self.sent.pages.unchanged += PageCount(part.count.0 - changed.len() as u64);
+        for page in changed {
+            self.send_part(PageRun::new(page.0, 1))?;
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, part: PageRun) {
+        let Some(hashes) = &mut self.hashes else { return };
+        for (page, bytes) in (part.first.0..).zip(self.buffer.as_chunks::<PAGE_SIZE>().0) {
+            if page == part.first.0 + part.count.0 {
+                break;
+            }
+            hashes.set(PageNumber(page), bytes);
+        }
+    }
+
+    fn changed(&self, part: PageRun) -> Vec<PageNumber> {
+        let pages = (part.first.0..part.first.0 + part.count.0).map(PageNumber);
+        let contents = self.buffer.as_chunks::<PAGE_SIZE>().0;
+        let differs = |hashes: &Hashes, page, bytes| !hashes.matches(page, bytes);
+        pages
+            .zip(contents)
+            .filter(|(page, bytes)| {
+                self.hashes.as_ref().is_none_or(|hashes| differs(hashes, *page, bytes))
+            })
+            .map(|(page, _)| page)
+            .collect()
+    }
+
+    /// Sends what the buffer holds of `part` as runs of pages of one class.
+    fn send_buffer(&mut self, part: PageRun) -> io::Result<()> {
+        let count = usize_of(part.count.0);
+        let mut start = 0;
+        while start < count {
+            let class = self.class(start);
+            let mut end = start + 1;
+            while end < count && self.class(end) == class {
+                end += 1;
+            }
+            let run = PageRun::new(part.first.0 + start as u64, (end - start) as u64);
+            match class {
+                PageClass::Zero => {
+                    self.sent.pages.zero += run.count;
+                    self.frame(PageFrame::Zero(run), 0..0)?;
+                }
+                PageClass::Raw => {
+                    self.sent.pages.raw += run.count;
+                    self.frame(PageFrame::Raw(run), start * PAGE_SIZE..end * PAGE_SIZE)?;
+                }
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    fn class(&self, index: usize) -> PageClass {
+        classify(&self.buffer.as_chunks::<PAGE_SIZE>().0[index])
+    }
+
+    fn frame(&mut self, frame: PageFrame, payload: std::ops::Range<usize>) -> io::Result<()> {
+        let header = frame.encode();
+        let length = (HEADER_BYTES + payload.len()) as u64;
+        self.pacer.pace(length);
+        self.sent.bytes += length;
+        let mut slices = [IoSlice::new(&header), IoSlice::new(&self.buffer[payload])];
+        let mut slices = &mut slices[..];
+        while !slices.is_empty() {
+            match self.link.write_vectored(slices)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => IoSlice::advance_slices(&mut slices, written),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hashes of the pages of one stream, as last sent: 17 bytes for each of its pages.
+struct Hashes {
+    hasher: PageHasher,
+    streams: u16,
+    sent: Vec<Option<PageHash>>,
+}
+
+impl Hashes {
+    fn new(keep: KeepHashes, pages: PageCount, streams: u16) -> Option<Self> {
+        let KeepHashes::Yes { key } = keep else { return None };
+        let chunks = pages.0.div_ceil(CHUNK_PAGES).div_ceil(streams.into());
+        let sent = vec![None; usize_of(chunks * CHUNK_PAGES)];
+        Some(Self { hasher: PageHasher::new(key), streams, sent })
+    }
+
+    fn index(&self, page: PageNumber) -> usize {
+        let chunk = page.0 / CHUNK_PAGES / u64::from(self.streams);
+        usize_of(chunk * CHUNK_PAGES + page.0 % CHUNK_PAGES)
+    }
+
+    fn set(&mut self, page: PageNumber, bytes: &[u8; PAGE_SIZE]) {
+        let index = self.index(page);
+        self.sent[index] = Some(self.hasher.hash(bytes));
+    }
+
+    fn matches(&self, page: PageNumber, bytes: &[u8; PAGE_SIZE]) -> bool {
+        self.sent[self.index(page)] == Some(self.hasher.hash(bytes))
+    }
+}
+
+fn usize_of(count: u64) -> usize {
+    usize::try_from(count).expect("pages in memory are counted by usize")
+}

@@ -1,0 +1,399 @@
+//! The thread that has the guest: it does what the machine wants done with guest and streams, one
+//! order after the other, and answers with events.
+
+use crate::digest;
+use crate::link::{Control, Link, LinkError, Meter, SocketControl};
+use crate::pages::{GivingUp, KeepHashes, Pacer, SenderPool, Sends};
+use crate::source::Move;
+use crate::source::driver::Input;
+use crate::source::suspects::Suspects;
+use crate::words;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use sterna_core::algorithm::Tracking;
+use sterna_core::source::{Event, Selection};
+use sterna_page::PageSet;
+use sterna_proto::message::{Accept, Reason, ReasonCode, Verify};
+use sterna_proto::preamble::Role;
+use sterna_vmm::{Discarding, InFlightIo, Source, VmmError};
+
+/// How often a round looks for pages that were written again before their turn. A look takes 0.5 to
+/// 13 ms a GiB of RAM, by how much of it is dirty; short rounds do without.
+const PEEK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// An order from the machine.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Prepare { accept: Accept, tracking: Tracking },
+    CopyRound { round: u32, selection: Selection },
+    Scan,
+    Pause,
+    Finish { round: u32, selection: Selection, verify: Verify },
+    Resume,
+    Release,
+}
+
+/// What the mover shares with the machine's thread.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Ends waits when all is to be taken back.
+    giving_up: Arc<GivingUp>,
+    /// What ends the streams then.
+    streams: Mutex<Vec<SocketControl>>,
+    /// Pages dealt with, for progress.
+    pages_done: Mutex<Arc<AtomicU64>>,
+    /// Times of the switchover.
+    times: Mutex<SwitchoverTimes>,
+}
+
+/// What the switchover took, on the source.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SwitchoverTimes {
+    /// When the vCPUs stood still.
+    pub(crate) stopped: Option<Instant>,
+    pub(crate) pause_lead: Duration,
+    pub(crate) pause: Duration,
+    pub(crate) copy: Duration,
+    pub(crate) save: Duration,
+    pub(crate) digest: Duration,
+    pub(crate) state_bytes: u64,
+    /// When all had been sent.
+    pub(crate) sent: Option<Instant>,
+}
+
+impl Shared {
+    /// Makes whatever the streams are doing fail.
+    pub(crate) fn cut_streams(&self) {
+        self.giving_up.set();
+        for socket in self.streams.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            socket.shut_down();
+        }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut SwitchoverTimes)) {
+        change(&mut self.times.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn times(&self) -> SwitchoverTimes {
+        *self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pages_done(&self) -> u64 {
+        let counter = self.pages_done.lock().unwrap_or_else(PoisonError::into_inner);
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+/// What ties a mover to the machine's thread and to the destination.
+pub(crate) struct Ties {
+    pub(crate) control: Option<Arc<Control>>,
+    pub(crate) meter: Meter,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) inputs: Sender<Input>,
+}
+
+/// The guest and all that belongs to copying it.
+pub(crate) struct Mover {
+    request: Move,
+    guest: Option<Box<dyn Source>>,
+    control: Option<Arc<Control>>,
+    meter: Meter,
+    shared: Arc<Shared>,
+    inputs: Sender<Input>,
+    copying: Option<Copying>,
+}
+
+struct Copying {
+    pool: SenderPool,
+    suspects: Suspects,
+    discarding: Discarding,
+    /// Reported by scans and not sent since.
+    dirty: PageSet,
+    /// Ever sent.
+    sent: PageSet,
+}
+
+type Outcome = Result<Vec<Event>, Event>;
+
+impl Mover {
+    pub(crate) fn new(request: Move, guest: Option<Box<dyn Source>>, ties: Ties) -> Self {
+        let Ties { control, meter, shared, inputs } = ties;
+        Self { request, guest, control, meter, shared, inputs, copying: None }
+    }
+
+    /// Obeys orders until there are no more; gives the guest back.
+    pub(crate) fn run(mut self, orders: &Receiver<Order>) {
+        for order in orders {
+            for answer in self.obey(order).unwrap_or_else(|failure| vec![failure]) {
+                self.tell(answer);
+            }
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // The machine's thread outlives its orders; without it there is nobody to tell.
+        let _ = self.inputs.send(Input::Event(event));
+    }
+
+    fn obey(&mut self, order: Order) -> Outcome {
+        match order {
+            Order::Prepare { accept, tracking } => self.prepare(&accept, tracking),
+            Order::CopyRound { round, selection } => self.copy_round(round, selection),
+            Order::Scan => self.scan(),
+            Order::Pause => self.pause(),
+            Order::Finish { round, selection, verify } => self.finish(round, selection, verify),
+            Order::Resume => self.resume(),
+            Order::Release => self.release(),
+        }
+    }
+
+    fn guest(&mut self) -> Result<&mut Box<dyn Source>, Event> {
+        let gone = || Event::GuestGone(Reason::new(ReasonCode::Hypervisor, "no hypervisor found"));
+        self.guest.as_mut().ok_or_else(gone)
+    }
+
+    /// The guest and its streams. After a failure both stay as they are until all is taken back:
+    /// streams that ended early would make the destination the first to tell why.
+    fn parts(&mut self) -> Result<(&mut Box<dyn Source>, &mut Copying), Event> {
+        let gone = || Event::GuestGone(Reason::new(ReasonCode::Hypervisor, "no hypervisor found"));
+        let guest = self.guest.as_mut().ok_or_else(gone)?;
+        Ok((guest, self.copying.as_mut().ok_or_else(not_prepared)?))
+    }
+
+    fn prepare(&mut self, accept: &Accept, tracking: Tracking) -> Outcome {
+        let bandwidth = self.request.bandwidth_bytes_per_second;
+        let shared = Arc::clone(&self.shared);
+        let guest = self.guest()?;
+        let memory = guest.memory();
+        let pages = memory.pages();
+        let in_flight = guest.in_flight_io();
+        let discarding = guest.discarding().map_err(failed)?;
+        if tracking.is_needed() {
+            guest.start_tracking().map_err(failed)?;
+            if let InFlightIo::Untracked(longest) = in_flight {
+                // What was submitted before tracking began must land before the first copy.
+                shared.giving_up.sleep_until(Instant::now() + longest);
+            }
+        }
+        // After what may fail here: streams that end early would make the destination tell why.
+        let links = self.connect_streams(accept).map_err(link_failed)?;
+        let hashes = match (in_flight, tracking) {
+            (InFlightIo::Untracked(_), Tracking::Needed) => KeepHashes::Yes { key: rand::random() },
+            _ => KeepHashes::No,
+        };
+        let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&shared.giving_up)));
+        let pool = SenderPool::start(links, &memory, &pacer, hashes).map_err(io_failed)?;
+        let sockets = pool.sockets().map_err(io_failed)?;
+        *self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+        *self.shared.pages_done.lock().unwrap_or_else(PoisonError::into_inner) = pool.progress();
+        self.copying = Some(Copying {
+            pool,
+            suspects: Suspects::new(in_flight),
+            discarding,
+            dirty: PageSet::empty(pages),
+            sent: PageSet::empty(pages),
+        });
+        Ok(vec![Event::Prepared])
+    }
+
+    fn connect_streams(&self, accept: &Accept) -> Result<Vec<Link>, LinkError> {
+        let Move { to, to_name, identity, .. } = &self.request;
+        let streams = accept.streams.clamp(1, self.request.offer.streams.max(1));
+        let connect = |stream| {
+            let role = Role::Pages { stream, token: accept.token };
+            Link::connect(*to, to_name, identity, role, &self.meter)
+        };
+        (0..streams).map(connect).collect()
+    }
+
+    fn copy_round(&mut self, round: u32, selection: Selection) -> Outcome {
+        let (guest, copying) = self.parts()?;
+        let populated = copying.populated(guest.as_ref(), selection)?;
+        let sends = copying.select(round, selection, populated, Recheck::Ripe);
+        copying.pool.send(&sends);
+        let mut rewritten = PageSet::empty(copying.dirty.capacity());
+        let pool = &copying.pool;
+        let sent = pool.wait_and(PEEK_INTERVAL, || {
+            // A peek that fails costs some bytes; the scan after the round will say why.
+            if guest.peek(&mut rewritten).is_ok() {
+                pool.postpone(Some(rewritten.clone()));
+            }
+        });
+        Ok(vec![Event::RoundSent(sent.map_err(stream_failed)?)])
+    }
+
+    fn scan(&mut self) -> Outcome {
+        let (guest, copying) = self.parts()?;
+        guest.scan(&mut copying.dirty).map_err(failed)?;
+        copying.suspects.reported(&copying.dirty);
+        Ok(vec![Event::Scanned(copying.dirty.count())])
+    }
+
+    fn pause(&mut self) -> Outcome {
+        let asked = Instant::now();
+        let pause = self.guest()?.pause().map_err(failed)?;
+        self.shared.note(|times| {
+            times.stopped = Some(asked + pause.lead);
+            times.pause_lead = pause.lead;
+            times.pause = pause.took.saturating_sub(pause.lead);
+        });
+        Ok(vec![Event::Paused])
+    }
+
+    /// With the guest paused: the pages go over the streams while the device state is saved.
+    fn finish(&mut self, round: u32, selection: Selection, verify: Verify) -> Outcome {
+        let began = Instant::now();
+        let (guest, copying) = self.parts()?;
+        if selection == Selection::Dirty {
+            guest.scan(&mut copying.dirty).map_err(failed)?;
+        }
+        let populated = copying.populated(guest.as_ref(), selection)?;
+        let sends = copying.select(round, selection, populated, Recheck::All);
+        copying.pool.send(&sends);
+        let saving = Instant::now();
+        let state = guest.save_device_state().map_err(failed)?;
+        let save = saving.elapsed();
+        let memory = guest.memory();
+        let control = self.control.as_ref().ok_or_else(not_prepared)?;
+        control.send_state(&state).map_err(link_failed)?;
+        let (_, copying) = self.parts()?;
+        let sent = copying.pool.wait().map_err(stream_failed)?;
+        self.shared.note(|times| {
+            times.copy = began.elapsed();
+            times.save = save;
+            times.state_bytes = state.bytes.len() as u64;
+            times.sent = Some(Instant::now());
+        });
+        // The destination goes on with these while this side hashes.
+        self.tell(Event::StateSent);
+        self.tell(Event::RestSent(sent));
+        if verify == Verify::No {
+            return Ok(vec![]);
+        }
+        let hashing = Instant::now();
+        let digest = digest::of(&memory).map_err(io_failed)?;
+        self.shared.note(|times| times.digest = hashing.elapsed());
+        Ok(vec![Event::Digest(digest)])
+    }
+
+    fn resume(&mut self) -> Outcome {
+        self.copying = None;
+        let Ok(guest) = self.guest() else { return Ok(vec![Event::Resumed]) };
+        match guest.resume() {
+            Ok(()) => Ok(vec![Event::Resumed]),
+            Err(error @ VmmError::Gone { .. }) => {
+                let reason = words::hypervisor(&error);
+                Ok(vec![Event::GuestGone(reason.clone()), Event::ResumeFailed(reason)])
+            }
+            Err(error) => Ok(vec![Event::ResumeFailed(words::hypervisor(&error))]),
+        }
+    }
+
+    fn release(&mut self) -> Outcome {
+        self.copying = None;
+        if let Some(guest) = &mut self.guest
+            && let Err(error) = guest.release()
+        {
+            tracing::error!(%error, "the released guest's hypervisor could not be ended");
+        }
+        self.guest = None;
+        Ok(vec![Event::Released])
+    }
+}
+
+/// Which suspects a round compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recheck {
+    /// Those whose I/O must have ended.
+    Ripe,
+    /// All: the guest is paused and its I/O drained.
+    All,
+}
+
+impl Copying {
+    /// The pages that exist, where that may have changed or is not known yet.
+    fn populated(
+        &self,
+        guest: &dyn Source,
+        selection: Selection,
+    ) -> Result<Option<PageSet>, Event> {
+        let unchanged = self.discarding == Discarding::Never && selection == Selection::Dirty;
+        if unchanged { Ok(None) } else { guest.populated().map(Some).map_err(failed) }
+    }
+
+    /// Takes the pages that do not exist out of those that are to be sent: they must not be read.
+    /// Returns them, with those that were sent once and have been given back since.
+    fn no_longer(&mut self, pages: &mut PageSet, populated: &PageSet) -> PageSet {
+        let mut gone = pages.clone();
+        gone.union_with(&self.sent);
+        gone.subtract(populated);
+        pages.subtract(&gone);
+        self.sent.subtract(&gone);
+        gone
+    }
+
+    /// Chooses what a round sends, of the pages that exist now.
+    fn select(
+        &mut self,
+        round: u32,
+        selection: Selection,
+        populated: Option<PageSet>,
+        recheck: Recheck,
+    ) -> Sends {
+        let mut pages = match selection {
+            Selection::Populated => {
+                populated.clone().unwrap_or_else(|| PageSet::full(self.dirty.capacity()))
+            }
+            Selection::Dirty => {
+                let none = PageSet::empty(self.dirty.capacity());
+                std::mem::replace(&mut self.dirty, none)
+            }
+        };
+        let absent = populated.map(|populated| self.no_longer(&mut pages, &populated));
+        let mut suspects = match recheck {
+            Recheck::Ripe => self.suspects.take_ripe(),
+            Recheck::All => self.suspects.take_all(),
+        };
+        if let Some(suspects) = &mut suspects {
+            suspects.subtract(&pages);
+            if let Some(absent) = &absent {
+                suspects.subtract(absent);
+            }
+        }
+        self.sent.union_with(&pages);
+        let some = |set: PageSet| (!set.is_empty()).then(|| Arc::new(set));
+        Sends {
+            round,
+            pages: Arc::new(pages),
+            suspects: suspects.and_then(some),
+            absent: absent.and_then(some),
+        }
+    }
+}
+
+fn failed(error: VmmError) -> Event {
+    match error {
+        VmmError::Gone { .. } => Event::GuestGone(words::hypervisor(&error)),
+        other => Event::Failed(words::hypervisor(&other)),
+    }
+}
+
+fn link_failed(error: LinkError) -> Event {
+    Event::Failed(Reason::new(ReasonCode::LinkLost, error.in_words()))
+}
+
+fn stream_failed(error: io::Error) -> Event {
+    let detail = format!("a page stream failed: {error}");
+    Event::Failed(Reason::new(ReasonCode::LinkLost, detail))
+}
+
+fn io_failed(error: io::Error) -> Event {
+    Event::Failed(Reason::new(ReasonCode::Agent, error.to_string()))
+}
+
+fn not_prepared() -> Event {
+    Event::Failed(Reason::new(ReasonCode::Agent, "the move was not prepared"))
+}

@@ -1,0 +1,53 @@
+//! What a move shows while it runs, and how it is told to stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+use sterna_core::progress::Progress;
+
+/// Shared between the thread of a move and those who watch it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    progress: Mutex<Progress>,
+    changed: Condvar,
+    cancelled: AtomicBool,
+}
+
+impl Watch {
+    /// The newest progress.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until there is progress other than `seen`, or until `limit` has passed.
+    #[must_use]
+    pub fn wait(&self, seen: &Progress, limit: Duration) -> Progress {
+        let guard = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let (guard, _) = self
+            .changed
+            .wait_timeout_while(guard, limit, |progress| progress == seen)
+            .unwrap_or_else(PoisonError::into_inner);
+        guard.clone()
+    }
+
+    /// Asks the move to end; it goes on if it is too late.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Whether the move was asked to end.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Changes what is shown. Bytes done never fall.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = progress.ram_done_bytes;
+        change(&mut progress);
+        progress.ram_done_bytes = progress.ram_done_bytes.max(done);
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,319 @@
+//! Whatever fails before commitment, the guest runs on where it was, and says why.
+
+#![allow(clippy::unwrap_used, reason = "functions of a test")]
+
+mod kit;
+
+use kit::identities::Cluster;
+use kit::proxy::Proxy;
+use kit::{Site, attempt, busy, request, run, run_watched};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use sterna_core::destination::Ending as DestinationEnding;
+use sterna_core::journal::{DestinationRecord, SourceRecord};
+use sterna_core::limits::{Limits, WhenStuck};
+use sterna_core::receipt::{Ending, Receipt};
+use sterna_engine::Watch;
+use sterna_page::PageCount;
+use sterna_proto::message::{Reason, ReasonCode};
+use sterna_vmm::synthetic::{Step, SyntheticConfig, SyntheticGuest, WriteRate};
+
+fn sites() -> (Site, Site) {
+    let cluster = Cluster::new();
+    (Site::new(&cluster, "a"), Site::new(&cluster, "b"))
+}
+
+/// The move was undone for `code`, and the guest runs on, whole, and only here.
+fn assert_undone(
+    receipt: &Receipt,
+    code: ReasonCode,
+    (a, b): (&Site, &Site),
+    guest: &SyntheticGuest,
+) {
+    let Ending::Undone { reasons } = &receipt.ending else { panic!("{receipt:#?}") };
+    assert!(reasons.iter().any(|r| r.code == code), "{reasons:?}");
+    assert_runs_here_only(receipt, (a, b), guest);
+}
+
+fn assert_runs_here_only(receipt: &Receipt, (a, b): (&Site, &Site), guest: &SyntheticGuest) {
+    assert!(guest.is_running(), "the guest runs on at the source: {receipt:#?}");
+    assert_eq!(a.host.source_record_of(receipt.attempt), Some(SourceRecord::Undone));
+    if let Some(arrived) = b.host.arrived(receipt.attempt) {
+        assert!(!arrived.is_running(), "two guests run");
+    }
+    let writes = guest.writes();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while guest.writes() == writes {
+        assert!(Instant::now() < deadline, "the guest makes no progress");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let report = guest.check().unwrap();
+    assert!(report.is_sound(), "{:?}", report.faults);
+}
+
+/// After whatever went wrong, a second try works.
+fn assert_moves_after_all((a, b): (&Site, &Site), guest: &SyntheticGuest, epoch: u64) {
+    let receipt = run(a, &request(a, b.listener.address(), guest, epoch), guest);
+    assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
+    let report = b.host.arrived(attempt(epoch)).unwrap().check().unwrap();
+    assert!(report.is_sound(), "{:?}", report.faults);
+}
+
+#[test]
+fn each_step_that_fails_at_the_source_is_undone_and_can_be_tried_again() {
+    for step in [Step::StartTracking, Step::Scan, Step::Pause, Step::Save] {
+        let (a, b) = sites();
+        let guest = SyntheticGuest::start(busy()).unwrap();
+        guest.fail_at(step);
+        let receipt = run(&a, &request(&a, b.listener.address(), &guest, 1), &guest);
+        assert_undone(&receipt, ReasonCode::Hypervisor, (&a, &b), &guest);
+        assert_moves_after_all((&a, &b), &guest, 2);
+    }
+}
+
+#[test]
+fn each_step_that_fails_at_the_destination_is_undone_and_can_be_tried_again() {
+    for step in [Step::Load, Step::Activate] {
+        let (a, b) = sites();
+        let guest = SyntheticGuest::start(busy()).unwrap();
+        b.host.fail_at(step);
+        let receipt = run(&a, &request(&a, b.listener.address(), &guest, 1), &guest);
+        assert_undone(&receipt, ReasonCode::Hypervisor, (&a, &b), &guest);
+        let ending = b.host.wait_ended(attempt(1));
+        assert!(matches!(ending, Some(DestinationEnding::Discarded(_))), "{ending:?}");
+        assert_eq!(b.host.record_of(attempt(1)), Some(DestinationRecord::Refused));
+        assert_moves_after_all((&a, &b), &guest, 2);
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_be_resumed_is_not_called_running() {
+    let (a, b) = sites();
+    let guest = SyntheticGuest::start(busy()).unwrap();
+    guest.fail_at(Step::Save);
+    guest.fail_at(Step::Resume);
+    let receipt = run(&a, &request(&a, b.listener.address(), &guest, 1), &guest);
+    assert!(matches!(receipt.ending, Ending::Stuck { .. }), "{receipt:#?}");
+}
+
+#[test]
+fn a_full_disk_under_the_destinations_journal_gives_the_guest_back() {
+    for record in [DestinationRecord::Receiving, DestinationRecord::Owned] {
+        let (a, b) = sites();
+        let guest = SyntheticGuest::start(busy()).unwrap();
+        b.host.fail_record(record);
+        let receipt = run(&a, &request(&a, b.listener.address(), &guest, 1), &guest);
+        assert_undone(&receipt, ReasonCode::Agent, (&a, &b), &guest);
+    }
+}
+
+#[test]
+fn a_refusal_brings_every_reason_before_anything_starts() {
+    let (a, b) = sites();
+    let guest = SyntheticGuest::start(busy()).unwrap();
+    let reasons = vec![
+        Reason::new(ReasonCode::NoRoom, "16 MiB wanted, 1 MiB free"),
+        Reason::new(ReasonCode::Incompatible, "no such machine type"),
+    ];
+    b.host.refuse(reasons.clone());
+    let receipt = run(&a, &request(&a, b.listener.address(), &guest, 1), &guest);
+    assert_eq!(receipt.ending, Ending::Undone { reasons });
+    assert_runs_here_only(&receipt, (&a, &b), &guest);
+    assert!(receipt.downtime.is_none());
+}
+
+#[test]
+fn a_destination_of_another_cluster_gets_nothing_and_gives_nothing() {
+    let a = Site::new(&Cluster::new(), "a");
+    let b = Site::new(&Cluster::new(), "b");
+    let guest = SyntheticGuest::start(busy()).unwrap();
+    let receipt = run(&a, &request(&a, b.listener.address(), &guest, 1), &guest);
+    assert_undone(&receipt, ReasonCode::LinkLost, (&a, &b), &guest);
+    let Ending::Undone { reasons } = &receipt.ending else { unreachable!() };
+    assert!(reasons[0].detail.contains("certificate"), "{}", reasons[0].detail);
+    assert!(b.host.arrived(attempt(1)).is_none());
+}
+
+#[test]
+fn a_host_with_another_name_is_not_taken_for_the_destination() {
+    let cluster = Cluster::new();
+    let (a, c) = (Site::new(&cluster, "a"), Site::new(&cluster, "c"));
+    let guest = SyntheticGuest::start(busy()).unwrap();
+    let receipt = run(&a, &request(&a, c.listener.address(), &guest, 1), &guest);
+    assert_undone(&receipt, ReasonCode::LinkLost, (&a, &c), &guest);
+}
+
+#[test]
+fn nobody_listening_is_said_so() {
+    let (a, b) = sites();
+    let guest = SyntheticGuest::start(busy()).unwrap();
+    let nobody = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let receipt = run(&a, &request(&a, nobody, &guest, 1), &guest);
+    assert_undone(&receipt, ReasonCode::LinkLost, (&a, &b), &guest);
+}
+
+#[test]
+fn a_cancel_at_any_stage_before_commitment_is_obeyed() {
+    for wait_for in ["copying", "switching over", "preparing"] {
+        let (a, b) = sites();
+        let guest = SyntheticGuest::start(busy()).unwrap();
+        let mut request = request(&a, b.listener.address(), &guest, 1);
+        request.bandwidth_bytes_per_second = Some(20 << 20);
+        let watch = Arc::new(Watch::default());
+        let receipt = std::thread::scope(|scope| {
+            let mover = scope.spawn(|| run_watched(&a, &request, &guest, &watch));
+            while watch.progress().stage != wait_for && !mover.is_finished() {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            watch.cancel();
+            mover.join().unwrap()
+        });
+        match receipt.ending {
+            // The stage may be over before it was seen; then the cancel came too late.
+            Ending::Moved => {
+                assert_ne!(wait_for, "copying", "copying takes long enough to be seen");
+                assert!(!guest.is_running());
+            }
+            _ => assert_undone(&receipt, ReasonCode::Cancelled, (&a, &b), &guest),
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_writes_faster_than_the_link_is_given_up_by_name_or_paused_with_leave() {
+    let (a, b) = sites();
+    let config =
+        SyntheticConfig { rate: WriteRate::Unlimited, working_set: PageCount(2048), ..busy() };
+    let guest = SyntheticGuest::start(config).unwrap();
+    let mut slow = request(&a, b.listener.address(), &guest, 1);
+    slow.bandwidth_bytes_per_second = Some(8 << 20);
+    let receipt = run(&a, &slow, &guest);
+    assert_undone(&receipt, ReasonCode::NotConverging, (&a, &b), &guest);
+    slow.attempt = attempt(2);
+    slow.limits = Limits { when_stuck: WhenStuck::StopAndCopy, ..Limits::default() };
+    let receipt = run(&a, &slow, &guest);
+    assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
+    assert!(b.host.arrived(attempt(2)).unwrap().check().unwrap().is_sound());
+}
+
+/// A move through a proxy that `spoil`s the link; returns the receipt once both sides have ended.
+fn through(
+    sites: (&Site, &Site),
+    guest: &SyntheticGuest,
+    epoch: u64,
+    spoil: impl FnOnce(&Proxy),
+) -> Receipt {
+    let (a, b) = sites;
+    let proxy = Proxy::to(b.listener.address());
+    spoil(&proxy);
+    let request = request(a, proxy.address, guest, epoch);
+    std::thread::scope(|scope| {
+        let mover = scope.spawn(|| run(a, &request, guest));
+        // A link that was cut is mended after a while: a move at commitment waits for that.
+        while !mover.is_finished() {
+            std::thread::sleep(Duration::from_millis(20));
+            if proxy.rules.down.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(100));
+                proxy.mend();
+            }
+        }
+        mover.join().unwrap()
+    })
+}
+
+/// Bytes that an undisturbed move carries, both directions together, and those sent forward.
+fn traffic(sites: (&Site, &Site), guest: &SyntheticGuest) -> (u64, u64) {
+    let (a, b) = sites;
+    let proxy = Proxy::to(b.listener.address());
+    let receipt = run(a, &request(a, proxy.address, guest, 1), guest);
+    assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
+    (proxy.passed(), proxy.forward())
+}
+
+/// A small idle guest: its moves all carry the same number of bytes.
+fn small() -> SyntheticGuest {
+    let config = SyntheticConfig {
+        pages: PageCount(256),
+        populated: PageCount(64),
+        working_set: PageCount(16),
+        rate: WriteRate::BytesPerSecond(400_000),
+        ..busy()
+    };
+    SyntheticGuest::start(config).unwrap()
+}
+
+fn exactly_one_runs(receipt: &Receipt, b: &Site, guest: &SyntheticGuest, what: &str) {
+    let arrived = b.host.arrived(receipt.attempt);
+    let there = arrived.as_ref().is_some_and(SyntheticGuest::is_running);
+    match receipt.ending {
+        Ending::Moved => assert!(there && !guest.is_running(), "{what}: {receipt:#?}"),
+        Ending::Undone { .. } => assert!(!there && guest.is_running(), "{what}: {receipt:#?}"),
+        _ => panic!("{what}: {receipt:#?}"),
+    }
+    let runs = if there { arrived.as_ref() } else { Some(guest) };
+    let report = runs.unwrap().check().unwrap();
+    assert!(report.is_sound(), "{what}: {:?}", report.faults);
+}
+
+#[test]
+fn a_link_cut_after_any_number_of_bytes_leaves_exactly_one_guest_running() {
+    let (a, b) = sites();
+    let (total, _) = traffic((&a, &b), &small());
+    let mut epoch = 1;
+    let mut moves_when_cut_after = |bytes: u64| {
+        let guest = small();
+        epoch += 1;
+        let receipt = through((&a, &b), &guest, epoch, |proxy| {
+            proxy.rules.cut_after.store(bytes, Ordering::SeqCst);
+        });
+        exactly_one_runs(&receipt, &b, &guest, &format!("cut after {bytes} of about {total} bytes"));
+        receipt.ending == Ending::Moved
+    };
+    for twentieth in 0..20 {
+        moves_when_cut_after(total * twentieth / 20);
+    }
+    // No two moves carry the same bytes, so the commitment's place is searched for, and looked at
+    // most closely.
+    let (mut undone, mut moved) = (0, total * 2);
+    assert!(!moves_when_cut_after(undone), "nothing moves over a link that carries nothing");
+    assert!(moves_when_cut_after(moved), "a cut after the last byte harms nothing");
+    while moved - undone > 16 {
+        let middle = undone.midpoint(moved);
+        *(if moves_when_cut_after(middle) { &mut moved } else { &mut undone }) = middle;
+    }
+    for number in 0..30 {
+        moves_when_cut_after((undone + 10 * 97).saturating_sub(number * 97));
+    }
+}
+
+#[test]
+fn one_flipped_bit_anywhere_never_reaches_the_guest() {
+    let (a, b) = sites();
+    let (_, forward) = traffic((&a, &b), &small());
+    for number in 0..24u64 {
+        let guest = small();
+        let flip = forward * (2 * number + 1) / 48;
+        let receipt = through((&a, &b), &guest, number + 2, |proxy| {
+            proxy.rules.flip_at.store(flip, Ordering::SeqCst);
+        });
+        exactly_one_runs(&receipt, &b, &guest, &format!("bit flipped in byte {flip}"));
+    }
+}
+
+#[test]
+fn strangers_who_talk_nonsense_to_the_listener_do_not_disturb_a_move() {
+    use std::io::Write;
+    let (a, b) = sites();
+    let address: SocketAddr = b.listener.address();
+    let _strangers: Vec<_> = (0..8)
+        .map(|i: u8| {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            let _ = socket.write_all(&vec![i; 1000]);
+            socket
+        })
+        .collect();
+    let guest = small();
+    assert_moves_after_all((&a, &b), &guest, 1);
+}

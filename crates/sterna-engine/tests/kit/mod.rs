@@ -1,0 +1,243 @@
+//! Two hosts in one process: journals in memory, synthetic guests, real sockets and certificates.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; a kit of tests")]
+
+pub(crate) mod identities;
+pub(crate) mod proxy;
+
+use identities::Cluster;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+use sterna_core::algorithm::AlgorithmName;
+use sterna_core::destination::Ending;
+use sterna_core::journal::{DestinationRecord, SourceRecord};
+use sterna_core::limits::{Limits, StageLimits};
+use sterna_core::receipt::Receipt;
+use sterna_core::source::Found;
+use sterna_engine::destination::Listener;
+use sterna_engine::identity::{Identity, PeerName};
+use sterna_engine::source::{Move, migrate};
+use sterna_engine::{FoundMove, Host, SourceJournal, Watch};
+use sterna_proto::message::{
+    AttemptId, Coding, Epoch, GuestId, JournalId, Offer, Reason, ReasonCode, Verify,
+};
+use sterna_vmm::synthetic::{Step, SyntheticConfig, SyntheticDestination, SyntheticGuest};
+use sterna_vmm::{Destination, DeviceState, Source, VmmError};
+use uuid::Uuid;
+
+/// A destination that a test can look into while the engine has it.
+#[derive(Clone)]
+struct SharedDestination(Arc<Mutex<SyntheticDestination>>, sterna_page::RamLayout);
+
+impl Destination for SharedDestination {
+    fn layout(&self) -> &sterna_page::RamLayout {
+        &self.1
+    }
+    fn memory(&self) -> Arc<sterna_sys::memory::GuestMemory> {
+        self.0.lock().unwrap().memory()
+    }
+    fn is_alive(&mut self) -> bool {
+        self.0.lock().unwrap().is_alive()
+    }
+    fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError> {
+        self.0.lock().unwrap().load_device_state(state)
+    }
+    fn activate(&mut self) -> Result<(), VmmError> {
+        self.0.lock().unwrap().activate()
+    }
+    fn settle(&mut self) -> Result<(), VmmError> {
+        self.0.lock().unwrap().settle()
+    }
+    fn discard(&mut self) -> Result<(), VmmError> {
+        self.0.lock().unwrap().discard()
+    }
+}
+
+/// A host that takes synthetic guests in.
+#[derive(Default)]
+pub(crate) struct TestHost {
+    state: Mutex<HostState>,
+    ended: Condvar,
+    id: Mutex<Option<JournalId>>,
+}
+
+#[derive(Default)]
+struct HostState {
+    source: HashMap<AttemptId, SourceRecord>,
+    destination: HashMap<AttemptId, DestinationRecord>,
+    arriving: HashMap<AttemptId, SharedDestination>,
+    endings: HashMap<AttemptId, Ending>,
+    fail_at: Vec<Step>,
+    fail_record: Option<DestinationRecord>,
+    refuse: Vec<Reason>,
+}
+
+impl TestHost {
+    pub(crate) fn fail_at(&self, step: Step) {
+        self.state.lock().unwrap().fail_at.push(step);
+    }
+
+    pub(crate) fn fail_record(&self, record: DestinationRecord) {
+        self.state.lock().unwrap().fail_record = Some(record);
+    }
+
+    pub(crate) fn refuse(&self, reasons: Vec<Reason>) {
+        self.state.lock().unwrap().refuse = reasons;
+    }
+
+    pub(crate) fn record_of(&self, attempt: AttemptId) -> Option<DestinationRecord> {
+        self.state.lock().unwrap().destination.get(&attempt).copied()
+    }
+
+    pub(crate) fn source_record_of(&self, attempt: AttemptId) -> Option<SourceRecord> {
+        self.state.lock().unwrap().source.get(&attempt).cloned()
+    }
+
+    /// The guest that arrived by this attempt.
+    pub(crate) fn arrived(&self, attempt: AttemptId) -> Option<SyntheticGuest> {
+        let destination = self.state.lock().unwrap().arriving.get(&attempt).cloned();
+        destination.and_then(|d| d.0.lock().unwrap().guest())
+    }
+
+    /// Waits until the destination's side of the move has ended.
+    pub(crate) fn wait_ended(&self, attempt: AttemptId) -> Option<Ending> {
+        let state = self.state.lock().unwrap();
+        let limit = Duration::from_secs(20);
+        let missing = |s: &mut HostState| !s.endings.contains_key(&attempt);
+        let (state, _) = self.ended.wait_timeout_while(state, limit, missing).unwrap();
+        state.endings.get(&attempt).cloned()
+    }
+}
+
+impl SourceJournal for TestHost {
+    fn record(&self, attempt: AttemptId, record: &SourceRecord) -> io::Result<()> {
+        self.state.lock().unwrap().source.insert(attempt, record.clone());
+        Ok(())
+    }
+}
+
+impl Host for TestHost {
+    fn journal(&self) -> JournalId {
+        *self.id.lock().unwrap().get_or_insert_with(|| JournalId(Uuid::new_v4()))
+    }
+
+    fn reserve(
+        &self,
+        attempt: AttemptId,
+        offer: &Offer,
+        _peer: &PeerName,
+    ) -> Result<Box<dyn Destination>, Vec<Reason>> {
+        let mut state = self.state.lock().unwrap();
+        if !state.refuse.is_empty() {
+            return Err(state.refuse.clone());
+        }
+        let guest = SyntheticDestination::prepare(offer.layout.clone())
+            .map_err(|e| vec![Reason::new(ReasonCode::NoRoom, e.to_string())])?;
+        for step in state.fail_at.drain(..) {
+            guest.fail_at(step);
+        }
+        let shared = SharedDestination(Arc::new(Mutex::new(guest)), offer.layout.clone());
+        state.arriving.insert(attempt, shared.clone());
+        Ok(Box::new(shared))
+    }
+
+    fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        if state.fail_record == Some(record) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.destination.insert(attempt, record);
+        Ok(())
+    }
+
+    fn find(&self, attempt: AttemptId) -> FoundMove {
+        let state = self.state.lock().unwrap();
+        let guest = state.arriving.get(&attempt).cloned();
+        let alive = guest.clone().is_some_and(|mut g| g.is_alive());
+        FoundMove {
+            record: state.destination.get(&attempt).copied(),
+            found: if alive { Found::Paused } else { Found::Gone },
+            guest: guest.map(|g| Box::new(g) as Box<dyn Destination>),
+        }
+    }
+
+    fn ended(&self, attempt: AttemptId, ending: &Ending) {
+        self.state.lock().unwrap().endings.insert(attempt, ending.clone());
+        self.ended.notify_all();
+    }
+}
+
+/// A host with its listener.
+pub(crate) struct Site {
+    pub(crate) host: Arc<TestHost>,
+    pub(crate) identity: Identity,
+    pub(crate) listener: Listener,
+}
+
+impl Site {
+    pub(crate) fn new(cluster: &Cluster, name: &str) -> Self {
+        let identity = cluster.identity(name);
+        let host = Arc::new(TestHost::default());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener =
+            Listener::bind(any, &identity, Arc::clone(&host) as Arc<dyn Host>, stages()).unwrap();
+        Self { host, identity, listener }
+    }
+}
+
+/// Limits short enough for tests.
+pub(crate) fn stages() -> StageLimits {
+    StageLimits { ask_again: Duration::from_millis(100), ..StageLimits::default() }
+}
+
+pub(crate) fn attempt(epoch: u64) -> AttemptId {
+    AttemptId { guest: GuestId(Uuid::from_u128(42)), epoch: Epoch(epoch) }
+}
+
+/// A move of `guest` to `to`, by pre-copy over two streams, verified.
+pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch: u64) -> Move {
+    let layout = Source::layout(&guest.source()).clone();
+    Move {
+        attempt: attempt(epoch),
+        offer: Offer {
+            name: "synthetic".into(),
+            layout,
+            hypervisor: "synthetic".into(),
+            definition: serde_json::Value::Null,
+            algorithm: "pre-copy".into(),
+            codings: vec![Coding::Absent, Coding::Zero, Coding::Raw],
+            streams: 2,
+            verify: Verify::RamDigest,
+        },
+        algorithm: AlgorithmName::PreCopy,
+        limits: Limits::default(),
+        stages: stages(),
+        bandwidth_bytes_per_second: None,
+        to,
+        to_name: "b".try_into().unwrap(),
+        identity: from.identity.clone(),
+        source_name: "a".into(),
+        destination_name: "b".into(),
+    }
+}
+
+pub(crate) fn run(from: &Site, request: &Move, guest: &SyntheticGuest) -> Receipt {
+    run_watched(from, request, guest, &Arc::default())
+}
+
+pub(crate) fn run_watched(
+    from: &Site,
+    request: &Move,
+    guest: &SyntheticGuest,
+    watch: &Arc<Watch>,
+) -> Receipt {
+    let journal = Arc::clone(&from.host) as Arc<dyn SourceJournal>;
+    migrate(request, Box::new(guest.source()), &journal, watch)
+}
+
+pub(crate) fn busy() -> SyntheticConfig {
+    SyntheticConfig::default()
+}
