@@ -1,0 +1,33 @@
+//! The agent's HTTP interface: its paths and the JSON that travels.
+//!
+//! ```text
+//!   GET    /v1/host                        HostInfo
+//!   GET    /v1/guests                      [GuestView]
+//!   POST   /v1/guests                      StartGuest     → 201 GuestView (200 if it runs already)
+//!   GET    /v1/guests/{name}               GuestView
+//!   DELETE /v1/guests/{name}               GuestView, as it was last
+//!   GET    /v1/guests/{name}/console       bytes, from the recent past on; ?follow=false ends there
+//!   POST   /v1/guests/{name}/console       bytes typed       → 204
+//!   POST   /v1/guests/{name}/run           RunGuest          → GuestView
+//!   POST   /v1/guests/{name}/moves         MoveRequest       → 202 MoveView
+//!   GET    /v1/moves                       [MoveView]
+//!   GET    /v1/moves/{id}                  MoveView; ?wait_ms=N&seen=VERSION waits for news
+//!   DELETE /v1/moves/{id}                  asks the move to end → 202 MoveView
+//! ```
+//!
+//! Whatever fails is answered with an [`ApiError`] and the status of its code. Writes carry ids
+//! that the caller draws: the same request twice does the same thing once. Fields may be added
+//! within `/v1`; readers pass over what they do not know.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod guest;
+mod host;
+mod moves;
+pub mod paths;
+
+pub use error::{ApiError, ErrorCode};
+pub use guest::{GuestState, GuestView, RunGuest, StartGuest};
+pub use host::{Finding, HostInfo, Verdict};
+pub use moves::{Direction, MoveRequest, MoveState, MoveView, STREAMS_DEFAULT};

@@ -1,0 +1,60 @@
+//! Paths of the interface, for the server's router and for clients.
+
+/// The host itself.
+pub const HOST: &str = "/v1/host";
+/// All guests.
+pub const GUESTS: &str = "/v1/guests";
+/// One guest, as a pattern.
+pub const GUEST: &str = "/v1/guests/{name}";
+/// A guest's console, as a pattern.
+pub const CONSOLE: &str = "/v1/guests/{name}/console";
+/// Lets a guest run that is paused, as a pattern.
+pub const RUN: &str = "/v1/guests/{name}/run";
+/// Moves of a guest, as a pattern.
+pub const GUEST_MOVES: &str = "/v1/guests/{name}/moves";
+/// All moves.
+pub const MOVES: &str = "/v1/moves";
+/// One move, as a pattern.
+pub const MOVE: &str = "/v1/moves/{id}";
+
+/// Port of the interface over HTTPS.
+pub const API_PORT: u16 = 7400;
+/// Port on which guests arrive.
+pub const MOVE_PORT: u16 = 7401;
+
+/// Bytes of a JSON request at most: a definition with many disks has some ten thousand.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Bytes of console input in one request at most.
+pub const CONSOLE_INPUT_BYTES_MAX: usize = 64 << 10;
+/// Milliseconds for which a question about a move may wait for news at most.
+pub const WAIT_MS_MAX: u64 = 30_000;
+
+/// A pattern with its one parameter put in. Names of guests and ids need no escaping; anything
+/// else is escaped so that it stays one segment.
+#[must_use]
+pub fn with(pattern: &str, value: &str) -> String {
+    use std::fmt::Write as _;
+    let mut segment = String::new();
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+            segment.push(char::from(byte));
+        } else {
+            let _ = write!(segment, "%{byte:02X}");
+        }
+    }
+    match (pattern.find('{'), pattern.find('}')) {
+        (Some(from), Some(to)) => format!("{}{segment}{}", &pattern[..from], &pattern[to + 1..]),
+        _ => pattern.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_segment() {
+        assert_eq!(with(CONSOLE, "web-1"), "/v1/guests/web-1/console");
+        assert_eq!(with(GUEST, "../host?x"), "/v1/guests/..%2Fhost%3Fx");
+    }
+}
