@@ -1,0 +1,135 @@
+//! Key figures on cards, and the rest of a receipt as a list.
+
+use crate::MoveReport;
+use crate::figures::{self, bytes, count, date, time};
+use crate::words;
+use maud::{Markup, html};
+use sterna_core::receipt::{RamCheck, Receipt};
+use sterna_page::PAGE_SIZE_BYTES;
+
+/// The key figures.
+pub(crate) fn cards(report: &MoveReport) -> Markup {
+    let receipt = &report.receipt;
+    html! {
+        div class="cards" {
+            (card("Total time", &time(receipt.total), &format!(
+                "negotiation {}", time(receipt.negotiation)), ""))
+            (downtime(report))
+            (wire(report))
+            (card("RAM", &bytes(receipt.ram_bytes), &format!(
+                "{} pages", count(receipt.ram_bytes / PAGE_SIZE_BYTES)), ""))
+            (card("Rounds", &count(receipt.rounds.len() as u64), receipt.algorithm.as_str(), ""))
+            (digest(receipt.ram_digest))
+        }
+    }
+}
+
+/// Why rounds stopped, the limits, and what else the receipt says.
+pub(crate) fn facts(report: &MoveReport) -> Markup {
+    let receipt = &report.receipt;
+    html! {
+        div class="columns" {
+            section { h4 { "How" } dl { (course(receipt)) } }
+            section { h4 { "Limits" } dl { (limits(receipt)) } }
+            section { h4 { "Bytes sent" } dl { (sent(report)) } }
+        }
+    }
+}
+
+fn card(name: &str, figure: &str, below: &str, class: &str) -> Markup {
+    html! {
+        div class=(format!("card {class}")) {
+            span class="name" { (name) }
+            strong { (figure) }
+            span class="below" { (below) }
+        }
+    }
+}
+
+fn downtime(report: &MoveReport) -> Markup {
+    let Some(downtime) = report.receipt.downtime else {
+        return card("Downtime", "none", "the guest was never paused", "");
+    };
+    let limit = report.receipt.limits.downtime_max;
+    let over = downtime.total > limit;
+    let relation = if over { "over the limit of" } else { "limit" };
+    let limit = format!("{relation} {}", time(limit));
+    let outside = report
+        .measured
+        .iter()
+        .flat_map(|measured| [("UDP", measured.gap_udp), ("tick", measured.gap_tick)])
+        .filter_map(|(name, gap)| gap.map(|gap| format!("{name} gap {}", time(gap))));
+    let below = outside.chain([limit]).collect::<Vec<_>>().join(", ");
+    card("Downtime", &time(downtime.total), &below, if over { "bad" } else { "" })
+}
+
+fn wire(report: &MoveReport) -> Markup {
+    let receipt = &report.receipt;
+    let outside = report.measured.as_ref().and_then(|measured| measured.wire_bytes);
+    let (sent, by) = match (outside, receipt.wire.interface) {
+        (Some(sent), _) => (sent, "counted on the link"),
+        (None, Some(sent)) => (sent, "counted by the interface"),
+        (None, None) => (receipt.wire.sockets, "sent by the sockets"),
+    };
+    let below = match figures::share(sent, receipt.ram_bytes) {
+        Some(share) => format!("{by}, {share} of RAM"),
+        None => by.to_owned(),
+    };
+    card("Bytes on the wire", &bytes(sent), &below, "")
+}
+
+fn digest(check: RamCheck) -> Markup {
+    match check {
+        RamCheck::Equal => card("RAM digest", "✓ equal", "both sides hashed all RAM", "good"),
+        RamCheck::Different => card("RAM digest", "✕ different", "so the move was undone", "bad"),
+        RamCheck::NotChecked => card("RAM digest", "–", "not compared", ""),
+    }
+}
+
+fn fact(name: &str, value: &str) -> Markup {
+    html! { dt { (name) } dd { (value) } }
+}
+
+fn course(receipt: &Receipt) -> Markup {
+    let stopped = receipt.stopped.map_or("the move did not come so far", |reason| reason.as_str());
+    html! {
+        (fact("Algorithm", receipt.algorithm.as_str()))
+        (fact("Rounds stopped because", stopped))
+        (fact("Page streams", &receipt.streams.to_string()))
+        (fact("Negotiation", &time(receipt.negotiation)))
+        (fact("Asked for", &date(receipt.started_unix_ms)))
+        (fact("Attempt", &receipt.attempt.to_string()))
+    }
+}
+
+fn limits(receipt: &Receipt) -> Markup {
+    let limits = &receipt.limits;
+    let none = || "none".to_owned();
+    html! {
+        (fact("Downtime", &time(limits.downtime_max)))
+        (fact("Copying while paused, as a goal", &time(limits.downtime_goal)))
+        (fact("Rounds", &limits.rounds_max.to_string()))
+        (fact("Time of copying", &limits.copy_time_max.map_or_else(none, time)))
+        (fact("Bytes while the guest runs", &limits.bytes_max.map_or_else(none, bytes)))
+        (fact("When rounds no longer help", words::when_stuck(limits.when_stuck)))
+    }
+}
+
+fn sent(report: &MoveReport) -> Markup {
+    let receipt = &report.receipt;
+    let wire = &receipt.wire;
+    let measured = report.measured.as_ref().and_then(|measured| measured.wire_bytes);
+    html! {
+        (fact("Pages and device state", &bytes(wire.payload)))
+        @if let Some(downtime) = receipt.downtime {
+            (fact("of it device state", &bytes(downtime.state_bytes)))
+        }
+        (fact("By the move's sockets, with TLS", &bytes(wire.sockets)))
+        @if let Some(interface) = wire.interface {
+            (fact("By the interface, all users", &bytes(interface)))
+        }
+        @if let Some(measured) = measured {
+            (fact("Counted on the link, outside", &bytes(measured)))
+        }
+    }
+}
