@@ -1,0 +1,102 @@
+//! What all parts of an agent share.
+
+use crate::guests::Guests;
+use crate::hypervisor::Hypervisor;
+use crate::journal::{Journal, JournalError};
+use crate::moves::Moves;
+use crate::settings::Settings;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use sterna_api::{ApiError, ErrorCode};
+use sterna_core::journal::SourceRecord;
+use sterna_engine::SourceJournal;
+use sterna_engine::identity::Identity;
+use sterna_proto::message::AttemptId;
+use sterna_vmm::VmmError;
+use tokio::runtime::Handle;
+
+/// An agent's parts.
+pub(crate) struct Agent {
+    pub(crate) settings: Settings,
+    pub(crate) identity: Identity,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) guests: Arc<Guests>,
+    pub(crate) moves: Moves,
+    /// Where tasks are started from threads that are none of the runtime's.
+    pub(crate) runtime: Handle,
+    ending: AtomicBool,
+}
+
+impl Agent {
+    /// An agent without guests.
+    pub(crate) fn new(
+        settings: Settings,
+        identity: Identity,
+        journal: Journal,
+        hypervisor: Arc<dyn Hypervisor>,
+        runtime: Handle,
+    ) -> Self {
+        Self {
+            settings,
+            identity,
+            journal: Arc::new(journal),
+            hypervisor,
+            guests: Arc::default(),
+            moves: Moves::default(),
+            runtime,
+            ending: AtomicBool::new(false),
+        }
+    }
+
+    /// No move begins from now on.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
+    /// Whether the agent is about to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Uses the journal, whose writes block, from a task.
+    pub(crate) async fn with_journal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let journal = Arc::clone(&self.journal);
+        blocking(move || work(&journal).map_err(|e| journal_error(&e))).await
+    }
+}
+
+/// Runs what blocks on a thread where that is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|error| Err(ApiError::from_chain(ErrorCode::Internal, &error)))
+}
+
+/// A journal's error as callers see it.
+pub(crate) fn journal_error(error: &JournalError) -> ApiError {
+    let hint = "look for a full or failing disk under the agent's state folder";
+    ApiError::from_chain(ErrorCode::Internal, error).hint(hint)
+}
+
+/// A hypervisor's error as callers see it.
+pub(crate) fn vmm_error(error: &VmmError) -> ApiError {
+    ApiError::from_chain(ErrorCode::Hypervisor, error)
+        .hint("`sterna doctor` shows whether this host has all that guests need")
+}
+
+/// The source's half of the journal, as the engine wants it.
+#[derive(Debug)]
+pub(crate) struct Records(pub(crate) Arc<Journal>);
+
+impl SourceJournal for Records {
+    fn record(&self, attempt: AttemptId, record: &SourceRecord) -> io::Result<()> {
+        tracing::info!(%attempt, role = "source", ?record, "recorded");
+        Ok(self.0.record_source(attempt, record)?)
+    }
+}

@@ -1,0 +1,256 @@
+//! A hypervisor for tests: its guests are idle processes without a virtual machine.
+
+use crate::agent::Agent;
+use crate::hypervisor::{Ended, GuestProcess, Hypervisor, Prepared, Running};
+use crate::journal::Journal;
+use crate::settings::{PeerArguments, Settings};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use sterna_api::Finding;
+use sterna_engine::identity::Identity;
+use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
+use sterna_proto::message::Reason;
+use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
+use sterna_vmm::{Destination, DeviceState, GuestDefinition, Source, VmmError};
+
+/// An agent in `folder` with a fake hypervisor. Must be called within a runtime.
+pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
+    let settings = Settings {
+        name: "a".into(),
+        state: folder.join("state"),
+        runtime: folder.join("run"),
+        identity: folder.join("id"),
+        listen: "127.0.0.1".parse().unwrap(),
+        api_port: 0,
+        move_port: 0,
+        qemu: None,
+        peer_arguments: PeerArguments::Refused,
+    };
+    let fake = Arc::new(FakeHypervisor::default());
+    let journal = Journal::open(&settings.state).unwrap();
+    let identity = identity(&settings.identity);
+    let runtime = tokio::runtime::Handle::current();
+    let hypervisor = Arc::clone(&fake) as Arc<dyn Hypervisor>;
+    (Arc::new(Agent::new(settings, identity, journal, hypervisor, runtime)), fake)
+}
+
+/// An identity that trusts itself alone.
+fn identity(folder: &Path) -> Identity {
+    let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("ca.pem"), made.cert.pem()).unwrap();
+    std::fs::write(folder.join("host.pem"), made.cert.pem()).unwrap();
+    std::fs::write(folder.join("host.key"), made.signing_key.serialize_pem()).unwrap();
+    Identity::load(folder).unwrap()
+}
+
+/// Starts and finds fake guests.
+#[derive(Debug, Default)]
+pub(crate) struct FakeHypervisor {
+    guests: Mutex<Vec<Arc<FakeGuest>>>,
+}
+
+impl FakeHypervisor {
+    /// Guests started so far.
+    pub(crate) fn started(&self) -> usize {
+        self.guests.lock().unwrap().len()
+    }
+
+    /// The guest that was started last.
+    pub(crate) fn newest(&self) -> Arc<FakeGuest> {
+        Arc::clone(self.guests.lock().unwrap().last().unwrap())
+    }
+
+    /// Ends the processes of all guests, behind the agent's back.
+    pub(crate) fn kill_all(&self) {
+        for guest in self.guests.lock().unwrap().iter() {
+            guest.end().unwrap();
+        }
+    }
+
+    fn spawn(&self, definition: &GuestDefinition, state: FakeState) -> Arc<FakeGuest> {
+        let child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+        let guest = Arc::new(FakeGuest {
+            definition: definition.clone(),
+            pid: child.id(),
+            child: Mutex::new(child),
+            state: Arc::new(Mutex::new(state)),
+            console: PathBuf::from("/nowhere"),
+        });
+        self.guests.lock().unwrap().push(Arc::clone(&guest));
+        guest
+    }
+}
+
+impl Drop for FakeHypervisor {
+    fn drop(&mut self) {
+        self.kill_all();
+    }
+}
+
+impl Hypervisor for FakeHypervisor {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    fn objections(&self, _: &GuestDefinition) -> Vec<Reason> {
+        Vec::new()
+    }
+
+    fn start(&self, definition: &GuestDefinition) -> Result<Arc<dyn GuestProcess>, VmmError> {
+        Ok(self.spawn(definition, FakeState::Running))
+    }
+
+    fn prepare(&self, definition: &GuestDefinition) -> Result<Prepared, VmmError> {
+        let process = self.spawn(definition, FakeState::Paused);
+        let destination = process.destination()?;
+        Ok(Prepared { process, destination })
+    }
+
+    fn reattach(
+        &self,
+        record: &serde_json::Value,
+    ) -> Result<Option<Arc<dyn GuestProcess>>, VmmError> {
+        let guests = self.guests.lock().unwrap();
+        let found = guests.iter().find(|guest| &guest.record() == record && guest.lives());
+        Ok(found.map(|guest| Arc::clone(guest) as Arc<dyn GuestProcess>))
+    }
+}
+
+/// What a fake guest's vCPUs would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FakeState {
+    Running,
+    Paused,
+}
+
+/// A fake guest.
+#[derive(Debug)]
+pub(crate) struct FakeGuest {
+    definition: GuestDefinition,
+    pid: u32,
+    child: Mutex<Child>,
+    state: Arc<Mutex<FakeState>>,
+    console: PathBuf,
+}
+
+impl FakeGuest {
+    /// Whether its process lives.
+    pub(crate) fn lives(&self) -> bool {
+        self.child.lock().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// What its vCPUs would do.
+    pub(crate) fn state(&self) -> FakeState {
+        *self.state.lock().unwrap()
+    }
+}
+
+impl GuestProcess for FakeGuest {
+    fn record(&self) -> serde_json::Value {
+        serde_json::json!({ "pid": self.pid })
+    }
+
+    fn definition(&self) -> GuestDefinition {
+        self.definition.clone()
+    }
+
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn pidfd(&self) -> std::io::Result<OwnedFd> {
+        let pid = Pid::from_child(&self.child.lock().unwrap());
+        Ok(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+    }
+
+    fn console(&self) -> &Path {
+        &self.console
+    }
+
+    fn running(&self) -> Result<Running, VmmError> {
+        Ok(match self.state() {
+            FakeState::Running => Running::Yes,
+            FakeState::Paused => Running::No("paused".into()),
+        })
+    }
+
+    fn run(&self) -> Result<(), VmmError> {
+        *self.state.lock().unwrap() = FakeState::Running;
+        Ok(())
+    }
+
+    fn end(&self) -> Result<(), VmmError> {
+        let mut child = self.child.lock().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        Ok(())
+    }
+
+    fn post_mortem(&self) -> Ended {
+        Ended::Crashed("it was killed".into())
+    }
+
+    fn source(&self) -> Result<Box<dyn Source>, VmmError> {
+        Err(VmmError::Refused { operation: "leaving", detail: "a fake cannot leave".into() })
+    }
+
+    fn destination(&self) -> Result<Box<dyn Destination>, VmmError> {
+        let size_bytes = self.definition.memory_bytes;
+        let host_page_bytes = PAGE_SIZE_BYTES;
+        let block = RamBlock { name: "ram0".into(), size_bytes, host_page_bytes };
+        let layout = RamLayout::new(vec![block]).unwrap();
+        let file = create_shared("ram0", size_bytes, HugePages::No).unwrap();
+        let memory = GuestMemory::open(layout.clone(), vec![file]).unwrap();
+        Ok(Box::new(FakeDestination {
+            state: Arc::clone(&self.state),
+            layout,
+            memory: Arc::new(memory),
+        }))
+    }
+}
+
+/// A fake guest that arrives.
+struct FakeDestination {
+    state: Arc<Mutex<FakeState>>,
+    layout: RamLayout,
+    memory: Arc<GuestMemory>,
+}
+
+impl Destination for FakeDestination {
+    fn layout(&self) -> &RamLayout {
+        &self.layout
+    }
+
+    fn memory(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.memory)
+    }
+
+    fn is_alive(&mut self) -> bool {
+        true
+    }
+
+    fn load_device_state(&mut self, _: &DeviceState) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn activate(&mut self) -> Result<(), VmmError> {
+        *self.state.lock().unwrap() = FakeState::Running;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn discard(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+}

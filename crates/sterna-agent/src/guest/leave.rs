@@ -1,0 +1,217 @@
+//! A guest leaves for another host: what is checked first, and the thread that runs the move.
+
+use super::{Activity, Guest, Request, Task};
+use crate::agent::{Agent, Records, blocking, vmm_error};
+use crate::moves::Move;
+use crate::records::{OutgoingRecord, Place};
+use rustls::pki_types::ServerName;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, paths};
+use sterna_core::limits::StageLimits;
+use sterna_engine::SourceJournal;
+use sterna_engine::source::{self, LeftOver, Move as EngineMove};
+use sterna_proto::limits::STREAMS_MAX;
+use sterna_proto::message::{AttemptId, Coding, Offer, Reason, ReasonCode};
+use sterna_vmm::Source;
+
+/// Where a guest is to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    address: SocketAddr,
+    name: ServerName<'static>,
+}
+
+/// How a move begins.
+pub(crate) enum Begin {
+    /// At its beginning.
+    New(Box<dyn Source>),
+    /// Where an earlier agent left it.
+    Left(LeftOver),
+}
+
+/// A move that is about to run.
+pub(crate) struct Journey {
+    pub(crate) outgoing: OutgoingRecord,
+    pub(crate) target: Target,
+    pub(crate) begin: Begin,
+}
+
+impl Target {
+    /// Finds the host that `to` (`host`, `host:port`, `[address]:port`) names.
+    pub(crate) async fn find(to: &str) -> Result<Self, ApiError> {
+        let (host, port) = split(to)?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| invalid(format!("{host:?} is neither a host name nor an address")))?;
+        let unknown = |detail: String| {
+            invalid(format!("cannot find the host {host}: {detail}"))
+                .hint("give an address, or make its name known to the resolver of this host")
+        };
+        let mut addresses =
+            tokio::net::lookup_host((host, port)).await.map_err(|e| unknown(e.to_string()))?;
+        let address = addresses.next().ok_or_else(|| unknown("it has no address".into()))?;
+        Ok(Self { address, name })
+    }
+}
+
+fn invalid(message: String) -> ApiError {
+    ApiError::new(ErrorCode::Invalid, message)
+}
+
+/// Host and port of a destination.
+fn split(to: &str) -> Result<(&str, u16), ApiError> {
+    let port = |text: &str| text.parse().map_err(|_| invalid(format!("{text:?} is no port")));
+    if let Some(rest) = to.strip_prefix('[') {
+        let (host, rest) =
+            rest.split_once(']').ok_or_else(|| invalid(format!("{to:?} lacks a bracket")))?;
+        return match rest.strip_prefix(':') {
+            Some(text) => Ok((host, port(text)?)),
+            None if rest.is_empty() => Ok((host, paths::MOVE_PORT)),
+            None => Err(invalid(format!("{rest:?} after the address is no port"))),
+        };
+    }
+    match to.split_once(':') {
+        Some((host, text)) if !text.contains(':') => Ok((host, port(text)?)),
+        // An IPv6 address without brackets, or a bare name.
+        Some(_) | None => Ok((to, paths::MOVE_PORT)),
+    }
+}
+
+impl Task {
+    /// Begins a move; it goes on in a thread of its own.
+    pub(super) async fn migrate(&mut self, request: MoveRequest) -> Result<Arc<Move>, ApiError> {
+        if let Some(known) = self.agent.moves.get(request.id) {
+            return same_move(known, &self.guest.name);
+        }
+        if self.agent.is_ending() {
+            return Err(ApiError::new(ErrorCode::ShuttingDown, "the agent is about to end"));
+        }
+        self.idle("leave")?;
+        let (Place::Here, Some(process)) = (&self.record.place, self.process.clone()) else {
+            return Err(self.wrong_state("leave").await);
+        };
+        if request.streams == 0 || request.streams > STREAMS_MAX {
+            let message = format!("{} streams: 1 to {STREAMS_MAX}", request.streams);
+            return Err(invalid(message));
+        }
+        let target = Target::find(&request.to).await?;
+        let source = blocking(move || {
+            let mut source = process.source().map_err(|e| vmm_error(&e))?;
+            let reasons = source.immovable().map_err(|e| vmm_error(&e))?;
+            if reasons.is_empty() { Ok(source) } else { Err(immovable(&reasons)) }
+        })
+        .await?;
+        self.begin(request, target, source).await
+    }
+
+    async fn begin(
+        &mut self,
+        request: MoveRequest,
+        target: Target,
+        source: Box<dyn Source>,
+    ) -> Result<Arc<Move>, ApiError> {
+        let attempt = AttemptId { guest: self.guest.id, epoch: self.record.epoch.next() };
+        let offer = self.offer(&request, source.as_ref())?;
+        let new =
+            Move::new(request.id, &self.guest.name, attempt, Direction::Outgoing, &request.to);
+        let entry = match self.agent.moves.add(new) {
+            Ok(entry) => entry,
+            Err(known) => return same_move(known, &self.guest.name),
+        };
+        // Durable before anything is sent: an attempt's number is never used twice.
+        self.record.epoch = attempt.epoch;
+        let outgoing = OutgoingRecord { attempt, request, offer, record: None, receipt: None };
+        let written = self.agent.with_journal({
+            let (record, outgoing) = (self.record.clone(), outgoing.clone());
+            move |journal| journal.begin_outgoing(&record, &outgoing)
+        });
+        if let Err(error) = written.await {
+            self.agent.moves.remove(entry.id);
+            return Err(error);
+        }
+        tracing::info!(guest = %self.guest.name, %attempt, role = "source",
+            to = %outgoing.request.to, "move begins");
+        self.activity = Activity::Moving(Arc::clone(&entry));
+        let begin = Begin::New(source);
+        run(&self.agent, &self.guest, &entry, Journey { outgoing, target, begin });
+        Ok(entry)
+    }
+
+    fn offer(&self, request: &MoveRequest, source: &dyn Source) -> Result<Offer, ApiError> {
+        let definition = serde_json::to_value(&self.record.definition)
+            .map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
+        Ok(Offer {
+            name: self.guest.name.clone(),
+            layout: source.layout().clone(),
+            hypervisor: self.agent.hypervisor.name().into(),
+            definition,
+            algorithm: request.algorithm.as_str().into(),
+            codings: vec![Coding::Absent, Coding::Zero, Coding::Raw],
+            streams: request.streams,
+            verify: request.verify,
+        })
+    }
+}
+
+fn same_move(known: Arc<Move>, guest: &str) -> Result<Arc<Move>, ApiError> {
+    if known.guest == guest && known.direction == Direction::Outgoing {
+        return Ok(known);
+    }
+    let message = format!("{} is the id of another move, of guest {}", known.id, known.guest);
+    Err(ApiError::new(ErrorCode::AlreadyExists, message))
+}
+
+fn immovable(reasons: &[sterna_vmm::Immovable]) -> ApiError {
+    let reasons: Vec<Reason> = reasons
+        .iter()
+        .map(|reason| Reason::new(ReasonCode::Incompatible, reason.to_string()))
+        .collect();
+    ApiError::new(ErrorCode::Unable, "the guest cannot leave").reasons(reasons)
+}
+
+/// Runs a move in a thread of its own, which tells the guest's task when it has ended.
+pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) {
+    let Journey { outgoing, target, begin } = journey;
+    let request = EngineMove {
+        attempt: outgoing.attempt,
+        offer: outgoing.offer.clone(),
+        algorithm: outgoing.request.algorithm,
+        limits: outgoing.request.limits,
+        stages: StageLimits::default(),
+        bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
+        to: target.address,
+        to_name: target.name,
+        identity: agent.identity.clone(),
+        source_name: agent.settings.name.clone(),
+        destination_name: outgoing.request.to.clone(),
+    };
+    let journal: Arc<dyn SourceJournal> = Arc::new(Records(Arc::clone(&agent.journal)));
+    let watch = Arc::clone(&entry.watch);
+    let thread = agent.runtime.spawn_blocking(move || match begin {
+        Begin::New(source) => source::migrate(&request, source, &journal, &watch),
+        Begin::Left(left) => source::resolve(&request, left, &journal, &watch),
+    });
+    let guest = guest.clone();
+    agent.runtime.spawn(async move {
+        let receipt = thread.await.map(Box::new).ok();
+        guest.tell(Request::Left(Box::new(outgoing), receipt)).await;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_a_host_and_perhaps_a_port() {
+        assert_eq!(split("b").unwrap(), ("b", 7401));
+        assert_eq!(split("b:9").unwrap(), ("b", 9));
+        assert_eq!(split("10.0.0.2:9").unwrap(), ("10.0.0.2", 9));
+        assert_eq!(split("fd00::2").unwrap(), ("fd00::2", 7401));
+        assert_eq!(split("[fd00::2]").unwrap(), ("fd00::2", 7401));
+        assert_eq!(split("[fd00::2]:9").unwrap(), ("fd00::2", 9));
+        for wrong in ["b:x", "b:70000", "[fd00::2", "[fd00::2]9"] {
+            assert_eq!(split(wrong).unwrap_err().code, ErrorCode::Invalid, "{wrong}");
+        }
+    }
+}

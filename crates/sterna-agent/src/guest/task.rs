@@ -1,0 +1,226 @@
+//! The task that owns a guest.
+
+use super::exit::Exit;
+use super::{Guest, REQUESTS_MAX, Request, Terminal};
+use crate::agent::{Agent, blocking, vmm_error};
+use crate::console::Console;
+use crate::hypervisor::{GuestProcess, Running};
+use crate::moves::Move;
+use crate::records::{Elsewhere, GuestRecord, Place};
+use std::sync::Arc;
+use sterna_api::{ApiError, Direction, ErrorCode, GuestState, GuestView, RunGuest};
+use sterna_proto::message::AttemptId;
+use tokio::sync::mpsc;
+
+/// Whether a move has the guest.
+#[derive(Debug)]
+pub(crate) enum Activity {
+    /// None has.
+    Idle,
+    /// This one has.
+    Moving(Arc<Move>),
+}
+
+/// Whether the task goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Continue,
+    End,
+}
+
+/// Owns a guest.
+pub(crate) struct Task {
+    pub(super) agent: Arc<Agent>,
+    pub(super) guest: Guest,
+    pub(super) record: GuestRecord,
+    pub(super) process: Option<Arc<dyn GuestProcess>>,
+    /// The process once it has ended by itself: its log stays until the guest is forgotten.
+    pub(super) remains: Option<Arc<dyn GuestProcess>>,
+    pub(super) activity: Activity,
+    pub(super) exit: Exit,
+    console: Option<Console>,
+}
+
+impl Task {
+    /// Starts the task of a guest and attaches its console. Must be called within the runtime.
+    pub(crate) fn start(
+        agent: &Arc<Agent>,
+        record: GuestRecord,
+        process: Option<Arc<dyn GuestProcess>>,
+        activity: Activity,
+    ) -> Guest {
+        let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
+        let guest = Guest { id: record.id, name: record.definition.name.clone(), requests };
+        let exit = process.as_ref().map_or_else(Exit::default, |process| {
+            let watched = process.pidfd().and_then(Exit::of);
+            watched.unwrap_or_else(|error| {
+                tracing::error!(guest = %guest.name, %error, "cannot watch the hypervisor");
+                Exit::default()
+            })
+        });
+        let console = process.as_ref().map(|process| Console::attach(process.console()));
+        let agent = Arc::clone(agent);
+        let remains = None;
+        let task =
+            Self { agent, guest: guest.clone(), record, process, remains, activity, exit, console };
+        tokio::spawn(task.serve(inbox));
+        guest
+    }
+
+    async fn serve(mut self, mut inbox: mpsc::Receiver<Request>) {
+        loop {
+            let next = tokio::select! {
+                request = inbox.recv() => match request {
+                    Some(request) => self.handle(request).await,
+                    None => Next::End,
+                },
+                () = self.exit.wait() => {
+                    self.exit = Exit::default();
+                    self.exited().await;
+                    Next::Continue
+                }
+            };
+            if next == Next::End {
+                break;
+            }
+        }
+        self.agent.guests.remove(&self.guest.name, self.guest.id);
+    }
+
+    async fn handle(&mut self, request: Request) -> Next {
+        // A caller that no longer waits for its answer is no error.
+        match request {
+            Request::View(reply) => drop(reply.send(self.view().await)),
+            Request::Console(reply) => drop(reply.send(self.terminal())),
+            Request::Run(run, reply) => drop(reply.send(self.run(run).await)),
+            Request::Migrate(request, reply) => drop(reply.send(self.migrate(*request).await)),
+            Request::Arriving(attempt, reply) => drop(reply.send(self.arriving(attempt))),
+            Request::Stop(reply) => {
+                let stopped = self.stop().await;
+                let next = if stopped.is_ok() { Next::End } else { Next::Continue };
+                drop(reply.send(stopped));
+                return next;
+            }
+            Request::Left(outgoing, receipt) => return self.left(*outgoing, receipt).await,
+            Request::Arrived(attempt, ending) if self.arrives_by(attempt) => {
+                return self.arrived(ending).await;
+            }
+            Request::Arrived(..) => {}
+        }
+        Next::Continue
+    }
+
+    async fn view(&self) -> GuestView {
+        GuestView {
+            name: self.guest.name.clone(),
+            id: self.guest.id,
+            state: self.state().await,
+            epoch: self.record.epoch,
+            pid: self.process.as_ref().map(|process| process.pid()),
+            memory_bytes: self.record.definition.memory_bytes,
+            current_move: match &self.activity {
+                Activity::Idle => None,
+                Activity::Moving(entry) => Some(entry.id),
+            },
+            definition: self.record.definition.clone(),
+        }
+    }
+
+    async fn state(&self) -> GuestState {
+        if let Activity::Moving(entry) = &self.activity {
+            return match (entry.direction, entry.doubt()) {
+                (Direction::Incoming, _) => GuestState::Arriving,
+                (Direction::Outgoing, Some(reason)) => GuestState::InDoubt { reason },
+                (Direction::Outgoing, None) => GuestState::Leaving,
+            };
+        }
+        match &self.record.place {
+            Place::Here => self.ask_whether_it_runs().await,
+            Place::Arriving { .. } => GuestState::Arriving,
+            Place::Paused { reason, .. } => GuestState::Paused { reason: reason.clone() },
+            Place::Crashed { reason } => GuestState::Crashed { reason: reason.clone() },
+            Place::Stopped { reason } => GuestState::Stopped { reason: reason.clone() },
+            Place::Elsewhere { host } => {
+                GuestState::Stopped { reason: format!("it was moved to {host}") }
+            }
+        }
+    }
+
+    async fn ask_whether_it_runs(&self) -> GuestState {
+        let Some(process) = self.process.clone() else {
+            return GuestState::Crashed { reason: "it has no hypervisor".into() };
+        };
+        match blocking(move || process.running().map_err(|e| vmm_error(&e))).await {
+            Ok(Running::Yes) => GuestState::Running,
+            Ok(Running::No(reason)) => GuestState::Paused { reason },
+            Err(error) => GuestState::Paused { reason: error.message },
+        }
+    }
+
+    fn terminal(&self) -> Result<Terminal, ApiError> {
+        let console = self.console.as_ref().ok_or_else(|| {
+            ApiError::new(ErrorCode::WrongState, format!("{} has no console", self.guest.name))
+        })?;
+        Ok(Terminal { output: console.read(), input: console.input() })
+    }
+
+    /// The process of a guest that arrives by this attempt.
+    fn arriving(&self, attempt: AttemptId) -> Option<Arc<dyn GuestProcess>> {
+        self.process.clone().filter(|_| self.arrives_by(attempt))
+    }
+
+    fn arrives_by(&self, attempt: AttemptId) -> bool {
+        matches!(&self.record.place, Place::Arriving { attempt: by, .. } if *by == attempt)
+    }
+
+    async fn stop(&mut self) -> Result<GuestView, ApiError> {
+        self.idle("be stopped")?;
+        self.end_process().await?;
+        self.agent
+            .with_journal({
+                let id = self.guest.id;
+                move |journal| journal.remove_guest(id)
+            })
+            .await?;
+        tracing::info!(guest = %self.guest.name, "stopped on request");
+        self.record.place = Place::Stopped { reason: "on request".into() };
+        Ok(self.view().await)
+    }
+
+    async fn run(&mut self, run: RunGuest) -> Result<GuestView, ApiError> {
+        self.idle("be told to run")?;
+        match &self.record.place {
+            Place::Paused { elsewhere: Elsewhere::MayHaveRun, reason }
+                if !run.runs_nowhere_else =>
+            {
+                let message = format!("another host may have run {}: {reason}", self.guest.name);
+                return Err(ApiError::new(ErrorCode::WrongState, message).hint(
+                    "make sure that it runs nowhere else, then say so with --runs-nowhere-else",
+                ));
+            }
+            Place::Paused { .. } | Place::Here => {}
+            _ => return Err(self.wrong_state("be told to run").await),
+        }
+        let Some(process) = self.process.clone() else {
+            return Err(self.wrong_state("be told to run").await);
+        };
+        blocking(move || process.run().map_err(|e| vmm_error(&e))).await?;
+        self.become_place(Place::Here).await?;
+        tracing::info!(guest = %self.guest.name, "runs on request");
+        Ok(self.view().await)
+    }
+
+    /// Refuses what cannot be done while a move has the guest.
+    pub(super) fn idle(&self, what: &str) -> Result<(), ApiError> {
+        let Activity::Moving(entry) = &self.activity else { return Ok(()) };
+        let message = format!("{} cannot {what}: it is on the move {}", self.guest.name, entry.id);
+        let hint = format!("wait for it, or cancel it with `sterna moves cancel {}`", entry.id);
+        Err(ApiError::new(ErrorCode::WrongState, message).hint(hint))
+    }
+
+    pub(super) async fn wrong_state(&self, what: &str) -> ApiError {
+        let state = self.state().await;
+        let message = format!("{} cannot {what}: it is {}", self.guest.name, state.word());
+        ApiError::new(ErrorCode::WrongState, message)
+    }
+}

@@ -1,0 +1,234 @@
+//! This host to the engine: whether a guest may come, and what became of it.
+//!
+//! What an offer says of a guest comes from another host. It is checked like an operator's
+//! definition, and its hypervisor arguments are refused unless [`PeerArguments`] says otherwise.
+//! Its disk paths are used as they are: a host of the cluster may hand over any guest, so it may
+//! also name any disk; the hypervisor's own user and its permissions bound what that can reach.
+//!
+//! [`PeerArguments`]: crate::settings::PeerArguments
+
+pub(crate) mod fit;
+#[cfg(test)]
+mod tests;
+
+use crate::agent::{Agent, journal_error, vmm_error};
+use crate::guest::{Activity, Request, Task};
+use crate::guests::Claim;
+use crate::hypervisor::{GuestProcess, Prepared, Running};
+use crate::moves::Move;
+use crate::records::{GuestRecord, IncomingRecord, Place};
+use fit::Facts;
+use procfs::Current;
+use std::io;
+use std::sync::Arc;
+use sterna_api::{ApiError, Direction};
+use sterna_core::destination::Ending;
+use sterna_core::journal::DestinationRecord;
+use sterna_core::source::Found;
+use sterna_engine::identity::PeerName;
+use sterna_engine::{FoundMove, Host};
+use sterna_page::RamLayout;
+use sterna_proto::message::{AttemptId, GuestId, JournalId, Offer, Reason, ReasonCode};
+use sterna_vmm::{Destination, GuestDefinition};
+use uuid::Uuid;
+
+/// The engine's view of an agent.
+pub(crate) struct AgentHost(pub(crate) Arc<Agent>);
+
+impl Agent {
+    /// Every reason why this host cannot run a guest.
+    pub(crate) fn unfit(&self, id: GuestId, definition: &GuestDefinition) -> Vec<Reason> {
+        let free = match procfs::Meminfo::current() {
+            Ok(memory) if definition.huge_pages => {
+                let pages = memory.hugepages_free.unwrap_or(0);
+                pages.saturating_mul(memory.hugepagesize.unwrap_or(0))
+            }
+            Ok(memory) => memory.mem_available.unwrap_or(memory.mem_free),
+            Err(error) => {
+                let detail = format!("the host's memory cannot be told: {error}");
+                return vec![Reason::new(ReasonCode::Agent, detail)];
+            }
+        };
+        let facts = Facts {
+            memory_free_bytes: free.saturating_sub(self.guests.promised_bytes(id)),
+            objections: self.hypervisor.objections(definition),
+            missing: fit::missing(definition),
+        };
+        fit::unfit(definition, &facts)
+    }
+}
+
+fn agent_reason(error: &ApiError) -> Reason {
+    Reason::new(ReasonCode::Agent, error.message.clone())
+}
+
+impl AgentHost {
+    /// The offer's definition, if it is one.
+    fn definition(&self, offer: &Offer) -> Result<GuestDefinition, Vec<Reason>> {
+        let protocol = |detail: String| vec![Reason::new(ReasonCode::Protocol, detail)];
+        if offer.hypervisor != self.0.hypervisor.name() {
+            let detail = format!(
+                "the guest runs on {:?}, this host has {}",
+                offer.hypervisor,
+                self.0.hypervisor.name()
+            );
+            return Err(vec![Reason::new(ReasonCode::Incompatible, detail)]);
+        }
+        let definition: GuestDefinition = serde_json::from_value(offer.definition.clone())
+            .map_err(|error| protocol(format!("the definition cannot be read: {error}")))?;
+        definition.validate().map_err(|error| protocol(error.to_string()))?;
+        if definition.name != offer.name {
+            return Err(protocol("the offer and the definition differ in the name".into()));
+        }
+        Ok(definition)
+    }
+
+    /// Claims the name, or says every reason why the guest cannot come.
+    fn claim(
+        &self,
+        attempt: AttemptId,
+        definition: &GuestDefinition,
+    ) -> Result<(Claim, Option<GuestRecord>), Vec<Reason>> {
+        let agent = &self.0;
+        let known = agent
+            .journal
+            .guest(attempt.guest)
+            .map_err(|error| vec![agent_reason(&journal_error(&error))])?;
+        let mut reasons = agent.unfit(attempt.guest, definition);
+        if agent.is_ending() {
+            reasons.push(Reason::new(ReasonCode::Agent, "the agent is about to end"));
+        }
+        reasons.extend(fit::forbidden(definition, agent.settings.peer_arguments));
+        let seen = known.as_ref().map(|guest| guest.epoch);
+        reasons.extend(fit::stale(attempt.epoch, seen));
+        match agent.guests.claim(&definition.name, attempt.guest, definition.memory_bytes) {
+            Ok(claim) if reasons.is_empty() => Ok((claim, known)),
+            Ok(_) => Err(reasons),
+            Err(taken) => {
+                reasons.push(Reason::new(ReasonCode::AlreadyHere, taken.to_string()));
+                Err(reasons)
+            }
+        }
+    }
+
+    /// Starts the empty guest, and checks that its RAM is like the one that leaves.
+    fn prepare(
+        &self,
+        definition: &GuestDefinition,
+        layout: &RamLayout,
+    ) -> Result<Prepared, Vec<Reason>> {
+        let prepared = self
+            .0
+            .hypervisor
+            .prepare(definition)
+            .map_err(|error| vec![Reason::new(ReasonCode::Hypervisor, vmm_text(&error))])?;
+        if prepared.destination.layout() == layout {
+            return Ok(prepared);
+        }
+        let detail = format!(
+            "the guest's RAM is laid out as {:?}, here it would be {:?}",
+            layout.blocks(),
+            prepared.destination.layout().blocks()
+        );
+        discard(prepared.process.as_ref());
+        Err(vec![Reason::new(ReasonCode::Incompatible, detail)])
+    }
+}
+
+fn vmm_text(error: &sterna_vmm::VmmError) -> String {
+    vmm_error(error).message
+}
+
+fn discard(process: &dyn GuestProcess) {
+    if let Err(error) = process.end() {
+        tracing::error!(pid = process.pid(), %error, "cannot end the hypervisor");
+    }
+}
+
+impl Host for AgentHost {
+    fn journal(&self) -> JournalId {
+        self.0.journal.id()
+    }
+
+    fn reserve(
+        &self,
+        attempt: AttemptId,
+        offer: &Offer,
+        peer: &PeerName,
+    ) -> Result<Box<dyn Destination>, Vec<Reason>> {
+        let agent = &self.0;
+        let definition = self.definition(offer)?;
+        let (claim, before) = self.claim(attempt, &definition)?;
+        let Prepared { process, destination } = self.prepare(&definition, &offer.layout)?;
+        let record = GuestRecord {
+            id: attempt.guest,
+            definition,
+            epoch: attempt.epoch,
+            process: Some(process.record()),
+            place: Place::Arriving { attempt, before: before.map(Box::new) },
+        };
+        let incoming = IncomingRecord {
+            id: Uuid::new_v4(),
+            attempt,
+            guest: offer.name.clone(),
+            peer: peer.to_string(),
+            record: None,
+        };
+        if let Err(error) = agent.journal.begin_incoming(&record, &incoming) {
+            discard(process.as_ref());
+            return Err(vec![agent_reason(&journal_error(&error))]);
+        }
+        let direction = Direction::Incoming;
+        let new = Move::new(incoming.id, &offer.name, attempt, direction, &incoming.peer);
+        // The id was drawn just now, so no move has it.
+        let entry = agent.moves.add(new).unwrap_or_else(|known| known);
+        tracing::info!(guest = %offer.name, %attempt, role = "destination", %peer,
+            "place reserved");
+        let memory_bytes = record.definition.memory_bytes;
+        let _runtime = agent.runtime.enter();
+        let guest = Task::start(agent, record, Some(process), Activity::Moving(entry));
+        claim.fulfil(guest, memory_bytes);
+        Ok(destination)
+    }
+
+    fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()> {
+        self.0.journal.record_destination(attempt, record)?;
+        tracing::info!(%attempt, role = "destination", ?record, "recorded");
+        Ok(())
+    }
+
+    fn find(&self, attempt: AttemptId) -> FoundMove {
+        let record = match self.0.journal.incoming(attempt) {
+            Ok(incoming) => incoming.and_then(|incoming| incoming.record),
+            Err(error) => {
+                // Whoever cannot read may have run the guest: the answer is then that it is lost,
+                // and the source keeps it paused. "Unknown" would let it run there.
+                tracing::error!(%attempt, %error, "cannot read the journal");
+                let record = Some(DestinationRecord::Owned);
+                return FoundMove { record, found: Found::Gone, guest: None };
+            }
+        };
+        let guest = self.0.guests.by_id(attempt.guest);
+        let asked = |reply| Request::Arriving(attempt, reply);
+        let process = guest.and_then(|guest| guest.ask_blocking(asked)).flatten();
+        let (found, guest) = match process {
+            None => (Found::Gone, None),
+            Some(process) => {
+                let found = match process.running() {
+                    Ok(Running::Yes) => Found::Running,
+                    Ok(Running::No(_)) => Found::Paused,
+                    Err(_) => Found::Gone,
+                };
+                (found, process.destination().ok())
+            }
+        };
+        tracing::info!(%attempt, role = "destination", ?record, ?found, "asked about");
+        FoundMove { record, found, guest }
+    }
+
+    fn ended(&self, attempt: AttemptId, ending: &Ending) {
+        if let Some(guest) = self.0.guests.by_id(attempt.guest) {
+            guest.tell_blocking(Request::Arrived(attempt, ending.clone()));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Guests arrive, are refused, and are asked about.
+
+use super::*;
+use crate::fake::{FakeHypervisor, agent};
+use crate::guests::Guests;
+use sterna_page::{PAGE_SIZE_BYTES, RamBlock};
+use sterna_proto::message::{Coding, Epoch, Verify};
+
+const MEMORY: u64 = 16 << 20;
+
+fn attempt(epoch: u64) -> AttemptId {
+    AttemptId { guest: GuestId(Uuid::from_u128(7)), epoch: Epoch(epoch) }
+}
+
+fn offer() -> Offer {
+    let block =
+        RamBlock { name: "ram0".into(), size_bytes: MEMORY, host_page_bytes: PAGE_SIZE_BYTES };
+    Offer {
+        name: "web-1".into(),
+        layout: RamLayout::new(vec![block]).unwrap(),
+        hypervisor: "fake".into(),
+        definition: serde_json::json!({ "name": "web-1", "memory_bytes": MEMORY }),
+        algorithm: "pre-copy".into(),
+        codings: vec![Coding::Raw],
+        streams: 1,
+        verify: Verify::No,
+    }
+}
+
+/// Runs what blocks as the engine does: in a thread that is none of the runtime's.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+struct Fixture {
+    host: Arc<AgentHost>,
+    fake: Arc<FakeHypervisor>,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (agent, fake) = agent(folder.path());
+        Self { host: Arc::new(AgentHost(agent)), fake, _folder: folder }
+    }
+
+    fn guests(&self) -> &Guests {
+        &self.host.0.guests
+    }
+
+    async fn reserve(&self, epoch: u64, offer: Offer) -> Result<(), Vec<ReasonCode>> {
+        let host = Arc::clone(&self.host);
+        let reserved =
+            blocking(move || host.reserve(attempt(epoch), &offer, &PeerName("b".into()))).await;
+        let codes = |reasons: Vec<Reason>| reasons.iter().map(|reason| reason.code).collect();
+        reserved.map(drop).map_err(codes)
+    }
+
+    async fn ended(&self, epoch: u64, ending: Ending) {
+        let host = Arc::clone(&self.host);
+        blocking(move || host.ended(attempt(epoch), &ending)).await;
+    }
+
+    async fn find(&self, epoch: u64) -> FoundMove {
+        let host = Arc::clone(&self.host);
+        blocking(move || host.find(attempt(epoch))).await
+    }
+
+    async fn until(&self, what: impl Fn(&Self) -> bool) {
+        while !what(self) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_guest_leaves_nothing_and_may_come_again() {
+    let fixture = Fixture::new();
+    fixture.reserve(1, offer()).await.unwrap();
+    assert!(fixture.guests().get("web-1").is_some());
+    let reason = Reason::new(ReasonCode::LinkLost, "x");
+    fixture.host.record(attempt(1), DestinationRecord::Refused).unwrap();
+    fixture.ended(1, Ending::Discarded(reason)).await;
+    fixture.until(|f| f.guests().get("web-1").is_none()).await;
+    assert_eq!(fixture.host.0.journal.guests().unwrap(), []);
+    assert!(!fixture.fake.newest().lives());
+    fixture.reserve(2, offer()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_is_made_once() {
+    let fixture = Fixture::new();
+    fixture.host.record(attempt(1), DestinationRecord::Refused).unwrap();
+    assert_eq!(fixture.reserve(1, offer()).await, Err(vec![ReasonCode::Agent]));
+    assert!(!fixture.fake.newest().lives());
+    assert!(fixture.guests().get("web-1").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_is_here_is_refused_with_every_reason() {
+    let fixture = Fixture::new();
+    fixture.reserve(3, offer()).await.unwrap();
+    let mut wrong = offer();
+    wrong.definition["disks"] = serde_json::json!([{ "path": "/nowhere/disk" }]);
+    wrong.definition["qemu_args"] = serde_json::json!(["-s"]);
+    use ReasonCode::{AlreadyHere, Forbidden, Missing, StaleEpoch};
+    let expected = vec![Missing, Forbidden, StaleEpoch, AlreadyHere];
+    assert_eq!(fixture.reserve(2, wrong).await, Err(expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_that_is_no_definition_is_refused() {
+    let fixture = Fixture::new();
+    let mut other_name = offer();
+    other_name.definition["name"] = "web-2".into();
+    let mut no_name = offer();
+    no_name.definition["name"] = "../x".into();
+    let mut unknown = offer();
+    unknown.definition["run_this"] = "x".into();
+    for wrong in [other_name, no_name, unknown] {
+        assert_eq!(fixture.reserve(1, wrong).await, Err(vec![ReasonCode::Protocol]));
+    }
+    let foreign = Offer { hypervisor: "qemu".into(), ..offer() };
+    assert_eq!(fixture.reserve(1, foreign).await, Err(vec![ReasonCode::Incompatible]));
+    assert_eq!(fixture.fake.started(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_runs_here_is_not_given_to_whoever_asks() {
+    let fixture = Fixture::new();
+    fixture.reserve(1, offer()).await.unwrap();
+    let found = fixture.find(1).await;
+    assert!(found.guest.is_some() && found.found == Found::Paused);
+    for record in
+        [DestinationRecord::Receiving, DestinationRecord::Owned, DestinationRecord::Active]
+    {
+        fixture.host.record(attempt(1), record).unwrap();
+    }
+    fixture.ended(1, Ending::Active).await;
+    // What would be handed out would be discarded by the machine of an unknown attempt.
+    for epoch in [0, 1, 2] {
+        assert!(fixture.find(epoch).await.guest.is_none(), "attempt {epoch}");
+    }
+    let reason = Reason::new(ReasonCode::Agent, "x");
+    fixture.ended(2, Ending::Discarded(reason.clone())).await;
+    fixture.ended(1, Ending::Discarded(reason)).await;
+    assert!(fixture.find(1).await.record == Some(DestinationRecord::Active));
+    assert!(fixture.fake.newest().lives());
+    assert!(fixture.guests().get("web-1").is_some());
+}

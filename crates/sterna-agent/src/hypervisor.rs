@@ -1,0 +1,98 @@
+//! What the agent needs of a hypervisor, apart from moving guests.
+//!
+//! One implementation drives QEMU; the tests have another one. All calls block and may be made
+//! from any thread that may block.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use sterna_api::Finding;
+use sterna_proto::message::Reason;
+use sterna_vmm::{Destination, GuestDefinition, Source, VmmError};
+
+/// How a hypervisor says that its guest stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Running {
+    /// vCPUs run.
+    Yes,
+    /// vCPUs stand still, in the hypervisor's words.
+    No(String),
+}
+
+/// A hypervisor's process with one guest. Dropping it does not end the guest.
+pub(crate) trait GuestProcess: fmt::Debug + Send + Sync {
+    /// Data by which [`Hypervisor::reattach`] finds the process again.
+    fn record(&self) -> serde_json::Value;
+
+    /// What the guest is made of, with all that was chosen when it first started.
+    fn definition(&self) -> GuestDefinition;
+
+    /// Process id.
+    fn pid(&self) -> u32;
+
+    /// Becomes readable when the process ends.
+    fn pidfd(&self) -> std::io::Result<OwnedFd>;
+
+    /// Path of the unix socket that carries the console.
+    fn console(&self) -> &Path;
+
+    /// Whether the guest runs.
+    fn running(&self) -> Result<Running, VmmError>;
+
+    /// Lets a paused guest run.
+    fn run(&self) -> Result<(), VmmError>;
+
+    /// Ends the process and frees all that it had. Harmless if it has ended.
+    fn end(&self) -> Result<(), VmmError>;
+
+    /// How the process ended, with the end of its log, once it has.
+    fn post_mortem(&self) -> Ended;
+
+    /// The guest as one that leaves.
+    fn source(&self) -> Result<Box<dyn Source>, VmmError>;
+
+    /// The guest as one that arrives.
+    fn destination(&self) -> Result<Box<dyn Destination>, VmmError>;
+}
+
+/// A guest that waits for its state.
+pub(crate) struct Prepared {
+    /// Its process.
+    pub(crate) process: Arc<dyn GuestProcess>,
+    /// What the engine fills.
+    pub(crate) destination: Box<dyn Destination>,
+}
+
+/// How a hypervisor's process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// On the guest's own request.
+    PoweredOff,
+    /// In any other way.
+    Crashed(String),
+}
+
+/// A hypervisor that this host has.
+pub(crate) trait Hypervisor: Send + Sync {
+    /// Its name in an offer.
+    fn name(&self) -> &'static str;
+
+    /// What the host has and lacks, found out when the agent started.
+    fn findings(&self) -> Vec<Finding>;
+
+    /// Every reason why this hypervisor cannot run such a guest.
+    fn objections(&self, definition: &GuestDefinition) -> Vec<Reason>;
+
+    /// Starts a guest; it runs.
+    fn start(&self, definition: &GuestDefinition) -> Result<Arc<dyn GuestProcess>, VmmError>;
+
+    /// Starts an empty guest that waits for its state.
+    fn prepare(&self, definition: &GuestDefinition) -> Result<Prepared, VmmError>;
+
+    /// Finds a process again; `None` if it has ended.
+    fn reattach(
+        &self,
+        record: &serde_json::Value,
+    ) -> Result<Option<Arc<dyn GuestProcess>>, VmmError>;
+}

@@ -1,0 +1,328 @@
+//! The agent's journal: what must be known after a crash, in one redb file.
+//!
+//! ```text
+//!   meta      "format" → number, "id" → uuid drawn when the journal was made
+//!   guests    guest id → GuestRecord
+//!   outgoing  attempt  → OutgoingRecord   (the newest OUTGOING_ENDED_MAX that have ended are kept)
+//!   incoming  attempt  → IncomingRecord   (kept for good: a source may ask after any time)
+//! ```
+//!
+//! **Guarantee.** A write that returned `Ok` survives a power failure. A write that returned an
+//! error may or may not have happened. [`Journal::record_destination`] is the compare-and-swap that
+//! commits a move: of `Owned` and `Refused` of one attempt, only one that the rules of
+//! `sterna_core::journal` allow is ever written.
+//!
+//! One process at a time: the file is locked while it is open, by the kernel, so a killed agent
+//! leaves no stale lock.
+
+mod error;
+#[cfg(test)]
+mod tests;
+
+pub use error::JournalError;
+
+use crate::records::{GuestRecord, IncomingRecord, OutgoingRecord};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+use sterna_core::journal::{DestinationRecord, SourceRecord};
+use sterna_proto::message::{AttemptId, GuestId, JournalId};
+use uuid::Uuid;
+
+/// Table of texts by text.
+type Texts = TableDefinition<'static, &'static str, &'static str>;
+
+const META: Texts = TableDefinition::new("meta");
+const GUESTS: Texts = TableDefinition::new("guests");
+const OUTGOING: Texts = TableDefinition::new("outgoing");
+const INCOMING: Texts = TableDefinition::new("incoming");
+
+/// Name of the file in the state folder.
+pub(crate) const JOURNAL_FILE: &str = "journal.redb";
+
+/// Format this release writes, and the newest it reads.
+const FORMAT: u32 = 1;
+
+/// Ended moves to other hosts that are remembered with their receipts.
+const OUTGOING_ENDED_MAX: usize = 1000;
+
+/// The journal.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    database: Database,
+    id: JournalId,
+}
+
+impl Journal {
+    /// Opens the journal in a folder, which is made if there is none.
+    ///
+    /// # Errors
+    /// When another agent has it open, a newer release wrote it, or it cannot be read.
+    pub(crate) fn open(folder: &Path) -> Result<Self, JournalError> {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| JournalError::Folder { folder: folder.into(), source })?;
+        let path = folder.join(JOURNAL_FILE);
+        let database = Database::create(&path).map_err(|e| JournalError::opening(&path, e))?;
+        let write = database.begin_write()?;
+        let id = {
+            let mut meta = write.open_table(META)?;
+            for table in [GUESTS, OUTGOING, INCOMING] {
+                write.open_table(table)?;
+            }
+            let format = meta.get("format")?.map(|text| text.value().to_owned());
+            match format.as_deref().map(str::parse::<u32>) {
+                None => drop(meta.insert("format", FORMAT.to_string().as_str())?),
+                Some(Ok(format)) if format <= FORMAT => {}
+                Some(Ok(format)) => return Err(JournalError::Newer { format, known: FORMAT }),
+                Some(Err(_)) => return Err(JournalError::Damaged("format")),
+            }
+            let id = meta.get("id")?.map(|text| Uuid::parse_str(text.value()));
+            match id {
+                Some(id) => id.map_err(|_| JournalError::Damaged("id"))?,
+                None => {
+                    let id = Uuid::new_v4();
+                    meta.insert("id", id.to_string().as_str())?;
+                    id
+                }
+            }
+        };
+        write.commit()?;
+        Ok(Self { database, id: JournalId(id) })
+    }
+
+    /// Identity of this journal.
+    pub(crate) fn id(&self) -> JournalId {
+        self.id
+    }
+
+    /// Every guest that is known.
+    pub(crate) fn guests(&self) -> Result<Vec<GuestRecord>, JournalError> {
+        self.all(GUESTS)
+    }
+
+    /// One guest.
+    pub(crate) fn guest(&self, id: GuestId) -> Result<Option<GuestRecord>, JournalError> {
+        self.one(GUESTS, &id.to_string())
+    }
+
+    /// Every move to another host that is remembered.
+    pub(crate) fn outgoing(&self) -> Result<Vec<OutgoingRecord>, JournalError> {
+        self.all(OUTGOING)
+    }
+
+    /// Every move to this host.
+    pub(crate) fn all_incoming(&self) -> Result<Vec<IncomingRecord>, JournalError> {
+        self.all(INCOMING)
+    }
+
+    /// A move to this host.
+    pub(crate) fn incoming(
+        &self,
+        attempt: AttemptId,
+    ) -> Result<Option<IncomingRecord>, JournalError> {
+        self.one(INCOMING, &key(attempt))
+    }
+
+    /// Writes what is known of a guest.
+    pub(crate) fn put_guest(&self, guest: &GuestRecord) -> Result<(), JournalError> {
+        self.write(|write| put(write, GUESTS, &guest.id.to_string(), guest))
+    }
+
+    /// Forgets a guest.
+    pub(crate) fn remove_guest(&self, id: GuestId) -> Result<(), JournalError> {
+        self.write(|write| {
+            write.open_table(GUESTS)?.remove(id.to_string().as_str())?;
+            Ok(())
+        })
+    }
+
+    /// Writes a new move to another host together with its guest: both or neither.
+    pub(crate) fn begin_outgoing(
+        &self,
+        guest: &GuestRecord,
+        outgoing: &OutgoingRecord,
+    ) -> Result<(), JournalError> {
+        self.write(|write| {
+            put(write, GUESTS, &guest.id.to_string(), guest)?;
+            put(write, OUTGOING, &key(outgoing.attempt), outgoing)
+        })
+    }
+
+    /// Writes how a move to another host ended, together with its guest: both or neither. What the
+    /// move recorded itself stays. Ended moves beyond the limit are forgotten, the oldest first.
+    pub(crate) fn end_outgoing(
+        &self,
+        guest: &GuestRecord,
+        mut outgoing: OutgoingRecord,
+    ) -> Result<(), JournalError> {
+        self.write(|write| {
+            let known = read::<OutgoingRecord>(write, OUTGOING, &key(outgoing.attempt))?;
+            outgoing.record = known.and_then(|known| known.record).or(outgoing.record.take());
+            put(write, GUESTS, &guest.id.to_string(), guest)?;
+            put(write, OUTGOING, &key(outgoing.attempt), &outgoing)?;
+            forget_old(write)
+        })
+    }
+
+    /// Writes a new move to this host together with its guest: both or neither.
+    ///
+    /// # Errors
+    /// When the attempt is known already, or it may not be durable.
+    pub(crate) fn begin_incoming(
+        &self,
+        guest: &GuestRecord,
+        incoming: &IncomingRecord,
+    ) -> Result<(), JournalError> {
+        self.write(|write| {
+            let attempt = incoming.attempt;
+            if read::<IncomingRecord>(write, INCOMING, &key(attempt))?.is_some() {
+                return Err(JournalError::Repeated(attempt));
+            }
+            put(write, GUESTS, &guest.id.to_string(), guest)?;
+            put(write, INCOMING, &key(incoming.attempt), incoming)
+        })
+    }
+
+    /// Writes the record of a move to another host.
+    ///
+    /// # Errors
+    /// When the move is unknown, or it may not be durable.
+    pub(crate) fn record_source(
+        &self,
+        attempt: AttemptId,
+        record: &SourceRecord,
+    ) -> Result<(), JournalError> {
+        self.write(|write| {
+            let mut outgoing: OutgoingRecord =
+                read(write, OUTGOING, &key(attempt))?.ok_or(JournalError::Unknown(attempt))?;
+            outgoing.record = Some(record.clone());
+            put(write, OUTGOING, &key(attempt), &outgoing)
+        })
+    }
+
+    /// Writes the record of a move to this host, if it may follow the one that is there. A refusal
+    /// of a move that is not known is written too, so that it can never be owned later.
+    ///
+    /// # Errors
+    /// When it may not follow, or may not be durable.
+    pub(crate) fn record_destination(
+        &self,
+        attempt: AttemptId,
+        record: DestinationRecord,
+    ) -> Result<(), JournalError> {
+        self.write(|write| {
+            let unknown = || IncomingRecord {
+                id: Uuid::new_v4(),
+                attempt,
+                guest: attempt.guest.to_string(),
+                peer: String::new(),
+                record: None,
+            };
+            let mut incoming: IncomingRecord =
+                read(write, INCOMING, &key(attempt))?.unwrap_or_else(unknown);
+            if !may_follow(incoming.record, record) {
+                let old = incoming.record;
+                return Err(JournalError::Contradiction { attempt, old, new: record });
+            }
+            incoming.record = Some(record);
+            put(write, INCOMING, &key(attempt), &incoming)
+        })
+    }
+
+    fn write(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        // Durability is `Immediate` unless it is asked for less: commit returns after fsync. A
+        // transaction that is dropped without a commit leaves nothing.
+        let write = self.database.begin_write()?;
+        change(&write)?;
+        Ok(write.commit()?)
+    }
+
+    fn all<T: DeserializeOwned>(&self, table: Texts) -> Result<Vec<T>, JournalError> {
+        let read = self.database.begin_read()?;
+        let table = read.open_table(table)?;
+        let rows = table.iter()?.map(|row| {
+            let (key, value) = row?;
+            parse(key.value(), value.value())
+        });
+        rows.collect()
+    }
+
+    fn one<T: DeserializeOwned>(&self, table: Texts, key: &str) -> Result<Option<T>, JournalError> {
+        let read = self.database.begin_read()?;
+        let table = read.open_table(table)?;
+        let value = table.get(key)?;
+        value.map(|value| parse(key, value.value())).transpose()
+    }
+}
+
+/// Whether a destination's record may follow another. `Owned` may be taken back as long as the
+/// guest has not run, which the machine makes sure of; nothing follows `Refused` and `Active`.
+fn may_follow(old: Option<DestinationRecord>, new: DestinationRecord) -> bool {
+    use DestinationRecord::{Active, Owned, Receiving, Refused};
+    match (old, new) {
+        (None, Receiving | Refused) => true,
+        (None, Owned | Active) => false,
+        (Some(Receiving), Receiving | Owned | Refused) => true,
+        (Some(Receiving), Active) => false,
+        (Some(Owned), Owned | Active | Refused) => true,
+        (Some(Owned), Receiving) => false,
+        (Some(Active), Active) | (Some(Refused), Refused) => true,
+        (Some(Active), Receiving | Owned | Refused) => false,
+        (Some(Refused), Receiving | Owned | Active) => false,
+    }
+}
+
+fn key(attempt: AttemptId) -> String {
+    // Padded, so that the attempts of a guest are in order.
+    format!("{}/{:020}", attempt.guest, attempt.epoch.0)
+}
+
+fn parse<T: DeserializeOwned>(key: &str, text: &str) -> Result<T, JournalError> {
+    serde_json::from_str(text).map_err(|source| JournalError::Record { key: key.into(), source })
+}
+
+fn read<T: DeserializeOwned>(
+    write: &WriteTransaction,
+    table: Texts,
+    key: &str,
+) -> Result<Option<T>, JournalError> {
+    let table = write.open_table(table)?;
+    let value = table.get(key)?;
+    value.map(|value| parse(key, value.value())).transpose()
+}
+
+fn put<T: Serialize>(
+    write: &WriteTransaction,
+    table: Texts,
+    key: &str,
+    value: &T,
+) -> Result<(), JournalError> {
+    let text = serde_json::to_string(value)
+        .map_err(|source| JournalError::Record { key: key.into(), source })?;
+    write.open_table(table)?.insert(key, text.as_str())?;
+    Ok(())
+}
+
+fn forget_old(write: &WriteTransaction) -> Result<(), JournalError> {
+    let mut table = write.open_table(OUTGOING)?;
+    if redb::ReadableTableMetadata::len(&table)? <= OUTGOING_ENDED_MAX as u64 {
+        return Ok(());
+    }
+    let mut ended = Vec::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let outgoing: OutgoingRecord = parse(key.value(), value.value())?;
+        if let Some(receipt) = outgoing.receipt {
+            ended.push((receipt.started_unix_ms, key.value().to_owned()));
+        }
+    }
+    ended.sort();
+    for (_, key) in ended.iter().take(ended.len().saturating_sub(OUTGOING_ENDED_MAX)) {
+        table.remove(key.as_str())?;
+    }
+    Ok(())
+}

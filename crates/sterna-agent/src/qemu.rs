@@ -1,0 +1,202 @@
+//! QEMU as the agent's hypervisor.
+
+use crate::hypervisor::{Ended, GuestProcess, Hypervisor, Prepared, Running};
+use serde::Deserialize as _;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use sterna_api::{Finding, Verdict};
+use sterna_proto::message::{Reason, ReasonCode};
+use sterna_vmm::qemu::probe::{self, Probe};
+use sterna_vmm::qemu::{
+    Ending, QemuBinary, QemuDestination, QemuGuest, QemuRecord, QemuSource, QemuStatus, StartMode,
+};
+use sterna_vmm::{Accelerator, Destination, GuestDefinition, Source, VmmError};
+
+/// The program that is looked for in `PATH`.
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Folder of guests' sockets and logs, and of the probe, in the runtime folder.
+const GUESTS_FOLDER: &str = "guests";
+const PROBE_FOLDER: &str = "probe";
+
+/// Examines this host without an agent, which takes some seconds. `qemu` is looked for in `PATH`
+/// if it is not given.
+#[must_use]
+pub fn examine(qemu: Option<&Path>) -> Vec<Finding> {
+    match tempfile::tempdir() {
+        Ok(scratch) => {
+            let Probe { findings, .. } =
+                probe::probe(qemu.unwrap_or(Path::new(PROGRAM)), scratch.path());
+            findings.into_iter().map(finding).collect()
+        }
+        Err(error) => vec![Finding {
+            check: "temporary folder".into(),
+            verdict: Verdict::Missing,
+            detail: format!("none can be made: {error}"),
+            remedy: Some("set TMPDIR to a folder that can be written".into()),
+        }],
+    }
+}
+
+fn finding(found: probe::Finding) -> Finding {
+    Finding {
+        check: found.name.into(),
+        verdict: match found.verdict {
+            probe::Verdict::Good => Verdict::Good,
+            probe::Verdict::Warning => Verdict::Limited,
+            probe::Verdict::Missing => Verdict::Missing,
+        },
+        detail: found.detail,
+        remedy: found.remedy,
+    }
+}
+
+/// The QEMU of this host.
+pub(crate) struct Qemu {
+    binary: QemuBinary,
+    findings: Vec<Finding>,
+    guests: PathBuf,
+}
+
+impl Qemu {
+    /// Finds out what this host's QEMU can do; fails with the findings if there is none.
+    pub(crate) fn find(program: Option<&Path>, runtime: &Path) -> Result<Self, Vec<Finding>> {
+        let scratch = runtime.join(PROBE_FOLDER);
+        let made = std::fs::create_dir_all(&scratch);
+        if let Err(error) = made {
+            tracing::error!(folder = %scratch.display(), %error, "cannot make a folder");
+        }
+        let probed = probe::probe(program.unwrap_or(Path::new(PROGRAM)), &scratch);
+        let findings: Vec<Finding> = probed.findings.into_iter().map(finding).collect();
+        match probed.binary {
+            Some(binary) => Ok(Self { binary, findings, guests: runtime.join(GUESTS_FOLDER) }),
+            None => Err(findings),
+        }
+    }
+
+    fn folder(&self, definition: &GuestDefinition) -> PathBuf {
+        // Names are safe as file names, and distinct on a host.
+        self.guests.join(&definition.name)
+    }
+}
+
+impl Hypervisor for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        self.findings.clone()
+    }
+
+    fn objections(&self, definition: &GuestDefinition) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        if definition.accelerator == Accelerator::Kvm && self.binary.accelerator != Accelerator::Kvm
+        {
+            let detail = "the guest needs KVM, which does not run guests on this host";
+            reasons.push(Reason::new(ReasonCode::Incompatible, detail));
+        }
+        reasons
+    }
+
+    fn start(&self, definition: &GuestDefinition) -> Result<Arc<dyn GuestProcess>, VmmError> {
+        let folder = self.folder(definition);
+        let guest = QemuGuest::start(&self.binary, definition, folder, StartMode::Run)?;
+        Ok(Arc::new(Process::new(guest)))
+    }
+
+    fn prepare(&self, definition: &GuestDefinition) -> Result<Prepared, VmmError> {
+        let folder = self.folder(definition);
+        let destination = QemuDestination::prepare(&self.binary, definition, folder)?;
+        let process = Arc::new(Process::new(destination.guest().clone()));
+        Ok(Prepared { process, destination: Box::new(destination) })
+    }
+
+    fn reattach(
+        &self,
+        record: &serde_json::Value,
+    ) -> Result<Option<Arc<dyn GuestProcess>>, VmmError> {
+        let record = QemuRecord::deserialize(record).map_err(|error| VmmError::Refused {
+            operation: "reading the record of a guest",
+            detail: error.to_string(),
+        })?;
+        match QemuGuest::reattach(record) {
+            Ok(guest) => Ok(Some(Arc::new(Process::new(guest)))),
+            Err(VmmError::Gone { detail }) => {
+                tracing::warn!(%detail, "a guest's hypervisor has ended");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A QEMU process.
+#[derive(Debug)]
+struct Process {
+    guest: QemuGuest,
+    console: PathBuf,
+}
+
+impl Process {
+    fn new(guest: QemuGuest) -> Self {
+        Self { console: guest.console_path(), guest }
+    }
+}
+
+impl GuestProcess for Process {
+    fn record(&self) -> serde_json::Value {
+        serde_json::to_value(self.guest.record()).expect("a record is made of texts and numbers")
+    }
+
+    fn definition(&self) -> GuestDefinition {
+        self.guest.definition().clone()
+    }
+
+    fn pid(&self) -> u32 {
+        self.guest.pid()
+    }
+
+    fn pidfd(&self) -> std::io::Result<OwnedFd> {
+        self.guest.pidfd()
+    }
+
+    fn console(&self) -> &Path {
+        &self.console
+    }
+
+    fn running(&self) -> Result<Running, VmmError> {
+        Ok(match self.guest.status()? {
+            QemuStatus::Running => Running::Yes,
+            QemuStatus::Incoming => Running::No("it waits for its state".into()),
+            QemuStatus::Stopped(status) => Running::No(format!("QEMU says {status}")),
+        })
+    }
+
+    fn run(&self) -> Result<(), VmmError> {
+        // As a source that takes back whatever a move may have done.
+        QemuSource::new(&self.guest)?.resume()
+    }
+
+    fn end(&self) -> Result<(), VmmError> {
+        self.guest.end()
+    }
+
+    fn post_mortem(&self) -> Ended {
+        match self.guest.ending() {
+            Some(Ending::Orderly) => Ended::PoweredOff,
+            Some(Ending::Failed(how)) => Ended::Crashed(how),
+            Some(Ending::Unknown(log)) => Ended::Crashed(format!("exit status unknown; {log}")),
+            None => Ended::Crashed("it cannot be watched any longer".into()),
+        }
+    }
+
+    fn source(&self) -> Result<Box<dyn Source>, VmmError> {
+        Ok(Box::new(QemuSource::new(&self.guest)?))
+    }
+
+    fn destination(&self) -> Result<Box<dyn Destination>, VmmError> {
+        Ok(Box::new(QemuDestination::attach(&self.guest)?))
+    }
+}

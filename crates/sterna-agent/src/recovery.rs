@@ -1,0 +1,286 @@
+//! What a new agent makes of the journal and the processes that an earlier one left.
+//!
+//! | guest's place | record of the move | what is done |
+//! |---|---|---|
+//! | here | none, or ended | found again by its process, else marked crashed |
+//! | here, leaving | nothing recorded | the move had not begun: the guest runs on |
+//! | here, leaving | moving | the engine asks the destination, if the guest may be committed |
+//! | here, leaving | released | its process is ended; the guest is elsewhere |
+//! | here, leaving | undone | it is made to run |
+//! | arriving | none, receiving, refused | refused on record, its process is ended |
+//! | arriving | owned | it is made to run, then recorded as active |
+//! | arriving | active | here |
+//!
+//! All of it is done before the first connection is accepted, but for what needs another host:
+//! that goes on beside everything else. Done twice, it does the same.
+
+#[cfg(test)]
+mod tests;
+
+use crate::agent::Agent;
+use crate::guest::leave::{self, Begin, Journey, Target};
+use crate::guest::{Activity, Guest, Request, Task};
+use crate::hypervisor::{GuestProcess, Running};
+use crate::journal::JournalError;
+use crate::moves::{Move, Outcome};
+use crate::records::{Elsewhere, GuestRecord, OutgoingRecord, Place};
+use std::sync::Arc;
+use sterna_api::Direction;
+use sterna_core::journal::{DestinationRecord, SourceRecord};
+use sterna_core::source::Found;
+use sterna_engine::source::LeftOver;
+use sterna_proto::message::{AttemptId, JournalId};
+use sterna_vmm::VmmError;
+
+/// Brings guests and moves back. Blocks; must be called within the runtime.
+pub(crate) fn recover(agent: &Arc<Agent>) -> Result<(), JournalError> {
+    let mut outgoing = agent.journal.outgoing()?;
+    for record in &outgoing {
+        // Ids were distinct when they were recorded.
+        let _ = agent.moves.add(Move::from_record(record));
+    }
+    recover_incoming_moves(agent)?;
+    outgoing.retain(|record| record.receipt.is_none());
+    for record in agent.journal.guests()? {
+        let attempt = AttemptId { guest: record.id, epoch: record.epoch };
+        let unfinished = outgoing.iter().find(|outgoing| outgoing.attempt == attempt).cloned();
+        recover_guest(agent, record, unfinished)?;
+    }
+    Ok(())
+}
+
+fn recover_incoming_moves(agent: &Agent) -> Result<(), JournalError> {
+    for record in agent.journal.all_incoming()? {
+        let direction = Direction::Incoming;
+        let entry = Move::new(record.id, &record.guest, record.attempt, direction, &record.peer);
+        let summary = match record.record {
+            Some(DestinationRecord::Owned | DestinationRecord::Active) => "arrived",
+            Some(DestinationRecord::Receiving | DestinationRecord::Refused) | None => {
+                "discarded: refused, or the agent was restarted"
+            }
+        };
+        entry.end(Outcome::Summary(summary.into()));
+        let _ = agent.moves.add(entry);
+    }
+    Ok(())
+}
+
+fn recover_guest(
+    agent: &Arc<Agent>,
+    mut record: GuestRecord,
+    unfinished: Option<OutgoingRecord>,
+) -> Result<(), JournalError> {
+    let name = record.definition.name.clone();
+    let process = match record.process.as_ref().map(|data| agent.hypervisor.reattach(data)) {
+        None => None,
+        Some(Ok(process)) => process,
+        // It may run: nothing is concluded, and nothing recorded, until it can be asked.
+        Some(Err(error)) => {
+            tracing::error!(guest = %name, %error, "cannot reach the hypervisor");
+            let reason = format!("its hypervisor cannot be reached: {error}");
+            record.place = Place::Paused { reason, elsewhere: Elsewhere::MayHaveRun };
+            adopt(agent, record, None);
+            return Ok(());
+        }
+    };
+    match &record.place {
+        Place::Elsewhere { .. } => return Ok(()),
+        Place::Arriving { attempt, .. } => {
+            let attempt = *attempt;
+            return recover_arriving(agent, record, attempt, process);
+        }
+        Place::Here => {}
+        Place::Paused { .. } | Place::Crashed { .. } | Place::Stopped { .. } => {
+            adopt(agent, record, process);
+            return Ok(());
+        }
+    }
+    if let Some(outgoing) = unfinished {
+        return recover_leaving(agent, record, outgoing, process);
+    }
+    if process.is_none() {
+        crashed(&mut record, "its hypervisor ended while no agent ran");
+        agent.journal.put_guest(&record)?;
+    }
+    tracing::info!(guest = %name, found = process.is_some(), "guest in the journal");
+    adopt(agent, record, process);
+    Ok(())
+}
+
+fn crashed(record: &mut GuestRecord, reason: &str) {
+    record.process = None;
+    record.place = Place::Crashed { reason: reason.into() };
+}
+
+/// Starts the guest's task under its name.
+fn adopt(
+    agent: &Arc<Agent>,
+    record: GuestRecord,
+    process: Option<Arc<dyn GuestProcess>>,
+) -> Option<Guest> {
+    adopt_as(agent, record, process, Activity::Idle)
+}
+
+fn adopt_as(
+    agent: &Arc<Agent>,
+    record: GuestRecord,
+    process: Option<Arc<dyn GuestProcess>>,
+    activity: Activity,
+) -> Option<Guest> {
+    let name = record.definition.name.clone();
+    match agent.guests.claim(&name, record.id, 0) {
+        Ok(claim) => {
+            let guest = Task::start(agent, record, process, activity);
+            claim.fulfil(guest.clone(), 0);
+            Some(guest)
+        }
+        Err(taken) => {
+            tracing::error!(guest = %name, %taken, "two guests of one name in the journal");
+            None
+        }
+    }
+}
+
+fn recover_arriving(
+    agent: &Arc<Agent>,
+    mut record: GuestRecord,
+    attempt: AttemptId,
+    process: Option<Arc<dyn GuestProcess>>,
+) -> Result<(), JournalError> {
+    let known = agent.journal.incoming(attempt)?.and_then(|incoming| incoming.record);
+    tracing::info!(guest = %record.definition.name, %attempt, role = "destination", ?known,
+        found = process.is_some(), "unfinished move in the journal");
+    match (known, process) {
+        (None | Some(DestinationRecord::Receiving | DestinationRecord::Refused), process) => {
+            agent.journal.record_destination(attempt, DestinationRecord::Refused)?;
+            end(process.as_deref());
+            match record.place {
+                Place::Arriving { before: Some(before), .. } => agent.journal.put_guest(&before)?,
+                _ => agent.journal.remove_guest(record.id)?,
+            }
+            return Ok(());
+        }
+        (Some(DestinationRecord::Owned | DestinationRecord::Active), None) => {
+            crashed(&mut record, "its hypervisor ended while no agent ran");
+            agent.journal.put_guest(&record)?;
+            adopt(agent, record, None);
+        }
+        (Some(DestinationRecord::Owned | DestinationRecord::Active), Some(process)) => {
+            match make_run(process.as_ref()) {
+                Ok(()) => {
+                    agent.journal.record_destination(attempt, DestinationRecord::Active)?;
+                    record.place = Place::Here;
+                }
+                // Owned stays on record: the source is told that the guest is lost.
+                Err(error) => {
+                    end(Some(process.as_ref()));
+                    crashed(&mut record, &format!("it could not be made to run: {error}"));
+                }
+            }
+            agent.journal.put_guest(&record)?;
+            let process = record.process.is_some().then_some(process);
+            adopt(agent, record, process);
+        }
+    }
+    Ok(())
+}
+
+/// Lets an arrived guest run, unless it does already.
+fn make_run(process: &dyn GuestProcess) -> Result<(), VmmError> {
+    match process.running()? {
+        Running::Yes => Ok(()),
+        Running::No(_) => process.destination()?.activate(),
+    }
+}
+
+fn end(process: Option<&dyn GuestProcess>) {
+    if let Some(Err(error)) = process.map(GuestProcess::end) {
+        tracing::error!(%error, "cannot end a hypervisor");
+    }
+}
+
+fn recover_leaving(
+    agent: &Arc<Agent>,
+    mut record: GuestRecord,
+    outgoing: OutgoingRecord,
+    process: Option<Arc<dyn GuestProcess>>,
+) -> Result<(), JournalError> {
+    tracing::info!(guest = %record.definition.name, attempt = %outgoing.attempt, role = "source",
+        record = ?outgoing.record, found = process.is_some(), "unfinished move in the journal");
+    match (&outgoing.record, process) {
+        (Some(SourceRecord::Released), process) => {
+            end(process.as_deref());
+            record.process = None;
+            record.place = Place::Elsewhere { host: outgoing.request.to.clone() };
+            agent.journal.put_guest(&record)?;
+        }
+        (Some(SourceRecord::Moving { journal }), process) => {
+            resolve(agent, record, &outgoing, *journal, process);
+        }
+        (None | Some(SourceRecord::Undone), Some(process)) => {
+            if let Err(error) = process.source().and_then(|mut source| source.resume()) {
+                tracing::error!(guest = %record.definition.name, %error, "cannot make it run");
+            }
+            adopt(agent, record, Some(process));
+        }
+        (None | Some(SourceRecord::Undone), None) => {
+            crashed(&mut record, "its hypervisor ended while no agent ran");
+            agent.journal.put_guest(&record)?;
+            adopt(agent, record, None);
+        }
+    }
+    Ok(())
+}
+
+/// Leaves the question who owns the guest to the engine, which asks the destination if it must.
+fn resolve(
+    agent: &Arc<Agent>,
+    record: GuestRecord,
+    outgoing: &OutgoingRecord,
+    journal: JournalId,
+    process: Option<Arc<dyn GuestProcess>>,
+) {
+    let Some(entry) = agent.moves.get(outgoing.request.id) else { return };
+    let activity = Activity::Moving(Arc::clone(&entry));
+    let Some(guest) = adopt_as(agent, record, process.clone(), activity) else { return };
+    let (agent, outgoing) = (Arc::clone(agent), outgoing.clone());
+    agent.runtime.clone().spawn(async move {
+        let target = loop {
+            match Target::find(&outgoing.request.to).await {
+                Ok(target) => break target,
+                Err(error) => {
+                    tracing::warn!(guest = %guest.name, %error, "cannot ask the destination");
+                    tokio::time::sleep(RESOLVER_PAUSE).await;
+                }
+            }
+        };
+        let begin = tokio::task::spawn_blocking(move || found(process.as_deref(), journal)).await;
+        match begin {
+            Ok(begin) => leave::run(&agent, &guest, &entry, Journey { outgoing, target, begin }),
+            Err(_) => guest.tell(Request::Left(Box::new(outgoing), None)).await,
+        }
+    });
+}
+
+/// How long to wait before a name that could not be resolved is tried again.
+const RESOLVER_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
+
+fn found(process: Option<&dyn GuestProcess>, journal: JournalId) -> Begin {
+    let gone = Begin::Left(LeftOver { journal, found: Found::Gone, guest: None });
+    let Some(process) = process else { return gone };
+    let found = match process.running() {
+        Ok(Running::Yes) => Found::Running,
+        Ok(Running::No(_)) => Found::Paused,
+        Err(error) => {
+            tracing::error!(pid = process.pid(), %error, "cannot ask the hypervisor");
+            return gone;
+        }
+    };
+    match process.source() {
+        Ok(source) => Begin::Left(LeftOver { journal, found, guest: Some(source) }),
+        Err(error) => {
+            tracing::error!(pid = process.pid(), %error, "cannot take the guest over");
+            gone
+        }
+    }
+}

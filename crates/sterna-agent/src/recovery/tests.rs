@@ -1,0 +1,111 @@
+//! An agent that is killed at any stage of a move to it leaves a guest that runs or is gone.
+
+use super::*;
+use crate::fake::{FakeHypervisor, FakeState, agent as fake_agent};
+use crate::journal::Journal;
+use crate::records::IncomingRecord;
+use sterna_proto::message::{Epoch, GuestId};
+use uuid::Uuid;
+
+fn attempt() -> AttemptId {
+    AttemptId { guest: GuestId(Uuid::from_u128(7)), epoch: Epoch(3) }
+}
+
+struct Fixture {
+    agent: Arc<Agent>,
+    fake: Arc<FakeHypervisor>,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    /// An agent whose journal has a guest in this place; its process was prepared for it.
+    fn new(place: Place) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (agent, fake) = fake_agent(folder.path());
+        let text = r#"{"name":"web-1","memory_bytes":16777216}"#;
+        let definition = serde_json::from_str(text).unwrap();
+        let process = agent.hypervisor.prepare(&definition).unwrap().process;
+        let (id, process) = (attempt().guest, Some(process.record()));
+        let record = GuestRecord { id, definition, epoch: Epoch(3), process, place };
+        agent.journal.put_guest(&record).unwrap();
+        Self { agent, fake, _folder: folder }
+    }
+
+    /// One whose guest was arriving when the journal had these records.
+    fn arriving(records: &[DestinationRecord]) -> Self {
+        let fixture = Self::new(Place::Arriving { attempt: attempt(), before: None });
+        let journal: &Journal = &fixture.agent.journal;
+        let guest = journal.guest(attempt().guest).unwrap().unwrap();
+        let (id, peer) = (Uuid::from_u128(1), "b".to_owned());
+        let incoming =
+            IncomingRecord { id, attempt: attempt(), guest: "web-1".into(), peer, record: None };
+        journal.begin_incoming(&guest, &incoming).unwrap();
+        for record in records {
+            journal.record_destination(attempt(), *record).unwrap();
+        }
+        fixture
+    }
+
+    fn recovered(self) -> Self {
+        recover(&self.agent).unwrap();
+        self
+    }
+
+    fn recorded(&self) -> Option<DestinationRecord> {
+        self.agent.journal.incoming(attempt()).unwrap().unwrap().record
+    }
+
+    fn place(&self) -> Option<Place> {
+        self.agent.journal.guest(attempt().guest).unwrap().map(|guest| guest.place)
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_was_not_committed_is_refused_and_ended() {
+    for records in [&[][..], &[DestinationRecord::Receiving], &[DestinationRecord::Refused]] {
+        let fixture = Fixture::arriving(records).recovered();
+        assert_eq!(fixture.recorded(), Some(DestinationRecord::Refused));
+        assert_eq!(fixture.place(), None);
+        assert!(!fixture.fake.newest().lives());
+        assert!(fixture.agent.guests.all().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_was_committed_is_made_to_run() {
+    use DestinationRecord::{Active, Owned, Receiving};
+    for records in [&[Receiving, Owned][..], &[Receiving, Owned, Active]] {
+        let fixture = Fixture::arriving(records).recovered();
+        assert_eq!(fixture.recorded(), Some(Active));
+        assert_eq!(fixture.place(), Some(Place::Here));
+        let guest = fixture.fake.newest();
+        assert!(guest.lives() && guest.state() == FakeState::Running);
+        assert!(fixture.agent.guests.get("web-1").is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_committed_guest_that_is_gone_stays_owned_on_record() {
+    use DestinationRecord::{Owned, Receiving};
+    let fixture = Fixture::arriving(&[Receiving, Owned]);
+    fixture.fake.kill_all();
+    let fixture = fixture.recovered();
+    assert_eq!(fixture.recorded(), Some(Owned));
+    assert!(matches!(fixture.place(), Some(Place::Crashed { .. })));
+}
+
+#[tokio::test]
+async fn a_guest_whose_process_has_ended_is_marked_crashed() {
+    let fixture = Fixture::new(Place::Here);
+    fixture.fake.kill_all();
+    let fixture = fixture.recovered();
+    assert!(matches!(fixture.place(), Some(Place::Crashed { .. })));
+    assert!(fixture.agent.guests.get("web-1").is_some());
+}
+
+#[tokio::test]
+async fn a_guest_of_another_host_is_no_guest_here() {
+    let fixture = Fixture::new(Place::Elsewhere { host: "b".into() }).recovered();
+    assert!(fixture.agent.guests.all().is_empty());
+    assert_eq!(fixture.place(), Some(Place::Elsewhere { host: "b".into() }));
+}

@@ -1,0 +1,68 @@
+//! Errors as answers, and requests whose errors are answers too.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use sterna_api::{ApiError, ErrorCode};
+
+/// An error, answered with the status of its code.
+#[derive(Debug)]
+pub(super) struct Refusal(pub(super) ApiError);
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            tracing::error!(code = ?self.0.code, error = %self.0, "request failed");
+        } else {
+            tracing::debug!(code = ?self.0.code, error = %self.0, "request refused");
+        }
+        (status, Json(self.0)).into_response()
+    }
+}
+
+/// A JSON body.
+#[derive(FromRequest)]
+#[from_request(via(Json), rejection(Refusal))]
+pub(super) struct Body<T>(pub(super) T);
+
+/// The parameter in a path.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Refusal))]
+pub(super) struct Segment<T>(pub(super) T);
+
+/// The parameters behind a path.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Refusal))]
+pub(super) struct Query<T>(pub(super) T);
+
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
+        let code = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
+            _ => ErrorCode::BadRequest,
+        };
+        Self(ApiError::new(code, rejection.body_text()))
+    }
+}
+
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Self {
+        Self(ApiError::new(ErrorCode::BadRequest, rejection.body_text()))
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(ApiError::new(ErrorCode::BadRequest, rejection.body_text()))
+    }
+}

@@ -1,0 +1,83 @@
+//! The HTTP interface, over a unix socket and over HTTPS.
+//!
+//! The unix socket is for this host's operator: its file mode decides who may. Over HTTPS both
+//! sides have certificates of the cluster's authority; callers from there cannot give a guest
+//! hypervisor arguments, unless the agent was told that they may.
+
+mod answer;
+mod console;
+mod guests;
+mod moves;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+pub(crate) use tls::TlsListener;
+
+use crate::agent::Agent;
+use answer::Refusal;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use sterna_api::{ApiError, ErrorCode, HostInfo, paths};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This host's operator, through the unix socket.
+    Local,
+    /// Another holder of a certificate of the cluster.
+    Network,
+}
+
+/// The interface's routes.
+pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
+    Router::new()
+        .route(paths::HOST, get(host))
+        .route(paths::GUESTS, get(guests::list).post(guests::start))
+        .route(paths::GUEST, get(guests::show).delete(guests::stop))
+        .route(paths::CONSOLE, get(console::read).post(console::write))
+        .route(paths::RUN, post(guests::run))
+        .route(paths::GUEST_MOVES, post(moves::begin))
+        .route(paths::MOVES, get(moves::list))
+        .route(paths::MOVE, get(moves::show).delete(moves::cancel))
+        .fallback(async || Refusal(ApiError::new(ErrorCode::NotFound, "there is no such path")))
+        .method_not_allowed_fallback(async || {
+            Refusal(ApiError::new(ErrorCode::MethodNotAllowed, "not with this method"))
+        })
+        .layer(DefaultBodyLimit::max(paths::REQUEST_BYTES_MAX))
+        .layer(Extension(origin))
+        .with_state(agent)
+}
+
+async fn host(State(agent): State<Arc<Agent>>) -> Json<HostInfo> {
+    Json(HostInfo {
+        name: agent.settings.name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        journal: agent.journal.id().0.to_string(),
+        move_port: agent.settings.move_port,
+        guests: agent.guests.all().len(),
+        findings: agent.hypervisor.findings(),
+    })
+}
+
+/// Listens on a unix socket that only this user may use. A socket left by an agent that was killed
+/// is replaced; one that answers is not.
+pub(crate) async fn bind(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent serves this socket"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // The folder is this user's alone, so nobody connects before the mode is set.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}

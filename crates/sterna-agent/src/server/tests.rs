@@ -1,0 +1,142 @@
+//! The interface as callers see it, over an agent whose hypervisor is a fake.
+
+use super::*;
+use crate::fake::{FakeHypervisor, agent};
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, Request, StatusCode, header};
+use serde::de::DeserializeOwned;
+use sterna_api::{GuestState, GuestView, MoveView};
+use tower::ServiceExt as _;
+
+const ID: &str = "00000000-0000-0000-0000-000000000007";
+
+struct Caller {
+    agent: Arc<Agent>,
+    fake: Arc<FakeHypervisor>,
+    origin: Origin,
+    _folder: tempfile::TempDir,
+}
+
+impl Caller {
+    fn new(origin: Origin) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (agent, fake) = agent(folder.path());
+        Self { agent, fake, origin, _folder: folder }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: String) -> (StatusCode, Vec<u8>) {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body))
+            .unwrap();
+        let answer = router(Arc::clone(&self.agent), self.origin).oneshot(request).await.unwrap();
+        let status = answer.status();
+        (status, to_bytes(answer.into_body(), 1 << 22).await.unwrap().to_vec())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+        let (status, body) = self.send(Method::GET, path, String::new()).await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    async fn error(&self, method: Method, path: &str, body: &str) -> (u16, ApiError) {
+        let (status, body) = self.send(method, path, body.into()).await;
+        (status.as_u16(), serde_json::from_slice(&body).unwrap())
+    }
+
+    async fn start(&self, id: &str, name: &str) -> StatusCode {
+        self.send(Method::POST, paths::GUESTS, start(id, name, "[]")).await.0
+    }
+}
+
+fn start(id: &str, name: &str, qemu_args: &str) -> String {
+    format!(
+        r#"{{"id":"{id}","definition":{{"name":"{name}","memory_bytes":16777216,
+        "qemu_args":{qemu_args}}}}}"#
+    )
+}
+
+#[tokio::test]
+async fn every_error_has_its_code_and_status() {
+    let caller = Caller::new(Origin::Local);
+    caller.start(ID, "a").await;
+    let large = "x".repeat(paths::REQUEST_BYTES_MAX + 1);
+    let nowhere = format!(r#"{{"id":"{ID}","to":"b:x"}}"#);
+    let wrong_name = start(ID, "../a", "[]");
+    let same_name = start("00000000-0000-0000-0000-000000000008", "a", "[]");
+    let no_move = format!("/v1/moves/{ID}");
+    use ErrorCode::*;
+    for (method, path, body, status, code) in [
+        (Method::GET, "/v2/host", "", 404, NotFound),
+        (Method::PUT, "/v1/guests", "", 405, MethodNotAllowed),
+        (Method::POST, "/v1/guests", "{", 400, BadRequest),
+        (Method::POST, "/v1/guests", large.as_str(), 413, TooLarge),
+        (Method::POST, "/v1/guests", wrong_name.as_str(), 422, Invalid),
+        (Method::POST, "/v1/guests", same_name.as_str(), 409, AlreadyExists),
+        (Method::GET, "/v1/guests/b", "", 404, NotFound),
+        (Method::GET, "/v1/guests/b/console", "", 404, NotFound),
+        (Method::POST, "/v1/guests/a/moves", nowhere.as_str(), 422, Invalid),
+        (Method::GET, no_move.as_str(), "", 404, NotFound),
+        (Method::DELETE, "/v1/moves/x", "", 400, BadRequest),
+    ] {
+        let (got, error) = caller.error(method.clone(), path, body).await;
+        assert_eq!((got, error.code), (status, code), "{method} {path}: {error}");
+        assert_eq!(error.code.status(), status);
+    }
+}
+
+#[tokio::test]
+async fn asking_twice_starts_one_guest() {
+    let caller = Caller::new(Origin::Local);
+    assert_eq!(caller.start(ID, "a").await, StatusCode::CREATED);
+    assert_eq!(caller.start(ID, "a").await, StatusCode::OK);
+    assert_eq!(caller.fake.started(), 1);
+    let guests: Vec<GuestView> = caller.get(paths::GUESTS).await;
+    assert_eq!(guests.len(), 1);
+    assert_eq!(guests[0].state, GuestState::Running);
+    let moves: Vec<MoveView> = caller.get(paths::MOVES).await;
+    assert_eq!(moves, []);
+}
+
+#[tokio::test]
+async fn a_stopped_guest_is_forgotten_and_its_name_is_free() {
+    let caller = Caller::new(Origin::Local);
+    caller.start(ID, "a").await;
+    let (status, _) = caller.send(Method::DELETE, "/v1/guests/a", String::new()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(caller.agent.journal.guests().unwrap(), []);
+    assert_eq!(caller.start(ID, "a").await, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn hypervisor_arguments_are_this_hosts_operators_alone() {
+    let body = start(ID, "a", r#"["-s"]"#);
+    let network = Caller::new(Origin::Network);
+    let (status, error) = network.error(Method::POST, paths::GUESTS, &body).await;
+    assert_eq!((status, error.code), (403, ErrorCode::Forbidden));
+    assert_eq!(network.fake.started(), 0);
+    let local = Caller::new(Origin::Local);
+    let (status, _) = local.send(Method::POST, paths::GUESTS, body).await;
+    assert_eq!(status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_guest_whose_hypervisor_ends_is_shown_as_crashed() {
+    let caller = Caller::new(Origin::Local);
+    caller.start(ID, "a").await;
+    caller.fake.kill_all();
+    // The end is noticed by an event; asking makes no difference to when.
+    let crashed = loop {
+        let view: GuestView = caller.get("/v1/guests/a").await;
+        if let GuestState::Crashed { .. } = view.state {
+            break view;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(crashed.pid, None);
+    let recorded = caller.agent.journal.guests().unwrap();
+    assert!(matches!(recorded[0].place, crate::records::Place::Crashed { .. }), "{recorded:?}");
+}

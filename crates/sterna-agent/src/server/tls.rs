@@ -1,0 +1,94 @@
+//! Connections with TLS, for axum.
+//!
+//! Handshakes run side by side, so that a caller who never finishes his holds nobody up.
+
+use axum::serve::Listener;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// How long a caller may take for his handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// Handshakes at a time.
+const HANDSHAKES_MAX: usize = 64;
+
+/// How long to wait after a connection could not be accepted, such as for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+type Connection = (TlsStream<TcpStream>, SocketAddr);
+
+/// Accepts callers with a certificate of the cluster's authority.
+#[derive(Debug)]
+pub(crate) struct TlsListener {
+    ready: mpsc::Receiver<Connection>,
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl TlsListener {
+    /// Listens on an address.
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        settings: Arc<rustls::ServerConfig>,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let (sender, ready) = mpsc::channel(HANDSHAKES_MAX);
+        let task = tokio::spawn(accept(listener, TlsAcceptor::from(settings), sender));
+        Ok(Self { ready, address, task })
+    }
+}
+
+impl Drop for TlsListener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: mpsc::Sender<Connection>) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (tls, ready) = (tls.clone(), ready.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+                Ok(Ok(stream)) => drop(ready.send((stream, peer)).await),
+                Ok(Err(error)) => tracing::info!(%peer, %error, "caller refused"),
+                Err(_) => tracing::info!(%peer, "caller did not finish the handshake"),
+            }
+        });
+    }
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> Connection {
+        match self.ready.recv().await {
+            Some(connection) => connection,
+            // The accepting task ends only with this listener.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
