@@ -1,0 +1,15 @@
+//! What tests, demo and benches share: hosts in network namespaces, the test guest, probes.
+//!
+//! [`net`] makes hosts `a`, `b` (and `c`) that are joined by a migration link of a given rate and
+//! by a guest network with a client in it. [`image`] finds the guest that `cargo xtask guest`
+//! builds, [`recorder`] says what it is to do, [`disk`] makes a disk that it can check. [`probe`]
+//! watches it: answers over the network and tick lines on the console. [`lab`] puts an agent on
+//! each host and drives them as an operator would, by the `sterna` program.
+#![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod image;
+pub mod lab;
+pub mod net;
+pub mod probe;
+pub mod recorder;
