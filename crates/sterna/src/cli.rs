@@ -1,0 +1,113 @@
+//! The command line.
+
+use crate::exit::{self, Exit};
+use crate::{agent, client, doctor, migrate, moves, pki, vm};
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Move running virtual machines between hosts
+#[derive(Debug, Parser)]
+#[command(name = "sterna", version, after_help = exit::HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Global {
+    #[command(flatten)]
+    pub(crate) connection: client::ConnectionArgs,
+    /// Print results as text for people or as JSON
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent of this host
+    Agent(agent::AgentArgs),
+    /// Start, list, show and stop guests
+    #[command(subcommand)]
+    Vm(vm::VmCommand),
+    /// Move a running guest to another host
+    Migrate(Box<migrate::MigrateArgs>),
+    /// List, show and cancel moves
+    #[command(subcommand)]
+    Moves(moves::MovesCommand),
+    /// Say what this host lacks to run and move guests, and how to get it
+    Doctor(doctor::DoctorArgs),
+    /// Make the certificates by which hosts know each other
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let global = self.global;
+        match self.command {
+            Command::Agent(args) => agent::run(args),
+            Command::Doctor(args) => doctor::run(&args, &global),
+            Command::Pki(command) => pki::run(command),
+            Command::Vm(command) => block_on(vm::run(command, &global)),
+            Command::Migrate(args) => block_on(migrate::run(*args, &global)),
+            Command::Moves(command) => block_on(moves::run(command, &global)),
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // A thread that waits for the keyboard would hold an orderly shutdown up.
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_exit_with_two() {
+        let error = Cli::try_parse_from(["sterna", "migrate", "web-1"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_move_is_described_in_units_people_use() {
+        let line = "sterna migrate web-1 --to b:7401 --max-downtime 250ms --bandwidth 100MB/s \
+            --streams 4 --verify --when-stuck stop-and-copy --max-time 5m --output json";
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        assert_eq!(cli.global.output, Output::Json);
+        let Command::Migrate(args) = cli.command else { panic!("{cli:?}") };
+        let request = args.request();
+        assert_eq!(request.limits.downtime_max.as_millis(), 250);
+        assert_eq!(request.bandwidth_bytes_per_second, Some(100_000_000));
+        assert_eq!(request.limits.copy_time_max.unwrap().as_secs(), 300);
+        assert_eq!((request.streams, request.to.as_str()), (4, "b:7401"));
+    }
+
+    #[test]
+    fn the_exit_codes_are_in_the_help() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("5  cancelled"), "{help}");
+    }
+}

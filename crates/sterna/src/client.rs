@@ -1,0 +1,153 @@
+//! The agent's interface, from the caller's side.
+
+use anyhow::Context as _;
+use reqwest::{Method, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use std::time::Duration;
+use sterna_api::{ApiError, ErrorCode, paths};
+use sterna_engine::identity::Identity;
+
+/// How long a connection to an agent may take.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Which agent is talked to.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ConnectionArgs {
+    /// Unix socket of the agent on this host
+    #[arg(long, global = true, env = "STERNA_SOCKET", default_value = "/run/sterna/agent.sock")]
+    socket: PathBuf,
+    /// Agent on another host, by name or address, with a port if it is not 7400
+    #[arg(long, global = true, value_name = "HOST[:PORT]", requires = "identity")]
+    host: Option<String>,
+    /// Folder with ca.pem, host.pem and host.key, for --host
+    #[arg(long, global = true, value_name = "DIR")]
+    identity: Option<PathBuf>,
+}
+
+/// An agent.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+    called: String,
+}
+
+impl ConnectionArgs {
+    /// The agent these options name. Nothing is sent yet.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX).no_proxy();
+        match (&self.host, &self.identity) {
+            (Some(host), Some(folder)) => {
+                let tls = Identity::load(folder)?.client;
+                let http = builder.tls_backend_preconfigured((*tls).clone()).build()?;
+                Ok(Client { http, base: base(host), called: host.clone() })
+            }
+            _ => {
+                // Never used, but a client without any would go looking for the system's.
+                let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+                let tls = rustls::ClientConfig::builder_with_provider(provider)
+                    .with_safe_default_protocol_versions()?
+                    .with_root_certificates(rustls::RootCertStore::empty())
+                    .with_no_client_auth();
+                let builder = builder.tls_backend_preconfigured(tls);
+                let http = builder.unix_socket(self.socket.as_path()).build()?;
+                let called = self.socket.display().to_string();
+                Ok(Client { http, base: "http://agent".into(), called })
+            }
+        }
+    }
+}
+
+/// The start of every address on a host.
+fn base(host: &str) -> String {
+    let bare_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+    let has_port = !bare_v6 && host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    match (bare_v6, has_port) {
+        (true, _) => format!("https://[{host}]:{}", paths::API_PORT),
+        (false, true) => format!("https://{host}"),
+        (false, false) => format!("https://{host}:{}", paths::API_PORT),
+    }
+}
+
+impl Client {
+    /// Asks for something.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.answer(self.request(Method::GET, path)).await
+    }
+
+    /// Sends something.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Ends something.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.answer(self.request(Method::DELETE, path)).await
+    }
+
+    /// Sends bytes.
+    pub(crate) async fn post_bytes(&self, path: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
+        self.send(self.request(Method::POST, path).body(bytes)).await.map(drop)
+    }
+
+    /// Asks for a stream of bytes.
+    pub(crate) async fn stream(&self, path: &str) -> anyhow::Result<Response> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
+        let response = self.send(request).await?;
+        response.json().await.context("cannot read the agent's answer")
+    }
+
+    /// Sends a request; an answer that is an error becomes one.
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        let answered: Result<ApiError, _> = serde_json::from_str(&text);
+        let other =
+            |_| ApiError::new(ErrorCode::Internal, format!("{status} from {}", self.called));
+        Err(answered.unwrap_or_else(other).into())
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ApiError {
+        let chain = ApiError::from_chain(ErrorCode::Internal, error);
+        let message = format!("cannot reach the agent at {}: {}", self.called, chain.message);
+        ApiError::new(ErrorCode::Internal, message)
+            .hint("see that it runs (`sterna agent`), and that --socket or --host names it")
+    }
+}
+
+/// Whether an error says that the agent could not be reached or broke off, rather than answered.
+pub(crate) fn is_broken_off(error: &anyhow::Error) -> bool {
+    let answered = error.downcast_ref::<ApiError>().is_some_and(|e| e.code != ErrorCode::Internal);
+    !answered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_a_port_or_gets_one() {
+        assert_eq!(base("b"), "https://b:7400");
+        assert_eq!(base("b:9"), "https://b:9");
+        assert_eq!(base("fd00::2"), "https://[fd00::2]:7400");
+        assert_eq!(base("[fd00::2]"), "https://[fd00::2]:7400");
+        assert_eq!(base("[fd00::2]:9"), "https://[fd00::2]:9");
+    }
+}

@@ -1,0 +1,60 @@
+//! `sterna doctor`
+
+use crate::cli::{Global, Output};
+use crate::exit::Exit;
+use crate::output;
+use std::path::PathBuf;
+use sterna_api::{Finding, Verdict};
+
+/// Options of `sterna doctor`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// QEMU program; looked for if not given
+    #[arg(long, value_name = "FILE")]
+    qemu: Option<PathBuf>,
+}
+
+/// Examines this host; needs no agent.
+pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<Exit> {
+    let findings = sterna_agent::examine(args.qemu.as_deref());
+    match global.output {
+        Output::Json => output::json(&findings)?,
+        Output::Text => print!("{}", text(&findings)),
+    }
+    let missing = findings.iter().any(|finding| finding.verdict == Verdict::Missing);
+    Ok(if missing { Exit::Error } else { Exit::Done })
+}
+
+fn text(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let mark = match finding.verdict {
+            Verdict::Good => "good   ",
+            Verdict::Limited => "limited",
+            Verdict::Missing => "MISSING",
+        };
+        text.push_str(&format!("{mark}  {}: {}\n", finding.check, finding.detail));
+        if let Some(remedy) = &finding.remedy {
+            text.push_str(&format!("         remedy: {remedy}\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_comes_with_its_remedy() {
+        let finding = Finding {
+            check: "kernel".into(),
+            verdict: Verdict::Missing,
+            detail: "6.1, needs 6.7".into(),
+            remedy: Some("apt install linux-image-amd64/bookworm-backports".into()),
+        };
+        let expected = "MISSING  kernel: 6.1, needs 6.7\n         \
+            remedy: apt install linux-image-amd64/bookworm-backports\n";
+        assert_eq!(text(&[finding]), expected);
+    }
+}

@@ -1,0 +1,28 @@
+//! The `sterna` program: parses the command line, runs one command, exits with its code.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod cli;
+mod client;
+mod doctor;
+mod exit;
+mod migrate;
+mod moves;
+mod output;
+mod pki;
+mod progress;
+mod receipt_text;
+mod units;
+mod vm;
+mod watch;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(exit) => exit.into(),
+        Err(error) => output::failure(&error).into(),
+    }
+}

@@ -1,0 +1,106 @@
+//! `sterna migrate`
+
+use crate::cli::{Global, Output};
+use crate::exit::Exit;
+use crate::units::{parse_rate, parse_size};
+use crate::{output, watch};
+use std::time::Duration;
+use sterna_api::{MoveRequest, MoveView, STREAMS_DEFAULT, paths};
+use sterna_core::algorithm::AlgorithmName;
+use sterna_core::limits::{Limits, WhenStuck};
+use sterna_proto::message::Verify;
+use uuid::Uuid;
+
+/// Options of `sterna migrate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MigrateArgs {
+    /// Name of the guest
+    #[arg(value_name = "VM")]
+    guest: String,
+    /// Host to move it to, as its certificate names it, with a port if it is not 7401
+    #[arg(long, value_name = "HOST[:PORT]")]
+    to: String,
+    /// Algorithm: pre-copy or stop-and-copy
+    #[arg(long, default_value_t)]
+    algorithm: AlgorithmName,
+    /// Accept no longer downtime than this
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_downtime: Option<Duration>,
+    /// Make rounds while they help, until the copying part of the downtime is this short
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    downtime_goal: Option<Duration>,
+    /// Send pages no faster than this, such as 100MB/s
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    bandwidth: Option<u64>,
+    /// Send pages over this many connections
+    #[arg(long, value_name = "N", default_value_t = STREAMS_DEFAULT)]
+    streams: u16,
+    /// Compare all RAM of both hosts before the guest resumes; lengthens the downtime
+    #[arg(long)]
+    verify: bool,
+    /// When the guest writes faster than the link: abort or stop-and-copy
+    #[arg(long, value_name = "WHAT", value_parser = parse_when_stuck, default_value = "abort")]
+    when_stuck: WhenStuck,
+    /// Make this many rounds at most
+    #[arg(long, value_name = "N")]
+    max_rounds: Option<u32>,
+    /// Copy for this long at most
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_time: Option<Duration>,
+    /// Send this much at most while the guest runs
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_bytes: Option<u64>,
+    /// Identity of the move, so that asking again moves once; drawn if not given
+    #[arg(long, value_name = "UUID")]
+    id: Option<Uuid>,
+    /// Print the id of the move and do not wait for its end
+    #[arg(long)]
+    detach: bool,
+}
+
+fn parse_when_stuck(text: &str) -> Result<WhenStuck, String> {
+    match text {
+        "abort" => Ok(WhenStuck::Abort),
+        "stop-and-copy" => Ok(WhenStuck::StopAndCopy),
+        other => Err(format!("{other:?} is neither abort nor stop-and-copy")),
+    }
+}
+
+impl MigrateArgs {
+    /// The request these options describe.
+    pub(crate) fn request(&self) -> MoveRequest {
+        let usual = Limits::default();
+        let limits = Limits {
+            downtime_max: self.max_downtime.unwrap_or(usual.downtime_max),
+            downtime_goal: self.downtime_goal.unwrap_or(usual.downtime_goal),
+            rounds_max: self.max_rounds.unwrap_or(usual.rounds_max),
+            copy_time_max: self.max_time,
+            bytes_max: self.max_bytes,
+            when_stuck: self.when_stuck,
+        };
+        MoveRequest {
+            id: self.id.unwrap_or_else(Uuid::new_v4),
+            to: self.to.clone(),
+            algorithm: self.algorithm,
+            limits,
+            bandwidth_bytes_per_second: self.bandwidth,
+            streams: self.streams,
+            verify: if self.verify { Verify::RamDigest } else { Verify::No },
+        }
+    }
+}
+
+/// Moves a guest and prints the receipt.
+pub(crate) async fn run(args: MigrateArgs, global: &Global) -> anyhow::Result<Exit> {
+    let client = global.connection.client()?;
+    let path = paths::with(paths::GUEST_MOVES, &args.guest);
+    let begun: MoveView = client.post(&path, &args.request()).await?;
+    if args.detach {
+        match global.output {
+            Output::Json => output::json(&begun)?,
+            Output::Text => println!("{}", begun.id),
+        }
+        return Ok(Exit::Done);
+    }
+    watch::until_ended(&client, begun, global.output).await
+}

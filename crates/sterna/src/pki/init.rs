@@ -1,0 +1,19 @@
+//! `sterna pki init`
+
+use super::issue::Authority;
+use crate::exit::Exit;
+use std::path::PathBuf;
+
+/// Options of `sterna pki init`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InitArgs {
+    /// Folder for ca.pem and ca.key; keep ca.key off the hosts
+    dir: PathBuf,
+}
+
+/// Makes an authority.
+pub(crate) fn run(args: &InitArgs) -> anyhow::Result<Exit> {
+    Authority::create()?.write(&args.dir)?;
+    println!("made an authority in {}; next: sterna pki host", args.dir.display());
+    Ok(Exit::Done)
+}

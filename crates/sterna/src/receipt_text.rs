@@ -1,0 +1,264 @@
+//! The receipt of a move as text for people.
+
+use crate::units::{rate, size, time};
+use std::fmt::{self, Write as _};
+use std::time::{Duration, UNIX_EPOCH};
+use sterna_core::receipt::{Downtime, Ending, RamCheck, Receipt, Round, WireBytes};
+
+/// Writes a receipt: what became of the guest first, then the figures.
+pub(crate) fn render(receipt: &Receipt) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut text, receipt);
+    text
+}
+
+fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
+    ending(text, receipt)?;
+    let started = UNIX_EPOCH.checked_add(Duration::from_millis(receipt.started_unix_ms));
+    let started = started.unwrap_or(UNIX_EPOCH);
+    let streams = if receipt.streams == 1 { "stream" } else { "streams" };
+    writeln!(text)?;
+    field(text, "attempt", &receipt.attempt)?;
+    field(text, "started", &humantime::format_rfc3339_seconds(started))?;
+    field(text, "RAM", &size(receipt.ram_bytes))?;
+    let algorithm = format!("{}, {} {streams}", receipt.algorithm, receipt.streams);
+    field(text, "algorithm", &algorithm)?;
+    if let Some(stopped) = receipt.stopped {
+        field(text, "paused when", &stopped.as_str())?;
+    }
+    let mut total = time(receipt.total);
+    if !receipt.negotiation.is_zero() {
+        write!(total, ", {} of it negotiation", time(receipt.negotiation))?;
+    }
+    field(text, "total", &total)?;
+    field(text, "sent", &sent(&receipt.wire))?;
+    field(text, "RAM check", &check(receipt.ram_digest))?;
+    if let Some(downtime) = &receipt.downtime {
+        parts(text, downtime, receipt.limits.downtime_max)?;
+    }
+    rounds(text, &receipt.rounds)
+}
+
+fn field(text: &mut String, name: &str, value: &dyn fmt::Display) -> fmt::Result {
+    writeln!(text, "  {name:<12} {value}")
+}
+
+/// What became of the guest, and what to do if it does not run.
+fn ending(text: &mut String, receipt: &Receipt) -> fmt::Result {
+    let Receipt { guest, source, destination, .. } = receipt;
+    match &receipt.ending {
+        Ending::Moved => {
+            let downtime = receipt.downtime.map_or(Duration::ZERO, |downtime| downtime.total);
+            let (total, downtime) = (time(receipt.total), time(downtime));
+            writeln!(text, "moved: {guest} runs at {destination}; {total}, downtime {downtime}")
+        }
+        Ending::Undone { reasons } => {
+            writeln!(text, "not moved: {guest} runs on at {source}")?;
+            reasons.iter().try_for_each(|reason| writeln!(text, "  because {reason}"))
+        }
+        Ending::GuestGone { reason } => {
+            writeln!(text, "not moved: {guest} ended at {source} on the way")?;
+            writeln!(text, "  because {reason}")
+        }
+        Ending::Stuck { cause, reason } => {
+            writeln!(text, "not moved: {guest} STAYS PAUSED at {source}")?;
+            writeln!(text, "  moved back because {cause}")?;
+            writeln!(text, "  paused because {reason}")?;
+            writeln!(text, "  next: sterna vm run {guest}")
+        }
+        Ending::Lost { reason } => {
+            writeln!(text, "LOST: {destination} took {guest} over and lost it")?;
+            writeln!(text, "  because {reason}")?;
+            writeln!(text, "  its state of before the move stays paused at {source}")?;
+            writeln!(text, "  next: make sure that {guest} runs nowhere else, then")?;
+            writeln!(text, "        sterna vm run {guest} --runs-nowhere-else")
+        }
+    }
+}
+
+fn sent(wire: &WireBytes) -> String {
+    let mut text =
+        format!("{} of pages and state, {} with TLS", size(wire.payload), size(wire.sockets));
+    if let Some(interface) = wire.interface {
+        let _ = write!(text, ", {} by the interface's counter", size(interface));
+    }
+    text
+}
+
+fn check(check: RamCheck) -> &'static str {
+    match check {
+        RamCheck::Equal => "equal on both hosts, all of it hashed",
+        RamCheck::Different => "DIFFERENT on the two hosts",
+        RamCheck::NotChecked => "not made (--verify makes it)",
+    }
+}
+
+fn parts(text: &mut String, downtime: &Downtime, limit: Duration) -> fmt::Result {
+    let micros = Duration::from_micros;
+    let there = &downtime.destination;
+    writeln!(text, "\ndowntime {} of {} allowed", time(downtime.total), time(limit))?;
+    let state = format!("save the device state, {}", size(downtime.state_bytes));
+    let listed = [
+        (downtime.pause, "pause: drain block I/O"),
+        (downtime.copy, "scan and copy the rest"),
+        (downtime.save, state.as_str()),
+        (downtime.digest, "hash all RAM"),
+        (downtime.ready, "wait until the destination is ready"),
+        (micros(there.load_us), "  there: load the device state"),
+        (micros(there.digest_us), "  there: hash all RAM"),
+        (downtime.commit, "commit until it runs"),
+        (micros(there.record_us), "  there: record who owns the guest"),
+        (micros(there.activate_us), "  there: start the vCPUs"),
+    ];
+    for (took, what) in listed.iter().filter(|(took, _)| !took.is_zero()) {
+        writeln!(text, "  {:>9}  {what}", time(*took))?;
+    }
+    if !downtime.pause_lead.is_zero() {
+        let lead = time(downtime.pause_lead);
+        writeln!(text, "  before it, the guest ran on for {lead} after it was told to pause")?;
+    }
+    Ok(())
+}
+
+fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
+    if rounds.is_empty() {
+        return Ok(());
+    }
+    let head = "round      took      sent        rate       raw      zero    absent unchanged \
+                postponed   dirtied";
+    writeln!(text, "\n{head}")?;
+    for round in rounds {
+        let pages = &round.pages;
+        writeln!(
+            text,
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            round.number,
+            time(round.took),
+            size(round.bytes),
+            speed(round),
+            pages.raw.0,
+            pages.zero.0,
+            pages.absent.0,
+            pages.unchanged.0,
+            pages.postponed.0,
+            round.dirtied.0,
+        )?;
+    }
+    writeln!(text, "pages of 4 KiB; the last round is the one after the pause")
+}
+
+fn speed(round: &Round) -> String {
+    let micros = round.took.as_micros().max(1);
+    let bytes_per_second = u128::from(round.bytes) * 1_000_000 / micros;
+    rate(u64::try_from(bytes_per_second).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use sterna_core::algorithm::AlgorithmName;
+    use sterna_core::limits::Limits;
+    use sterna_core::receipt::{PagesByCoding, StopReason};
+    use sterna_page::PageCount;
+    use sterna_proto::message::{ActivationTimes, AttemptId, Epoch, GuestId, Reason, ReasonCode};
+    use uuid::Uuid;
+
+    pub(crate) fn receipt() -> Receipt {
+        let times =
+            ActivationTimes { load_us: 3900, digest_us: 0, record_us: 900, activate_us: 400 };
+        let pages = PagesByCoding { raw: PageCount(100_000), ..PagesByCoding::default() };
+        let round = Round {
+            number: 0,
+            took: Duration::from_secs(4),
+            pages,
+            bytes: 409_600_000,
+            dirtied: PageCount(12),
+            ..Round::default()
+        };
+        Receipt {
+            guest: "web-1".into(),
+            attempt: AttemptId { guest: GuestId(Uuid::from_u128(7)), epoch: Epoch(3) },
+            source: "a".into(),
+            destination: "b:7401".into(),
+            ending: Ending::Moved,
+            algorithm: AlgorithmName::PreCopy,
+            stopped: Some(StopReason::GoalReached),
+            limits: Limits::default(),
+            streams: 2,
+            ram_bytes: 512 << 20,
+            started_unix_ms: 1_763_679_662_000,
+            total: Duration::from_millis(5312),
+            negotiation: Duration::from_millis(120),
+            downtime: Some(Downtime {
+                total: Duration::from_micros(18_440),
+                copy: Duration::from_millis(3),
+                ready: Duration::from_millis(5),
+                commit: Duration::from_millis(2),
+                destination: times,
+                state_bytes: 300 << 10,
+                ..Downtime::default()
+            }),
+            rounds: vec![round],
+            wire: WireBytes { payload: 410 << 20, sockets: 411 << 20, interface: None },
+            ram_digest: RamCheck::Equal,
+        }
+    }
+
+    #[test]
+    fn a_moved_guest_is_told_in_one_line_and_then_in_figures() {
+        let expected = "\
+moved: web-1 runs at b:7401; 5.31 s, downtime 18.4 ms
+
+  attempt      00000000-0000-0000-0000-000000000007/3
+  started      2025-11-20T23:01:02Z
+  RAM          512.0 MiB
+  algorithm    pre-copy, 2 streams
+  paused when  what was left fitted the downtime goal
+  total        5.31 s, 120 ms of it negotiation
+  sent         410.0 MiB of pages and state, 411.0 MiB with TLS
+  RAM check    equal on both hosts, all of it hashed
+
+downtime 18.4 ms of 300 ms allowed
+    3.00 ms  scan and copy the rest
+    5.00 ms  wait until the destination is ready
+    3.90 ms    there: load the device state
+    2.00 ms  commit until it runs
+    0.90 ms    there: record who owns the guest
+    0.40 ms    there: start the vCPUs
+
+round      took      sent        rate       raw      zero    absent unchanged postponed   dirtied
+    0    4.00 s 390.6 MiB  102.4 MB/s    100000         0         0         0         0        12
+pages of 4 KiB; the last round is the one after the pause
+";
+        let text = render(&receipt());
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn an_undone_move_says_where_the_guest_runs_and_every_reason() {
+        let reasons = vec![
+            Reason::new(ReasonCode::NoRoom, "the guest needs 2 GiB, 1 GiB is free"),
+            Reason::new(ReasonCode::Missing, "the disk /x is not there"),
+        ];
+        let undone = Receipt {
+            ending: Ending::Undone { reasons },
+            stopped: None,
+            downtime: None,
+            rounds: vec![],
+            ..receipt()
+        };
+        let text = render(&undone);
+        assert!(text.starts_with("not moved: web-1 runs on at a\n"), "{text}");
+        assert!(text.contains("because the guest needs 2 GiB, 1 GiB is free\n"), "{text}");
+        assert!(text.contains("because the disk /x is not there\n"), "{text}");
+        assert!(!text.contains("downtime"), "{text}");
+    }
+
+    #[test]
+    fn a_lost_guest_comes_with_what_to_do_next() {
+        let reason = Reason::new(ReasonCode::Hypervisor, "its hypervisor ended");
+        let text = render(&Receipt { ending: Ending::Lost { reason }, ..receipt() });
+        assert!(text.contains("sterna vm run web-1 --runs-nowhere-else\n"), "{text}");
+    }
+}

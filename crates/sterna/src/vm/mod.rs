@@ -1,0 +1,59 @@
+//! `sterna vm …`
+
+mod console;
+mod list;
+mod run;
+mod show;
+mod start;
+mod stop;
+
+use crate::cli::{Global, Output};
+use crate::exit::Exit;
+use crate::output;
+use sterna_api::GuestView;
+
+/// Commands on guests.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum VmCommand {
+    /// Start a guest from a file or from options
+    Start(Box<start::StartArgs>),
+    /// List the guests of a host
+    List(list::ListArgs),
+    /// Show a guest
+    Show(show::ShowArgs),
+    /// End a guest at once, like a power cut, and forget it
+    Stop(stop::StopArgs),
+    /// Let a guest run that stayed paused after a move
+    Run(run::RunArgs),
+    /// Read and type on a guest's console; Ctrl-] leaves it
+    Console(console::ConsoleArgs),
+}
+
+/// Runs one of them.
+pub(crate) async fn run(command: VmCommand, global: &Global) -> anyhow::Result<Exit> {
+    match command {
+        VmCommand::Start(args) => start::run(*args, global).await,
+        VmCommand::List(args) => list::run(args, global).await,
+        VmCommand::Show(args) => show::run(args, global).await,
+        VmCommand::Stop(args) => stop::run(args, global).await,
+        VmCommand::Run(args) => run::run(args, global).await,
+        VmCommand::Console(args) => console::run(args, global).await,
+    }
+}
+
+/// Prints one guest after something was done with it.
+fn print(view: &GuestView, output: Output) -> anyhow::Result<Exit> {
+    match output {
+        Output::Json => output::json(view)?,
+        Output::Text => println!("{}: {}", view.name, state(view)),
+    }
+    Ok(Exit::Done)
+}
+
+/// A guest's state with its reason.
+fn state(view: &GuestView) -> String {
+    match view.state.reason() {
+        Some(reason) => format!("{} ({reason})", view.state.word()),
+        None => view.state.word().into(),
+    }
+}

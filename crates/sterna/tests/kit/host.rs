@@ -1,0 +1,110 @@
+//! What is on a host: its agent, its hypervisors, its moves.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use sterna_testkit::lab::guest_state;
+use sterna_testkit::net::Host;
+
+use super::{GUEST, STERNA, World, until};
+
+/// The first 15 characters of QEMU's name, which is what the kernel keeps.
+const QEMU_NAME: &str = "qemu-system-x86";
+
+impl World {
+    /// Process ids of the hypervisors that exist on a host, whatever its agent says.
+    pub(crate) fn qemus(&self, host: Host) -> Result<Vec<u32>> {
+        let name = self.lab.topology()?.host(host)?.name();
+        let output = Command::new("ip").args(["netns", "pids", name]).output()?;
+        let pids = String::from_utf8(output.stdout)?;
+        let is_qemu = |pid: &u32| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim_end() == QEMU_NAME && !is_zombie(*pid)
+        };
+        Ok(pids.lines().filter_map(|line| line.trim().parse().ok()).filter(is_qemu).collect())
+    }
+
+    /// The one hypervisor on a host, once there is one.
+    pub(crate) fn qemu(&self, host: Host) -> Result<u32> {
+        let what = format!("one hypervisor on {}", host.name());
+        until(&what, || match self.qemus(host)?[..] {
+            [pid] => Ok(Some(pid)),
+            _ => Ok(None),
+        })
+    }
+
+    /// Waits until a host has neither hypervisor nor guest.
+    pub(crate) fn becomes_empty(&self, host: Host) -> Result<()> {
+        until(&format!("nothing left on {}", host.name()), || {
+            let empty = self.qemus(host)?.is_empty() && self.guests(host)?.is_empty();
+            Ok(empty.then_some(()))
+        })
+    }
+
+    /// Waits until a host says that the guest is in this state.
+    pub(crate) fn becomes(&self, host: Host, state: &str) -> Result<()> {
+        let what = format!("the guest {state} on {}", host.name());
+        until(&what, || {
+            Ok((guest_state(&self.lab, host, GUEST).as_deref() == Some(state)).then_some(()))
+        })
+        .with_context(|| format!("it is {:?}", guest_state(&self.lab, host, GUEST)))
+    }
+
+    /// The guests of a host, as it lists them.
+    pub(crate) fn guests(&self, host: Host) -> Result<Vec<Value>> {
+        Ok(serde_json::from_str(&self.lab.run(host, &["vm", "list", "--output", "json"])?)?)
+    }
+
+    /// The moves that a host knows.
+    pub(crate) fn moves(&self, host: Host) -> Result<Vec<Value>> {
+        Ok(serde_json::from_str(&self.lab.run(host, &["moves", "list", "--output", "json"])?)?)
+    }
+
+    /// Starts an agent after the last one was killed.
+    pub(crate) fn restart_agent(&mut self, host: Host) -> Result<()> {
+        self.lab.start_agent(host)
+    }
+
+    /// Puts an agent with another identity, and perhaps another QEMU, in place of a host's own.
+    pub(crate) fn replace_agent(
+        &mut self,
+        host: Host,
+        identity: &Path,
+        qemu: Option<&Path>,
+    ) -> Result<OtherAgent> {
+        self.lab.kill_agent(host)?;
+        let folder = self.lab.folder(host);
+        let log = fs::File::create(folder.join("other-agent.log"))?;
+        let mut command = self.lab.command_in(host, Path::new(STERNA))?;
+        command.args(["agent", "--name", host.name(), "--listen", &self.lab.address(host)]);
+        command.arg("--state").arg(folder.join("state")).arg("--runtime").arg(folder.join("run"));
+        command.arg("--identity").arg(identity);
+        if let Some(qemu) = qemu {
+            command.arg("--qemu").arg(qemu);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let other = OtherAgent(command.spawn().context("cannot start an agent")?);
+        until("another agent that answers", || {
+            Ok(self.lab.run(host, &["vm", "list"]).is_ok().then_some(()))
+        })?;
+        Ok(other)
+    }
+}
+
+/// An agent that the lab does not know; killed on drop.
+pub(crate) struct OtherAgent(Child);
+
+impl Drop for OtherAgent {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}

@@ -1,0 +1,112 @@
+//! Two hosts with a real guest that moves between them, and everything that watches it.
+//!
+//! A [`World`] is made for one test. It has two agents in network namespaces, the flight recorder
+//! as guest, and one console log for both hosts. Whatever a test does to hosts, link and
+//! hypervisors, [`World::runs_only_on`] and [`World::nothing_is_wrong`] say what must hold
+//! afterwards: the guest runs in one place, it never ran in two, and no byte of it is wrong.
+
+mod fault;
+mod host;
+mod journey;
+mod watch;
+
+pub(crate) use journey::Underway;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use sterna_testkit::image::GuestImage;
+use sterna_testkit::lab::{Following, GuestPlan, Lab};
+use sterna_testkit::net::{Host, LinkRate, namespaces_allowed};
+use sterna_testkit::probe::ConsoleLog;
+use sterna_testkit::recorder::{Bytes, Line, Rate, Workload};
+use tempfile::TempDir;
+
+/// The program under test.
+pub(crate) const STERNA: &str = env!("CARGO_BIN_EXE_sterna");
+/// Name of the guest.
+pub(crate) const GUEST: &str = "web";
+/// Within this time everything happens that must happen: it bounds a test that fails.
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+/// How often is looked whether something has happened.
+const INTERVAL: Duration = Duration::from_millis(30);
+
+/// Hosts, link, guest and probes of one test.
+pub(crate) struct World {
+    following: BTreeMap<Host, Following>,
+    pub(crate) console: ConsoleLog,
+    pub(crate) lab: Lab,
+    folder: TempDir,
+}
+
+/// A guest of 256 MiB of which half is in use: small, so that many tests can have one.
+pub(crate) fn small_guest() -> GuestPlan {
+    let workload = Workload::new(Bytes::mebibytes(128))
+        .rewrite(Bytes::mebibytes(16), Rate::mebibytes_per_second(4))
+        .check_at_most(Rate::mebibytes_per_second(20));
+    GuestPlan::new(GUEST, Bytes::mebibytes(256), workload)
+}
+
+/// A guest large enough that hashing its RAM takes many times as long as noticing that it begins.
+pub(crate) fn large_guest() -> GuestPlan {
+    let workload = Workload::new(Bytes::mebibytes(560))
+        .rewrite(Bytes::mebibytes(16), Rate::mebibytes_per_second(4))
+        .check_at_most(Rate::mebibytes_per_second(20));
+    GuestPlan::new(GUEST, Bytes::mebibytes(768), workload)
+}
+
+/// Looks again and again until something is there.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            bail!("{what}: not within {LIMIT:?}");
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+impl World {
+    /// Makes hosts whose namespaces carry `prefix`, without a guest; nothing, with the reason
+    /// printed, where that is not possible.
+    pub(crate) fn empty(prefix: &str) -> Result<Option<Self>> {
+        if let Err(why) = possible() {
+            eprintln!("skipped: {why:#}");
+            return Ok(None);
+        }
+        let folder = tempfile::tempdir()?;
+        let lab = Lab::in_namespaces(prefix, LinkRate::Unshaped, Path::new(STERNA), folder.path())?;
+        lab.make_taps()?;
+        let (following, console) = (BTreeMap::new(), ConsoleLog::new());
+        Ok(Some(Self { following, console, lab, folder }))
+    }
+
+    /// As [`World::empty`], with a guest that works on host a.
+    pub(crate) fn with(prefix: &str, plan: &GuestPlan) -> Result<Option<Self>> {
+        let Some(mut world) = Self::empty(prefix)? else { return Ok(None) };
+        world.lab.start_guest(Host::A, plan)?;
+        world.follow(Host::A)?;
+        let begun = |line: &Line| matches!(line, Line::Ready { .. } | Line::Error(_));
+        let line = world.console.wait_for(0, LIMIT, begun)?;
+        ensure!(matches!(line, Line::Ready { .. }), "the guest does not begin: {line:?}");
+        world.console.wait_for_ticks(100, LIMIT)?;
+        Ok(Some(world))
+    }
+
+    /// A folder of the test's own.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+fn possible() -> Result<()> {
+    namespaces_allowed()?;
+    GuestImage::find()?;
+    let qemu = std::process::Command::new("qemu-system-x86_64").arg("--version").output();
+    qemu.context("no qemu-system-x86_64").map(drop)
+}

@@ -1,0 +1,8 @@
+//! The scenarios, by the stage at which something happens.
+
+mod at_commitment;
+mod at_switchover;
+mod direct_io;
+mod refusals;
+mod round_trips;
+mod while_copying;
