@@ -1,0 +1,82 @@
+//! What the guest does while it is moved.
+
+use anyhow::{Context, Result};
+use sterna_testkit::recorder::{Bytes, Kind, Mix, Rate, Share, Workload};
+
+const MIB: u64 = 1 << 20;
+
+/// A guest of a given size with a workload.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) name: String,
+    pub(crate) memory: Bytes,
+    pub(crate) workload: Workload,
+}
+
+/// A scenario given on the command line, for `--suite custom`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ScenarioArgs {
+    /// RAM of the guest, such as 1G
+    #[arg(long, default_value = "1G")]
+    ram: String,
+    /// Memory in use, such as 512M
+    #[arg(long, default_value = "512M")]
+    fill: String,
+    /// Percents of the memory in use by kind of page
+    #[arg(long, default_value = "zero:0,text:100,random:0,dup:0")]
+    mix: String,
+    /// Memory that is rewritten
+    #[arg(long, default_value = "256M")]
+    working_set: String,
+    /// Kind of the rewritten pages: zero, text, random or dup; of the mix if not given
+    #[arg(long)]
+    working_set_kind: Option<String>,
+    /// Bytes a second that are rewritten; 0 for none
+    #[arg(long, default_value = "50M")]
+    rate: String,
+    /// Share of writes that go to the hottest tenth of the working set
+    #[arg(long, default_value = "0")]
+    locality: String,
+}
+
+impl ScenarioArgs {
+    pub(crate) fn scenario(&self) -> Result<Scenario> {
+        let memory: Bytes = self.ram.parse().context("--ram")?;
+        let mut workload = Workload::new(self.fill.parse().context("--fill")?)
+            .mix(self.mix.parse::<Mix>().context("--mix")?)
+            .locality(self.locality.parse::<Share>().context("--locality")?);
+        let rate: Rate = self.rate.parse().context("--rate")?;
+        if rate.0 > 0 {
+            workload = workload.rewrite(self.working_set.parse().context("--working-set")?, rate);
+        }
+        if let Some(kind) = &self.working_set_kind {
+            workload = workload.working_set_kind(kind.parse().context("--working-set-kind")?);
+        }
+        let Self { ram, fill, mix, working_set, rate, locality, .. } = self;
+        let name = format!(
+            "{ram} RAM, {fill} of {mix}, {rate}/s over {working_set} (locality {locality})"
+        );
+        Ok(Scenario { name, memory, workload })
+    }
+}
+
+impl Scenario {
+    /// The table of the design: 1 GiB, 512 MB of text; idle, slower and faster than 1 Gbit/s.
+    pub(crate) fn first_suite() -> Vec<Self> {
+        let text = || {
+            let mix = "zero:0,text:100,random:0,dup:0".parse().expect("a mix that adds up");
+            Workload::new(Bytes(512 * MIB)).mix(mix)
+        };
+        let busy = |rate| text().rewrite(Bytes(256 * MIB), Rate(rate));
+        let scenario =
+            |name: &str, workload| Self { name: name.into(), memory: Bytes(1024 * MIB), workload };
+        vec![
+            scenario("512 MB of text, idle", text()),
+            scenario("+ 50 MB/s over 256 MB of text", busy(50_000_000)),
+            scenario(
+                "+ 200 MB/s over 256 MB of random",
+                busy(200_000_000).working_set_kind(Kind::Random),
+            ),
+        ]
+    }
+}

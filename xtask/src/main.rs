@@ -1,0 +1,60 @@
+//! The repository's own commands: `cargo xtask <command>`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod cargo;
+mod ci;
+mod demo;
+mod guest_image;
+mod host;
+mod initramfs;
+mod packages;
+mod paths;
+mod setup;
+mod test;
+
+/// Commands for building, testing and measuring Sterna
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check this machine and install what is missing
+    Setup,
+    /// Move a real guest between two hosts on this machine and back, and show how it went
+    Demo,
+    /// Run all tests, quick ones first
+    Test(test::TestArgs),
+    /// Measure moves of real guests, ours and QEMU's own, side by side
+    Bench(Box<bench::BenchArgs>),
+    /// Check everything that must hold before a change lands
+    Ci,
+    /// Build the guest's kernel and initramfs into target/guest
+    Guest,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Setup => setup::run_setup(),
+        Command::Guest => guest_image::run_guest(),
+        Command::Demo => demo::run_demo(),
+        Command::Test(args) => test::run_test(&args),
+        Command::Bench(args) => bench::run_bench(&args),
+        Command::Ci => ci::run_ci(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask test`: everything, quick tests first.
+
+use anyhow::Result;
+
+use crate::cargo::{cargo, run};
+use crate::{guest_image, setup};
+
+/// Which tests to run.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct TestArgs {
+    /// Stop before the tests with real guests
+    #[arg(long)]
+    quick: bool,
+    /// Also move real guests under load and kill agents, hypervisors and links meanwhile
+    #[arg(long, conflicts_with = "quick")]
+    faults: bool,
+}
+
+/// Crates whose tests need nothing but a kernel.
+const QUICK: [&str; 8] = [
+    "sterna-page",
+    "sterna-proto",
+    "sterna-core",
+    "sterna-sys",
+    "sterna-engine",
+    "sterna-api",
+    "sterna-report",
+    "sterna-guest",
+];
+
+/// Crates whose tests start hypervisors, network namespaces or agents.
+const REAL: [&str; 5] = ["sterna-vmm", "sterna-agent", "sterna-testkit", "sterna", "xtask"];
+
+/// Runs the tests; the first crate that fails ends it.
+pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
+    setup::run_setup()?;
+    println!("── tests of pure crates, tracker and engine");
+    tests(&QUICK, &[])?;
+    if args.quick {
+        return Ok(());
+    }
+    guest_image::run_guest()?;
+    println!("── tests with real hypervisors, hosts and guests");
+    // One at a time: emulated guests share two cores as it is.
+    tests(&REAL, &["--", "--test-threads", "1"])?;
+    if args.faults {
+        println!("── tests with faults: minutes");
+        let words = ["test", "--package", "sterna", "--test", "real_guests"];
+        run(cargo(&words).args(["--", "--test-threads", "1"]))?;
+    }
+    Ok(())
+}
+
+fn tests(crates: &[&str], more: &[&str]) -> Result<()> {
+    let mut command = cargo(&["test", "--quiet"]);
+    for name in crates {
+        command.args(["--package", name]);
+    }
+    run(command.args(more))
+}
