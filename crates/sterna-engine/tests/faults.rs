@@ -268,7 +268,12 @@ fn a_link_cut_after_any_number_of_bytes_leaves_exactly_one_guest_running() {
         let receipt = through((&a, &b), &guest, epoch, |proxy| {
             proxy.rules.cut_after.store(bytes, Ordering::SeqCst);
         });
-        exactly_one_runs(&receipt, &b, &guest, &format!("cut after {bytes} of about {total} bytes"));
+        exactly_one_runs(
+            &receipt,
+            &b,
+            &guest,
+            &format!("cut after {bytes} of about {total} bytes"),
+        );
         receipt.ending == Ending::Moved
     };
     for twentieth in 0..20 {

@@ -4,7 +4,9 @@
 //! watches it from outside. Methods take turns run by run, so that whatever else the machine does
 //! hits them alike. Results go to `target/bench/SUITE.json`.
 
+mod loopback;
 mod measure;
+mod monitor;
 mod ours;
 mod scenario;
 mod theirs;
@@ -18,12 +20,14 @@ use sterna_testkit::net::LinkRate;
 
 use crate::{cargo, guest_image, paths, setup};
 use measure::Run;
+use monitor::Channels;
 use scenario::{Scenario, ScenarioArgs};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Suite: `first`, or `custom` for a scenario given by the options below
+    /// Suite: `first`, `loopback` (memory alone, no link that limits), or `custom` for a scenario
+    /// given by the options below
     #[arg(long, default_value = "first")]
     suite: String,
     /// Runs of each method in each scenario
@@ -96,19 +100,12 @@ struct Row {
 pub(crate) fn run_bench(args: &BenchArgs) -> Result<()> {
     setup::run_setup()?;
     guest_image::run_guest()?;
-    let sterna = cargo::build_sterna()?;
-    let scenarios = match args.suite.as_str() {
-        "first" => Scenario::first_suite(),
-        "custom" => vec![args.custom.scenario()?],
-        other => anyhow::bail!("there is no suite {other:?}; there are first and custom"),
+    let rows = match args.suite.as_str() {
+        "first" => measure_guests(args, &Scenario::first_suite())?,
+        "custom" => measure_guests(args, &[args.custom.scenario()?])?,
+        "loopback" => measure_loopback(args.runs)?,
+        other => anyhow::bail!("there is no suite {other:?}: first, loopback and custom are there"),
     };
-    let mut rows = Vec::new();
-    for link in &args.links {
-        let rate = link_rate(link)?;
-        for scenario in &scenarios {
-            rows.extend(measure_cell(args, scenario, (link, rate), &sterna)?);
-        }
-    }
     let folder = paths::target().join("bench");
     fs::create_dir_all(&folder)?;
     let file = folder.join(format!("{}.json", args.suite));
@@ -125,6 +122,46 @@ fn link_rate(link: &str) -> Result<LinkRate> {
     Ok(LinkRate::megabits(megabits.with_context(|| format!("{link:?} is no link rate"))?))
 }
 
+/// Real guests, by every method on every link.
+fn measure_guests(args: &BenchArgs, scenarios: &[Scenario]) -> Result<Vec<Row>> {
+    let sterna = cargo::build_sterna()?;
+    let mut rows = Vec::new();
+    for link in &args.links {
+        let rate = link_rate(link)?;
+        for scenario in scenarios {
+            rows.extend(measure_cell(args, scenario, (link, rate), &sterna)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// Memory alone, by both engines.
+fn measure_loopback(count: u32) -> Result<Vec<Row>> {
+    type Move = Box<dyn Fn() -> Result<Run>>;
+    let program = loopback::build()?;
+    let ours = |streams| {
+        let program = program.clone();
+        Box::new(move || loopback::ours(&program, streams)) as Move
+    };
+    let methods: [(&'static str, Move); 4] = [
+        ("sterna, 1 stream", ours(1)),
+        ("sterna, 2 streams", ours(2)),
+        ("qemu pre-copy", Box::new(|| loopback::theirs(Channels::One))),
+        ("qemu multifd", Box::new(|| loopback::theirs(Channels::Two))),
+    ];
+    println!("\n{} over {}", loopback::SCENARIO, loopback::LINK);
+    let mut runs = methods.each_ref().map(|_| Vec::new());
+    for number in 1..=count {
+        for ((name, measure), runs) in methods.iter().zip(&mut runs) {
+            let run = measure().with_context(|| (*name).to_owned())?;
+            println!("  {number} {name:24} {}", run.line());
+            runs.push(run);
+        }
+    }
+    let rows = methods.iter().zip(&runs);
+    Ok(rows.map(|((name, _), runs)| row(loopback::SCENARIO, loopback::LINK, name, runs)).collect())
+}
+
 /// All methods on one scenario and link, taking turns.
 fn measure_cell(
     args: &BenchArgs,
@@ -139,26 +176,25 @@ fn measure_cell(
             let run = match method {
                 Method::Sterna => ours::run(scenario, rate, sterna, &[]),
                 Method::SternaVerified => ours::run(scenario, rate, sterna, &["--verify"]),
-                Method::QemuPreCopy => theirs::run(scenario, rate, theirs::Channels::One),
-                Method::QemuMultifd => theirs::run(scenario, rate, theirs::Channels::Two),
+                Method::QemuPreCopy => theirs::run(scenario, rate, Channels::One),
+                Method::QemuMultifd => theirs::run(scenario, rate, Channels::Two),
             };
             let run = run.with_context(|| format!("{} of {}", method.name(), scenario.name))?;
             println!("  {number} {:24} {}", method.name(), run.line());
             runs.push(run);
         }
     }
-    let rows =
-        args.methods.iter().zip(runs).map(|(method, runs)| row(scenario, link, *method, &runs));
-    Ok(rows.collect())
+    let link = if link == "unshaped" { link.into() } else { format!("{link} Mbit/s") };
+    let rows = args.methods.iter().zip(&runs);
+    Ok(rows.map(|(method, runs)| row(&scenario.name, &link, method.name(), runs)).collect())
 }
 
-fn row(scenario: &Scenario, link: &str, method: Method, runs: &[Run]) -> Row {
+fn row(scenario: &str, link: &str, method: &'static str, runs: &[Run]) -> Row {
     let spread = |value: fn(&Run) -> Option<f64>| spread(runs.iter().filter_map(value).collect());
-    let link = if link == "unshaped" { link.into() } else { format!("{link} Mbit/s") };
     Row {
-        scenario: scenario.name.clone(),
-        link,
-        method: method.name(),
+        scenario: scenario.into(),
+        link: link.into(),
+        method,
         runs: runs.len(),
         moved: runs.iter().filter(|run| run.moved).count(),
         verified: runs.iter().filter(|run| run.verified).count(),
