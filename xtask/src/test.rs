@@ -11,9 +11,6 @@ pub(crate) struct TestArgs {
     /// Stop before the tests with real guests
     #[arg(long)]
     quick: bool,
-    /// Also move real guests under load and kill agents, hypervisors and links meanwhile
-    #[arg(long, conflicts_with = "quick")]
-    faults: bool,
 }
 
 /// Crates whose tests need nothing but a kernel.
@@ -42,13 +39,7 @@ pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
     guest_image::run_guest()?;
     println!("── tests with real hypervisors, hosts and guests");
     // One at a time: emulated guests share two cores as it is.
-    tests(&REAL, &["--", "--test-threads", "1"])?;
-    if args.faults {
-        println!("── tests with faults: minutes");
-        let words = ["test", "--package", "sterna", "--test", "real_guests"];
-        run(cargo(&words).args(["--", "--test-threads", "1"]))?;
-    }
-    Ok(())
+    tests(&REAL, &["--", "--test-threads", "1"])
 }
 
 fn tests(crates: &[&str], more: &[&str]) -> Result<()> {
