@@ -17,6 +17,7 @@ pub mod limits;
 pub mod progress;
 pub mod receipt;
 pub mod source;
+pub mod speed;
 mod time;
 
 pub use time::Time;

@@ -10,6 +10,8 @@ pub enum WhenStuck {
     /// Give the move up; the guest runs on where it is.
     #[default]
     Abort,
+    /// Slow the vCPUs down until rounds help; give up if they do not at the least speed either.
+    Throttle,
     /// Pause all the same and copy what is left, however long that takes.
     StopAndCopy,
 }

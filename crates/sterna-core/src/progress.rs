@@ -1,5 +1,6 @@
 //! Where a move stands, for people who watch it.
 
+use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ pub struct Progress {
     pub link_bytes_per_second: u64,
     /// Bytes a second that the guest wrote during the last round; zero before one has ended.
     pub dirty_bytes_per_second: u64,
+    /// Speed of the guest's vCPUs.
+    #[serde(default, rename = "vcpu_percent")]
+    pub vcpus: VcpuSpeed,
     /// Time left, as far as can be told.
     #[serde(with = "crate::time::micros_option", rename = "eta_us")]
     pub eta: Option<Duration>,

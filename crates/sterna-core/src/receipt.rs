@@ -2,6 +2,7 @@
 
 use crate::algorithm::AlgorithmName;
 use crate::limits::Limits;
+use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sterna_page::PageCount;
@@ -83,6 +84,13 @@ pub struct Round {
     pub bytes: u64,
     /// Pages that the guest wrote during the round.
     pub dirtied: PageCount,
+    /// Speed of the vCPUs during the round; before the pause, in the last.
+    #[serde(default, rename = "vcpu_percent")]
+    pub vcpus: VcpuSpeed,
+    /// For how long vCPUs were held back for the sake of the move while they had something to do,
+    /// since the round before; all vCPUs together, counted by the kernel.
+    #[serde(default, with = "crate::time::micros", rename = "held_back_us")]
+    pub held_back: Duration,
 }
 
 /// The downtime and its parts, as the source saw them, in the order in which they happen. Parts

@@ -6,6 +6,7 @@ use crate::figures::{bytes, count, per_second, rate, time};
 use crate::moments;
 use maud::{Markup, html};
 use sterna_core::receipt::{PagesByCoding, Receipt};
+use sterna_core::speed::VcpuSpeed;
 use sterna_page::PageCount;
 
 /// The table of rounds.
@@ -27,7 +28,12 @@ pub(crate) fn table(receipt: &Receipt) -> Markup {
                     td { (rate(per_second(round.bytes, round.took))) }
                     @if dirty {
                         td { (count(round.dirtied.0)) }
-                        td { (rate(moments::dirty_rate(round))) }
+                        td {
+                            (rate(moments::dirty_rate(round)))
+                            @if round.vcpus < VcpuSpeed::FULL {
+                                small { " vCPUs at " (round.vcpus) }
+                            }
+                        }
                     } @else { td class="nil" { "–" } td class="nil" { "–" } }
                 }
             } }

@@ -225,7 +225,7 @@ prop_compose! {
         let [raw, zero, absent, unchanged, dirtied] = pages.map(PageCount);
         let pages = PagesByCoding { raw, zero, absent, unchanged, postponed: dirtied };
         let number = u32::try_from(number_of).unwrap_or(u32::MAX);
-        Round { number, started, took, pages, bytes, dirtied }
+        Round { number, started, took, pages, bytes, dirtied, ..Round::default() }
     }
 }
 

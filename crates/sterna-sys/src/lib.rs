@@ -8,9 +8,11 @@
 //! | [`uffd`] | userfaultfds: made here or taken from another process; write protection |
 //! | [`pagemap`] | which pages of a process were written since the last scan |
 //! | [`process`] | other processes: pidfd, descriptors, mappings, detached start |
+//! | [`cgroup`] | a limit on the processor time of some threads |
 //! | [`preload`] | the library that makes a hypervisor create its userfaultfd |
 
 mod address;
+pub mod cgroup;
 pub mod memory;
 pub mod pagemap;
 pub mod preload;

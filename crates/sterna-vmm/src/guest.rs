@@ -201,6 +201,19 @@ pub trait Source: Send {
     /// When the kernel refuses.
     fn populated(&self) -> Result<PageSet, VmmError>;
 
+    /// Lets the vCPUs run at `percent` (1 to 100) of their speed, until told otherwise or resumed.
+    ///
+    /// # Errors
+    /// When this host cannot slow them down; they then run at full speed.
+    fn set_vcpu_speed(&mut self, percent: u8) -> Result<(), VmmError>;
+
+    /// For how long vCPUs were held back by [`Source::set_vcpu_speed`] while they had something to
+    /// do, all together, since they were first slowed down.
+    ///
+    /// # Errors
+    /// When this cannot be told.
+    fn held_back(&self) -> Result<Duration, VmmError>;
+
     /// Stops the vCPUs and drains block I/O, ready for [`Source::save_device_state`].
     ///
     /// # Errors
@@ -213,7 +226,7 @@ pub trait Source: Send {
     /// When the hypervisor refuses or is gone.
     fn save_device_state(&mut self) -> Result<DeviceState, VmmError>;
 
-    /// Takes back whatever the steps before have done: the guest runs as before, untracked. Works
+    /// Takes back whatever the steps before have done: the guest runs as before, untracked and at full speed. Works
     /// after any of them and may be called twice.
     ///
     /// # Errors

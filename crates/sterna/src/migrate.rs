@@ -38,7 +38,8 @@ pub(crate) struct MigrateArgs {
     /// Compare all RAM of both hosts before the guest resumes; lengthens the downtime
     #[arg(long)]
     verify: bool,
-    /// When the guest writes faster than the link: abort or stop-and-copy
+    /// When the guest writes faster than the link: abort, throttle (slow its vCPUs down until the
+    /// move converges) or stop-and-copy
     #[arg(long, value_name = "WHAT", value_parser = parse_when_stuck, default_value = "abort")]
     when_stuck: WhenStuck,
     /// Make this many rounds at most
@@ -61,8 +62,9 @@ pub(crate) struct MigrateArgs {
 fn parse_when_stuck(text: &str) -> Result<WhenStuck, String> {
     match text {
         "abort" => Ok(WhenStuck::Abort),
+        "throttle" => Ok(WhenStuck::Throttle),
         "stop-and-copy" => Ok(WhenStuck::StopAndCopy),
-        other => Err(format!("{other:?} is neither abort nor stop-and-copy")),
+        other => Err(format!("{other:?} is not abort, throttle or stop-and-copy")),
     }
 }
 

@@ -5,6 +5,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 use sterna_api::{MoveState, MoveView};
+use sterna_core::speed::VcpuSpeed;
 
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -89,6 +90,9 @@ pub(crate) fn line(view: &MoveView) -> String {
     if copying && progress.dirty_bytes_per_second > 0 {
         let rate = units::rate(progress.dirty_bytes_per_second);
         parts.push(format!("guest writes {rate}"));
+    }
+    if copying && progress.vcpus < VcpuSpeed::FULL {
+        parts.push(format!("vCPUs at {}", progress.vcpus));
     }
     if let Some(eta) = progress.eta.filter(|_| copying) {
         parts.push(format!("{} left", units::time(eta)));

@@ -4,6 +4,7 @@ use crate::units::{rate, size, time};
 use std::fmt::{self, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
 use sterna_core::receipt::{Downtime, Ending, RamCheck, Receipt, Round, WireBytes};
+use sterna_core::speed::VcpuSpeed;
 
 /// Writes a receipt: what became of the guest first, then the figures.
 pub(crate) fn render(receipt: &Receipt) -> String {
@@ -34,6 +35,9 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
     field(text, "total", &total)?;
     field(text, "sent", &sent(&receipt.wire))?;
     field(text, "RAM check", &check(receipt.ram_digest))?;
+    if let Some(slowed) = slowed(receipt) {
+        field(text, "slowed down", &slowed)?;
+    }
     if let Some(downtime) = &receipt.downtime {
         parts(text, downtime, receipt.limits.downtime_max)?;
     }
@@ -86,6 +90,14 @@ fn sent(wire: &WireBytes) -> String {
     text
 }
 
+/// How slow the guest was made, and what that cost it.
+fn slowed(receipt: &Receipt) -> Option<String> {
+    let slowest = receipt.rounds.iter().map(|round| round.vcpus).min()?;
+    let held_back = receipt.rounds.iter().map(|round| round.held_back).sum();
+    (slowest < VcpuSpeed::FULL)
+        .then(|| format!("to {slowest} of its speed; vCPUs held back for {}", time(held_back)))
+}
+
 fn check(check: RamCheck) -> &'static str {
     match check {
         RamCheck::Equal => "equal on both hosts, all of it hashed",
@@ -130,9 +142,11 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
     writeln!(text, "\n{head}")?;
     for round in rounds {
         let pages = &round.pages;
+        let slowed = round.vcpus < VcpuSpeed::FULL;
+        let slowed = if slowed { format!("  vCPUs at {}", round.vcpus) } else { String::new() };
         writeln!(
             text,
-            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{slowed}",
             round.number,
             time(round.took),
             size(round.bytes),
@@ -233,6 +247,24 @@ pages of 4 KiB; the last round is the one after the pause
 ";
         let text = render(&receipt());
         assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn a_guest_that_was_slowed_down_is_told_with_what_it_cost() {
+        let mut slowed = receipt();
+        assert!(!render(&slowed).contains("slowed"));
+        let round = Round {
+            vcpus: VcpuSpeed::percent(35),
+            held_back: Duration::from_millis(650),
+            ..Round::default()
+        };
+        slowed.rounds.push(round);
+        let text = render(&slowed);
+        assert!(
+            text.contains("slowed down  to 35 % of its speed; vCPUs held back for 650 ms\n"),
+            "{text}"
+        );
+        assert!(text.contains("0  vCPUs at 35 %\n"), "{text}");
     }
 
     #[test]

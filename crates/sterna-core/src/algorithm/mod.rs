@@ -2,12 +2,14 @@
 
 mod pre_copy;
 mod stop_and_copy;
+mod throttle;
 
 pub use pre_copy::PreCopy;
 pub use stop_and_copy::StopAndCopy;
 
 use crate::limits::Limits;
 use crate::receipt::{Round, StopReason};
+use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -88,7 +90,10 @@ pub struct View<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Copy another round while the guest runs.
-    Copy,
+    Copy {
+        /// At which speed it runs meanwhile.
+        vcpus: VcpuSpeed,
+    },
     /// Pause the guest, copy the rest and hand over.
     Pause(StopReason),
     /// End the move; the guest runs on where it is.
@@ -129,6 +134,15 @@ impl View<'_> {
         let round = self.rounds.iter().rev().find(telling).or_else(largest_of_all)?;
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let bytes = round.bytes.max(1) as f64;
+        Some(bytes / round.took.as_secs_f64())
+    }
+
+    /// Bytes a second that the guest wrote during the last round; `None` before there is one.
+    #[must_use]
+    pub fn dirty_bytes_per_second(&self) -> Option<f64> {
+        let round = self.rounds.last().filter(|round| !round.took.is_zero())?;
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let bytes = round.dirtied.bytes() as f64;
         Some(bytes / round.took.as_secs_f64())
     }
 

@@ -7,12 +7,15 @@
 //! 2. a limit on rounds, bytes or time is reached, or two rounds in a row have not made the residue
 //!    a tenth smaller than the smallest before: rounds no longer help. If the predicted downtime
 //!    (fixed part and residue) is within the operator's limit: pause. Otherwise the move is stuck,
-//!    and the operator's choice for that case holds;
+//!    and the operator's choice for that case holds. If that is to slow the guest down, rounds go on
+//!    and are judged anew, until they do not help at the least speed either;
 //! 3. else: another round.
 
+use super::throttle::Throttle;
 use super::{Algorithm, AlgorithmName, Decision, Tracking, View};
 use crate::limits::WhenStuck;
 use crate::receipt::StopReason;
+use crate::speed::VcpuSpeed;
 use sterna_page::PageCount;
 
 /// A round helps if it leaves at most this share of the smallest residue before, in percent.
@@ -26,9 +29,30 @@ const FRUITLESS_ROUNDS_MAX: u32 = 2;
 pub struct PreCopy {
     smallest: Option<PageCount>,
     fruitless: u32,
+    throttle: Option<Throttle>,
 }
 
 impl PreCopy {
+    fn copy(&self) -> Decision {
+        let vcpus = self.throttle.map_or(VcpuSpeed::FULL, Throttle::speed);
+        Decision::Copy { vcpus }
+    }
+
+    /// Slows the guest down, or further down. `false` if it is as slow as it may be.
+    fn slow_down(&mut self, view: &View<'_>) -> bool {
+        match &mut self.throttle {
+            Some(throttle) => {
+                if !throttle.harder() {
+                    return false;
+                }
+            }
+            none => *none = Some(Throttle::begin(view)),
+        }
+        self.smallest = Some(view.residue);
+        self.fruitless = 0;
+        true
+    }
+
     fn note(&mut self, residue: PageCount) {
         let helps = |smallest: PageCount| {
             residue.0.saturating_mul(100) <= smallest.0.saturating_mul(PROGRESS_PERCENT)
@@ -70,7 +94,7 @@ impl Algorithm for PreCopy {
 
     fn next(&mut self, view: &View<'_>) -> Decision {
         if view.rounds.is_empty() {
-            return Decision::Copy;
+            return self.copy();
         }
         self.note(view.residue);
         let within_limit = view.downtime() <= view.limits.downtime_max;
@@ -78,10 +102,18 @@ impl Algorithm for PreCopy {
             return Decision::Pause(StopReason::GoalReached);
         }
         match (self.end_of_rounds(view), view.limits.when_stuck) {
-            (None, _) => Decision::Copy,
+            (None, _) => {
+                if let Some(throttle) = &mut self.throttle {
+                    throttle.adjust(view);
+                }
+                self.copy()
+            }
             (Some(reason), _) if within_limit => Decision::Pause(reason),
+            (Some(StopReason::NoProgress), WhenStuck::Throttle) if self.slow_down(view) => {
+                self.copy()
+            }
             (Some(reason), WhenStuck::StopAndCopy) => Decision::Pause(reason),
-            (Some(reason), WhenStuck::Abort) => Decision::GiveUp(reason),
+            (Some(reason), WhenStuck::Abort | WhenStuck::Throttle) => Decision::GiveUp(reason),
         }
     }
 }
@@ -96,7 +128,7 @@ mod tests {
     const LINK: u64 = 100_000_000;
 
     /// Runs the recursion of a guest that dirties `rate` bytes a second over `set` bytes.
-    fn simulate(ram: u64, rate: u64, set: u64, limits: &Limits) -> (Decision, usize) {
+    fn simulate(ram: u64, rate: u64, set: u64, limits: &Limits) -> (Decision, Vec<Round>) {
         let mut algorithm = PreCopy::default();
         let mut rounds: Vec<Round> = Vec::new();
         let mut residue = PageCount(ram / 4096);
@@ -109,34 +141,117 @@ mod tests {
                 fixed_downtime: Duration::from_millis(10),
                 limits,
             };
-            match algorithm.next(&view) {
-                Decision::Copy => {}
-                end => return (end, rounds.len()),
-            }
+            let vcpus = match algorithm.next(&view) {
+                Decision::Copy { vcpus } => vcpus,
+                end => return (end, rounds),
+            };
             let took = Duration::from_micros(100 + residue.bytes() * 1_000_000 / LINK);
             elapsed += took;
-            let dirtied = u64::try_from(took.as_micros()).unwrap() * rate / 1_000_000;
-            let round = Round { bytes: residue.bytes(), took, ..Round::default() };
-            rounds.push(round);
-            residue = PageCount(dirtied.min(set) / 4096);
+            let rate = rate * u64::from(vcpus.as_percent()) / 100;
+            let written = u64::try_from(took.as_micros()).unwrap() * rate / 1_000_000;
+            let dirtied = PageCount(unlike(written, set) / 4096);
+            let bytes = residue.bytes();
+            rounds.push(Round { bytes, took, dirtied, vcpus, ..Round::default() });
+            residue = dirtied;
         }
+    }
+
+    /// Bytes of a set that `written` bytes of uniform writes touch at least once.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a model"
+    )]
+    fn unlike(written: u64, set: u64) -> u64 {
+        (set as f64 * (1.0 - (-(written as f64) / (set as f64).max(1.0)).exp())) as u64
     }
 
     #[test]
     fn a_guest_slower_than_the_link_converges_to_the_goal() {
         let (end, rounds) = simulate(1 << 30, LINK / 2, 256 << 20, &Limits::default());
         assert_eq!(end, Decision::Pause(StopReason::GoalReached));
-        assert!(rounds < 20, "{rounds} rounds");
+        assert!(rounds.len() < 20, "{} rounds", rounds.len());
     }
 
     #[test]
     fn a_guest_faster_than_the_link_is_found_out_after_a_few_rounds() {
         let (end, rounds) = simulate(1 << 30, LINK * 2, 256 << 20, &Limits::default());
         assert_eq!(end, Decision::GiveUp(StopReason::NoProgress));
-        assert!(rounds <= 5, "{rounds} rounds");
+        assert!(rounds.len() <= 6, "{} rounds", rounds.len());
+        assert!(rounds.iter().all(|round| round.vcpus == VcpuSpeed::FULL), "nobody asked for it");
         let limits = Limits { when_stuck: WhenStuck::StopAndCopy, ..Limits::default() };
         let (end, _) = simulate(1 << 30, LINK * 2, 256 << 20, &limits);
         assert_eq!(end, Decision::Pause(StopReason::NoProgress));
+    }
+
+    #[test]
+    fn a_guest_faster_than_the_link_is_slowed_down_until_it_converges() {
+        let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
+        for tenths in [11, 13, 16, 20, 30, 45] {
+            for set in [64 << 20, 256 << 20, 1 << 30] {
+                let (end, rounds) = simulate(1 << 30, LINK * tenths / 10, set, &limits);
+                assert!(matches!(end, Decision::Pause(_)), "{tenths} {set}: {end:?}");
+                let last = rounds.last().unwrap();
+                let left = last.dirtied.bytes() * 1000 / LINK;
+                let slowest = rounds.iter().map(|round| round.vcpus).min().unwrap();
+                // Where pausing is within the limit in any case nobody is slowed down.
+                let limit = if slowest == VcpuSpeed::FULL { 300 } else { 5 };
+                assert!(left <= limit, "{tenths} {set}: {left} ms are left at {slowest}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_guest_is_not_slowed_down_much_more_than_it_takes() {
+        let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
+        let (_, rounds) = simulate(1 << 30, LINK * 2, 1 << 30, &limits);
+        let slow: Vec<u8> = rounds
+            .iter()
+            .map(|round| round.vcpus.as_percent())
+            .skip_while(|percent| *percent == 100)
+            .collect();
+        // One half of the link is a quarter of what this guest dirties.
+        let mean = slow.iter().map(|percent| u32::from(*percent)).sum::<u32>()
+            / u32::try_from(slow.len()).unwrap();
+        assert!((20..=35).contains(&mean), "{slow:?}");
+    }
+
+    #[test]
+    fn a_guest_too_fast_even_at_the_least_speed_is_given_up() {
+        let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
+        let (end, rounds) = simulate(1 << 30, LINK * 40, 1 << 30, &limits);
+        assert_eq!(end, Decision::GiveUp(StopReason::NoProgress));
+        assert_eq!(rounds.last().unwrap().vcpus, VcpuSpeed::percent(10));
+        assert!(rounds.len() < 15, "{} rounds", rounds.len());
+    }
+
+    #[test]
+    fn a_guest_that_calms_down_gets_its_speed_back() {
+        let round = |megabytes: u64, dirtied: u64| Round {
+            bytes: megabytes << 20,
+            took: Duration::from_millis(10 * megabytes),
+            dirtied: PageCount(dirtied << 8),
+            ..Round::default()
+        };
+        let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
+        let mut algorithm = PreCopy::default();
+        let mut rounds = vec![round(1000, 200)];
+        let mut speeds = Vec::new();
+        for (sent, dirtied) in [(200, 200), (200, 200), (200, 200), (200, 90), (90, 5), (50, 49)] {
+            rounds.push(round(sent, dirtied));
+            let view = View {
+                rounds: &rounds,
+                residue: PageCount(dirtied << 8),
+                elapsed: Duration::ZERO,
+                fixed_downtime: Duration::ZERO,
+                limits: &limits,
+            };
+            if let Decision::Copy { vcpus } = algorithm.next(&view) {
+                speeds.push(vcpus.as_percent());
+            }
+        }
+        assert_eq!(speeds, [100, 100, 50, 56, 100, 51]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::algorithm::{Algorithm, Decision, Tracking, View};
 use crate::journal::SourceRecord;
 use crate::limits::{Limits, StageLimits};
 use crate::receipt::{Ending, PagesByCoding, RamCheck, Round, StopReason};
+use crate::speed::VcpuSpeed;
 use crate::time::Time;
 use std::time::Duration;
 use sterna_page::{PageCount, RamDigest};
@@ -91,6 +92,8 @@ pub struct RoundSent {
     pub pages: PagesByCoding,
     /// Bytes of page frames.
     pub bytes: u64,
+    /// For how long vCPUs were held back since the round before.
+    pub held_back: Duration,
 }
 
 /// Which pages a round sends.
@@ -124,6 +127,8 @@ pub enum Effect {
         round: u32,
         /// Which pages.
         selection: Selection,
+        /// At which speed the guest runs from now on.
+        vcpus: VcpuSpeed,
     },
     /// Read and clear the dirty pages; `Scanned` or `Failed`.
     Scan,
@@ -140,7 +145,7 @@ pub enum Effect {
         /// Whether to hash all RAM.
         verify: Verify,
     },
-    /// End the streams and tracking and let the guest run; `Resumed` or `ResumeFailed`. Also when
+    /// End the streams and tracking and let the guest run, at full speed; `Resumed` or `ResumeFailed`. Also when
     /// the guest was never paused.
     Resume,
     /// End the guest here; `Released`.
@@ -246,6 +251,7 @@ pub struct Source {
     entered: Time,
     rounds: Vec<Round>,
     selection: Selection,
+    vcpus: VcpuSpeed,
     stopped: Option<StopReason>,
     ram_check: RamCheck,
     activation: ActivationTimes,
@@ -299,6 +305,7 @@ impl Source {
             entered: now,
             rounds: Vec::new(),
             selection: Selection::Populated,
+            vcpus: VcpuSpeed::FULL,
             stopped: None,
             ram_check: RamCheck::NotChecked,
             activation: ActivationTimes::default(),
@@ -311,6 +318,12 @@ impl Source {
     #[must_use]
     pub fn rounds(&self) -> &[Round] {
         &self.rounds
+    }
+
+    /// The speed at which the guest was last told to run.
+    #[must_use]
+    pub fn vcpus(&self) -> VcpuSpeed {
+        self.vcpus
     }
 
     /// Why rounds ended, once they have.
@@ -410,7 +423,10 @@ impl Source {
         let decision = algorithm.next(&self.view(residue, now));
         self.config.algorithm = algorithm;
         match decision {
-            Decision::Copy => self.begin_round(now, effects),
+            Decision::Copy { vcpus } => {
+                self.vcpus = vcpus;
+                self.begin_round(now, effects);
+            }
             Decision::Pause(reason) => {
                 self.stopped = Some(reason);
                 self.enter(State::Pausing, now);
@@ -427,7 +443,8 @@ impl Source {
     fn not_converging(&self, reason: StopReason, downtime: Duration) -> Reason {
         let detail = format!(
             "the move would not end within a downtime of {:?}: {}, and pausing now would take about \
-             {:?}; allow more with --max-downtime, or let it pause with --when-stuck stop-and-copy",
+             {:?}; allow more with --max-downtime, slow the guest down with --when-stuck throttle, \
+             or let it pause with --when-stuck stop-and-copy",
             self.config.limits.downtime_max,
             reason.as_str(),
             Duration::from_millis(u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX)),
@@ -438,7 +455,8 @@ impl Source {
     fn begin_round(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let round = u32::try_from(self.rounds.len()).unwrap_or(u32::MAX);
         self.copying_since.get_or_insert(now);
-        effects.push(Effect::CopyRound { round, selection: self.selection });
+        let (selection, vcpus) = (self.selection, self.vcpus);
+        effects.push(Effect::CopyRound { round, selection, vcpus });
         let phase = Phase::Sending { sent: None, received: false };
         self.enter(State::Copying { phase, round_started: now }, now);
     }

@@ -118,6 +118,8 @@ impl Source {
             pages: sent.pages,
             bytes: sent.bytes,
             dirtied: PageCount::ZERO,
+            vcpus: self.vcpus,
+            held_back: sent.held_back,
         });
     }
 

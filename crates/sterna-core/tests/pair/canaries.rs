@@ -98,3 +98,8 @@ fn a_page_stream_that_swallows_a_page_is_caught() {
 fn a_scan_that_overlooks_a_page_is_caught() {
     must_be_caught(Broken::ScanOverlooks, &[RAM]);
 }
+
+#[test]
+fn a_guest_that_is_left_slow_is_caught() {
+    must_be_caught(Broken::StaysSlow, &["the source's ending is what happened"]);
+}

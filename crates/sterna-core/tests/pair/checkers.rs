@@ -6,6 +6,7 @@ use crate::plan::Climate;
 use crate::world::{Attempt, World};
 use sterna_core::destination;
 use sterna_core::receipt::Ending;
+use sterna_core::speed::VcpuSpeed;
 
 /// A rule that did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +124,8 @@ impl Checkers {
         let holds = match &attempt.source_ending {
             Some(Ending::Moved) => has_run && source.hypervisor == Hypervisor::Gone,
             Some(Ending::Undone { .. }) => {
-                !has_run && (source.hypervisor == Hypervisor::Running || source.killed)
+                let runs = source.hypervisor == Hypervisor::Running;
+                !has_run && (runs && source.speed == VcpuSpeed::FULL || source.killed)
             }
             Some(Ending::GuestGone { .. }) => !has_run && source.killed,
             Some(Ending::Stuck { .. }) => !has_run && (attempt.resume_failed || source.killed),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Endings and notices that must have occurred.
-const ENDINGS: [&str; 12] = [
+const ENDINGS: [&str; 13] = [
     "source moved",
     "source undone",
     "source guest-gone",
@@ -18,6 +18,7 @@ const ENDINGS: [&str; 12] = [
     "cancel too late",
     "in doubt",
     "digests differ",
+    "slowed down",
 ];
 
 /// How often what occurred.

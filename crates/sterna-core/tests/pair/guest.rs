@@ -1,6 +1,7 @@
 //! A modelled guest: 16 pages, registers, the hypervisor that holds it, and a dirty tracker.
 
 use sterna_core::source::Found;
+use sterna_core::speed::VcpuSpeed;
 use sterna_page::{RamDigest, ram_digest};
 
 /// Pages of the modelled guest.
@@ -45,6 +46,7 @@ pub(crate) struct Instance {
     pub(crate) killed: bool,
     /// Whether a write of the running guest is in the queue.
     pub(crate) write_due: bool,
+    pub(crate) speed: VcpuSpeed,
 }
 
 impl Instance {
@@ -57,6 +59,7 @@ impl Instance {
             has_run: false,
             killed: false,
             write_due: false,
+            speed: VcpuSpeed::FULL,
         }
     }
 

@@ -164,14 +164,15 @@ fn micros(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
 
 /// A calm move must end well, so its limits are such that it may always pause.
 fn draw_limits(rng: &mut StdRng, climate: Climate) -> Limits {
-    let stop = climate == Climate::Calm || rng.random_bool(0.5);
+    let stuck = [WhenStuck::StopAndCopy, WhenStuck::Throttle, WhenStuck::Abort];
+    let calm = climate == Climate::Calm;
     Limits {
         downtime_max: micros(rng, 500..20_000),
         downtime_goal: micros(rng, 0..2_000),
         rounds_max: rng.random_range(1..10),
         copy_time_max: rng.random_bool(0.2).then(|| micros(rng, 500..20_000)),
         bytes_max: rng.random_bool(0.2).then(|| rng.random_range(4096..4096 * 40)),
-        when_stuck: if stop { WhenStuck::StopAndCopy } else { WhenStuck::Abort },
+        when_stuck: if calm { WhenStuck::StopAndCopy } else { pick(rng, &stuck) },
     }
 }
 

@@ -77,6 +77,7 @@ impl World {
         let sent = RoundSent {
             pages: PagesByCoding { raw, ..PagesByCoding::default() },
             bytes: copy.sent * PAGE_SIZE_BYTES,
+            ..RoundSent::default()
         };
         let event = match copy.last {
             _ if self.mishap(self.plan.weather.fail_effect) => Event::Failed(injected("copy")),

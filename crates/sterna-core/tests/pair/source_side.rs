@@ -9,6 +9,7 @@ use sterna_core::algorithm::Tracking;
 use sterna_core::journal::SourceRecord;
 use sterna_core::receipt::{Ending, RamCheck};
 use sterna_core::source::{Config, Effect, Event, Source};
+use sterna_core::speed::VcpuSpeed;
 use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
 use sterna_proto::message::{Offer, Reason, ReasonCode, ToDestination, Verify};
 
@@ -240,7 +241,12 @@ impl World {
             Effect::Prepare { tracking, .. } => {
                 self.begin(attempt, Work::Prepare(tracking), 50..800);
             }
-            Effect::CopyRound { round, selection } => {
+            Effect::CopyRound { round, selection, vcpus } => {
+                let instance = self.attempts[attempt].source_instance;
+                self.instances[instance].speed = vcpus;
+                if vcpus < VcpuSpeed::FULL {
+                    self.coverage.outcome("slowed down");
+                }
                 self.begin_copy(attempt, round, selection, Last::No);
             }
             Effect::Scan => self.begin(attempt, Work::Scan, 5..200),

@@ -4,9 +4,10 @@ use crate::guest::Hypervisor;
 use crate::network::Frame;
 use crate::plan::Role;
 use crate::source_side::{Work, injected};
-use crate::world::World;
+use crate::world::{Broken, World};
 use sterna_core::algorithm::Tracking;
 use sterna_core::source::Event;
+use sterna_core::speed::VcpuSpeed;
 use sterna_page::PageCount;
 
 impl World {
@@ -68,6 +69,9 @@ impl World {
                 Event::ResumeFailed(injected("resume"))
             }
             Work::Resume => {
+                if self.broken != Some(Broken::StaysSlow) {
+                    self.instances[instance].speed = VcpuSpeed::FULL;
+                }
                 self.instances[instance].run();
                 self.wake_guests();
                 Event::Resumed

@@ -54,6 +54,8 @@ pub(crate) enum Broken {
     PageSwallowed,
     /// A scan overlooks a page at times.
     ScanOverlooks,
+    /// A guest that was slowed down and resumed stays slow.
+    StaysSlow,
 }
 
 /// Something that happens at a time.
@@ -326,7 +328,8 @@ impl World {
             let guest = &mut self.instances[instance];
             if guest.hypervisor == crate::guest::Hypervisor::Running && !guest.write_due {
                 guest.write_due = true;
-                let due = self.now + self.random(1..self.plan.write_gap * 2);
+                let gap = self.plan.write_gap * 100 / u64::from(guest.speed.as_percent());
+                let due = self.now + self.random(1..gap * 2);
                 self.schedule(due, Action::GuestWrites { instance });
             }
         }

@@ -265,7 +265,9 @@ impl<'a> Driver<'a> {
     fn order(&mut self, effect: Effect) {
         let order = match effect {
             Effect::Prepare { accept, tracking } => Order::Prepare { accept, tracking },
-            Effect::CopyRound { round, selection } => Order::CopyRound { round, selection },
+            Effect::CopyRound { round, selection, vcpus } => {
+                Order::CopyRound { round, selection, vcpus }
+            }
             Effect::Scan => Order::Scan,
             Effect::Pause => Order::Pause,
             Effect::Finish { round, selection, verify } => {
@@ -360,6 +362,7 @@ impl<'a> Driver<'a> {
             let total = ram_pages * PAGE_SIZE_BYTES + again;
             progress.ram_total_bytes = total.max(progress.ram_done_bytes);
             progress.dirty_bytes_per_second = dirty;
+            progress.vcpus = machine.vcpus();
             let left = progress.ram_total_bytes - progress.ram_done_bytes;
             progress.eta = eta(left, progress.link_bytes_per_second, dirty);
         });

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::Tracking;
 use sterna_core::source::{Event, Selection};
+use sterna_core::speed::VcpuSpeed;
 use sterna_page::PageSet;
 use sterna_proto::message::{Accept, Reason, ReasonCode, Verify};
 use sterna_proto::preamble::Role;
@@ -28,7 +29,7 @@ const PEEK_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) enum Order {
     Prepare { accept: Accept, tracking: Tracking },
-    CopyRound { round: u32, selection: Selection },
+    CopyRound { round: u32, selection: Selection, vcpus: VcpuSpeed },
     Scan,
     Pause,
     Finish { round: u32, selection: Selection, verify: Verify },
@@ -114,6 +115,10 @@ struct Copying {
     dirty: PageSet,
     /// Ever sent.
     sent: PageSet,
+    /// At which speed the guest runs.
+    vcpus: VcpuSpeed,
+    /// For how long its vCPUs had been held back when that was last told.
+    held_back: Duration,
 }
 
 type Outcome = Result<Vec<Event>, Event>;
@@ -141,7 +146,9 @@ impl Mover {
     fn obey(&mut self, order: Order) -> Outcome {
         match order {
             Order::Prepare { accept, tracking } => self.prepare(&accept, tracking),
-            Order::CopyRound { round, selection } => self.copy_round(round, selection),
+            Order::CopyRound { round, selection, vcpus } => {
+                self.copy_round(round, selection, vcpus)
+            }
             Order::Scan => self.scan(),
             Order::Pause => self.pause(),
             Order::Finish { round, selection, verify } => self.finish(round, selection, verify),
@@ -195,6 +202,8 @@ impl Mover {
             discarding,
             dirty: PageSet::empty(pages),
             sent: PageSet::empty(pages),
+            vcpus: VcpuSpeed::FULL,
+            held_back: Duration::ZERO,
         });
         Ok(vec![Event::Prepared])
     }
@@ -209,8 +218,12 @@ impl Mover {
         (0..streams).map(connect).collect()
     }
 
-    fn copy_round(&mut self, round: u32, selection: Selection) -> Outcome {
+    fn copy_round(&mut self, round: u32, selection: Selection, vcpus: VcpuSpeed) -> Outcome {
         let (guest, copying) = self.parts()?;
+        if vcpus != copying.vcpus {
+            guest.set_vcpu_speed(vcpus.as_percent()).map_err(failed)?;
+            copying.vcpus = vcpus;
+        }
         let populated = copying.populated(guest.as_ref(), selection)?;
         let sends = copying.select(round, selection, populated, Recheck::Ripe);
         copying.pool.send(&sends);
@@ -222,7 +235,9 @@ impl Mover {
                 pool.postpone(Some(rewritten.clone()));
             }
         });
-        Ok(vec![Event::RoundSent(sent.map_err(stream_failed)?)])
+        let mut sent = sent.map_err(stream_failed)?;
+        sent.held_back = copying.newly_held_back(guest.as_ref())?;
+        Ok(vec![Event::RoundSent(sent)])
     }
 
     fn scan(&mut self) -> Outcome {
@@ -259,8 +274,9 @@ impl Mover {
         let memory = guest.memory();
         let control = self.control.as_ref().ok_or_else(not_prepared)?;
         control.send_state(&state).map_err(link_failed)?;
-        let (_, copying) = self.parts()?;
-        let sent = copying.pool.wait().map_err(stream_failed)?;
+        let (guest, copying) = self.parts()?;
+        let mut sent = copying.pool.wait().map_err(stream_failed)?;
+        sent.held_back = copying.newly_held_back(guest.as_ref())?;
         self.shared.note(|times| {
             times.copy = began.elapsed();
             times.save = save;
@@ -314,6 +330,12 @@ enum Recheck {
 }
 
 impl Copying {
+    /// For how long vCPUs were held back since this was last asked.
+    fn newly_held_back(&mut self, guest: &dyn Source) -> Result<Duration, Event> {
+        let before = std::mem::replace(&mut self.held_back, guest.held_back().map_err(failed)?);
+        Ok(self.held_back.saturating_sub(before))
+    }
+
     /// The pages that exist, where that may have changed or is not known yet.
     fn populated(
         &self,

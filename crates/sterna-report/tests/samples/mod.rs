@@ -35,6 +35,7 @@ fn round(number: u32, times: [u64; 2], pages: [u64; 4], dirtied: u64) -> Round {
         pages: PagesByCoding { raw, zero, absent, unchanged, ..PagesByCoding::default() },
         bytes: raw.0 * (PAGE_SIZE_BYTES + 16) + (zero.0 + absent.0 + unchanged.0) / 8,
         dirtied: PageCount(dirtied),
+        ..Round::default()
     }
 }
 

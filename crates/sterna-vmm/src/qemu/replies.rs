@@ -28,6 +28,13 @@ pub(super) struct Capability {
     pub(super) capability: String,
 }
 
+/// One of `query-cpus-fast`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Vcpu {
+    pub(super) thread_id: u32,
+}
+
 /// One of `query-memdev`
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct MemoryBackend {

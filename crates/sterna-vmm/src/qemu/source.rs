@@ -3,7 +3,7 @@
 use super::instance::QemuGuest;
 use super::movable;
 use super::qmp::{Qmp, REPLY_LIMIT};
-use super::replies::{Migration, RunStatus};
+use super::replies::{Migration, RunStatus, Vcpu};
 use super::stream::{StateStream, StreamListener};
 use crate::tracking::{WriteTracker, find_mapped, system};
 use crate::{
@@ -12,12 +12,13 @@ use crate::{
 };
 use qapi::qmp::{
     MigrationCapability, MigrationCapabilityStatus, MigrationStatus, cont, migrate, migrate_cancel,
-    migrate_continue, migrate_set_capabilities, query_migrate, query_status,
+    migrate_continue, migrate_set_capabilities, query_cpus_fast, query_migrate, query_status,
 };
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sterna_page::{PageSet, RamLayout};
+use sterna_sys::cgroup::CpuLimit;
 use sterna_sys::memory::GuestMemory;
 use sterna_sys::pagemap::AfterScan;
 use sterna_sys::uffd::Userfaultfd;
@@ -59,6 +60,10 @@ pub struct QemuSource {
     stream: Option<StateStream>,
     preparation: Preparation,
     before: Before,
+    /// The limit that slows the vCPUs down, if they are slowed down.
+    limit: Option<CpuLimit>,
+    /// For how long limits that were lifted held vCPUs back.
+    held_back: Duration,
 }
 
 impl QemuSource {
@@ -76,6 +81,8 @@ impl QemuSource {
             stream: None,
             preparation: Preparation::None,
             before: Before::Unknown,
+            limit: None,
+            held_back: Duration::ZERO,
         })
     }
 
@@ -194,8 +201,37 @@ impl QemuSource {
         // The guest runs. What is left must not keep it from being called resumed, but a QEMU that
         // cannot do even this is told.
         self.preparation = Preparation::None;
+        self.full_speed()?;
         self.qmp.execute(&hand_over_capabilities(false), REPLY_LIMIT)?;
         self.stop_tracking()
+    }
+}
+
+impl QemuSource {
+    fn limit_vcpus(&mut self, percent: u8) -> Result<(), VmmError> {
+        let vcpus: Vec<Vcpu> = self.qmp.query(&query_cpus_fast {})?;
+        let threads: Vec<u32> = vcpus.into_iter().map(|vcpu| vcpu.thread_id).collect();
+        let limit = self.cpu_limit()?;
+        limit.set(&threads, percent).map_err(system("slowing vCPUs down"))?;
+        self.limit = Some(limit);
+        Ok(())
+    }
+
+    fn cpu_limit(&self) -> Result<CpuLimit, VmmError> {
+        CpuLimit::of(self.guest.pid()).map_err(system("slowing vCPUs down"))
+    }
+
+    /// Ends whatever limit there is, also that of an earlier agent. A host that cannot limit has
+    /// not.
+    fn full_speed(&mut self) -> Result<(), VmmError> {
+        if let Some(limit) = self.limit.take() {
+            // Counted by the kernel as long as there is a limit.
+            self.held_back += limit.held_back().unwrap_or_default();
+        }
+        match self.cpu_limit() {
+            Ok(limit) => limit.lift().map_err(system("giving vCPUs their speed back")),
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -261,6 +297,17 @@ impl Source for QemuSource {
         self.guest.memory().populated().map_err(system("asking which pages exist"))
     }
 
+    fn set_vcpu_speed(&mut self, percent: u8) -> Result<(), VmmError> {
+        let set = if percent < 100 { self.limit_vcpus(percent) } else { self.full_speed() };
+        set.map_err(|error| self.guest.explain(error))
+    }
+
+    fn held_back(&self) -> Result<Duration, VmmError> {
+        let now = self.limit.as_ref().map_or(Ok(Duration::ZERO), CpuLimit::held_back);
+        let now = now.map_err(system("asking how long vCPUs were held back"))?;
+        Ok(self.held_back + now)
+    }
+
     fn pause(&mut self) -> Result<Pause, VmmError> {
         self.pause_guest().map_err(|error| self.guest.explain(error))
     }
@@ -276,7 +323,10 @@ impl Source for QemuSource {
     fn release(&mut self) -> Result<(), VmmError> {
         self.tracker = None;
         self.stream = None;
-        self.guest.end()
+        // Its group outlives the process otherwise.
+        let lifted = self.full_speed();
+        self.guest.end()?;
+        lifted
     }
 }
 

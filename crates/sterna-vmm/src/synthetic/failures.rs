@@ -11,6 +11,8 @@ pub enum Step {
     StartTracking,
     /// Scanning for written pages.
     Scan,
+    /// Slowing the source down.
+    SlowDown,
     /// Pausing the source.
     Pause,
     /// Saving the device state; the source stays paused.
@@ -32,6 +34,7 @@ impl Step {
         match self {
             Self::StartTracking => "start_tracking",
             Self::Scan => "scan",
+            Self::SlowDown => "set_vcpu_speed",
             Self::Pause => "pause",
             Self::Save => "save_device_state",
             Self::Resume => "resume",

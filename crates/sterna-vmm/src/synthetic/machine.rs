@@ -10,6 +10,7 @@ use super::failures::{Failures, Step};
 use super::page::{Mixer, Version, header_version, render_into, seal};
 use super::registers::{Registers, WriterRegisters, owner};
 use super::source::SyntheticSource;
+use super::speed::Speed;
 use crate::VmmError;
 use crate::tracking::{MappedPages, system};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,7 @@ pub(super) struct Machine {
     writers: Vec<Mutex<WriterRegisters>>,
     gate: Mutex<Gate>,
     changed: Condvar,
+    pub(super) speed: Speed,
     pub(super) failures: Failures,
 }
 
@@ -91,6 +93,7 @@ impl Machine {
             writers: registers.writers.into_iter().map(Mutex::new).collect(),
             gate: Mutex::new(Gate { phase: Phase::Paused, parked: 0 }),
             changed: Condvar::new(),
+            speed: Speed::default(),
             failures: Failures::default(),
         });
         let handle = Handle(machine);
@@ -182,9 +185,13 @@ impl Machine {
         while self.pass_gate(due) {
             match interval {
                 Some(interval) => {
+                    let began = Instant::now();
                     self.write_one(number, &mut page);
+                    let took = interval.max(began.elapsed());
+                    let rest = self.speed.rest_after(took);
+                    let next = due + if rest.is_zero() { interval } else { took + rest };
                     // Behind by much (after a pause): go on from here, do not catch up.
-                    due = (due + interval).max(Instant::now() - Duration::from_millis(20));
+                    due = next.max(Instant::now() - Duration::from_millis(20));
                 }
                 None => due = Instant::now() + Duration::from_millis(100),
             }

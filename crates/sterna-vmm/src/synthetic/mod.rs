@@ -23,6 +23,7 @@ mod machine;
 mod page;
 mod registers;
 mod source;
+mod speed;
 
 pub use check::{CheckReport, Fault};
 pub use config::{Content, Rewrite, SyntheticConfig, WriteRate};

@@ -5,7 +5,7 @@ use super::machine::{Handle, Machine, Phase};
 use crate::tracking::{WriteTracker, system};
 use crate::{DeviceState, Discarding, Immovable, InFlightIo, Pause, Source, VmmError};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use sterna_page::{PageSet, RamLayout};
 use sterna_sys::memory::GuestMemory;
 use sterna_sys::pagemap::AfterScan;
@@ -92,6 +92,16 @@ impl Source for SyntheticSource {
         self.machine().outside.populated().map_err(system("asking which pages exist"))
     }
 
+    fn set_vcpu_speed(&mut self, percent: u8) -> Result<(), VmmError> {
+        self.step(Step::SlowDown)?;
+        self.machine().speed.set(percent);
+        Ok(())
+    }
+
+    fn held_back(&self) -> Result<Duration, VmmError> {
+        Ok(self.machine().speed.held_back())
+    }
+
     fn pause(&mut self) -> Result<Pause, VmmError> {
         self.step(Step::Pause)?;
         let start = Instant::now();
@@ -112,6 +122,7 @@ impl Source for SyntheticSource {
     fn resume(&mut self) -> Result<(), VmmError> {
         self.step(Step::Resume)?;
         self.stop_tracking()?;
+        self.machine().speed.set(100);
         self.machine().set_phase(Phase::Running);
         Ok(())
     }
