@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use sterna_core::destination::Ending as DestinationEnding;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::limits::{Limits, WhenStuck};
-use sterna_core::receipt::{Ending, Receipt};
+use sterna_core::receipt::{Ending, RamCheck, Receipt};
+use sterna_core::speed::VcpuSpeed;
 use sterna_engine::Watch;
+use sterna_engine::source::Move;
 use sterna_page::PageCount;
 use sterna_proto::message::{Reason, ReasonCode};
 use sterna_vmm::synthetic::{Step, SyntheticConfig, SyntheticGuest, WriteRate};
@@ -196,6 +198,61 @@ fn a_guest_that_writes_faster_than_the_link_is_given_up_by_name_or_paused_with_l
     let receipt = run(&a, &slow, &guest);
     assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
     assert!(b.host.arrived(attempt(2)).unwrap().check().unwrap().is_sound());
+}
+
+/// A guest that writes all its pages over and over, and a move of it that cannot converge unless
+/// it is slowed down.
+fn too_fast(a: &Site, b: &Site) -> (SyntheticGuest, Move) {
+    let config = SyntheticConfig {
+        rate: WriteRate::BytesPerSecond(60_000_000),
+        working_set: PageCount(2048),
+        ..busy()
+    };
+    let guest = SyntheticGuest::start(config).unwrap();
+    let mut request = request(a, b.listener.address(), &guest, 1);
+    request.bandwidth_bytes_per_second = Some(30 << 20);
+    request.limits = Limits {
+        when_stuck: WhenStuck::Throttle,
+        downtime_max: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    (guest, request)
+}
+
+#[test]
+fn a_guest_that_writes_faster_than_the_link_converges_when_it_is_slowed_down() {
+    let (a, b) = sites();
+    let (guest, request) = too_fast(&a, &b);
+    let receipt = run(&a, &request, &guest);
+    assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
+    assert_eq!(receipt.ram_digest, RamCheck::Equal);
+    let slowest = receipt.rounds.iter().map(|round| round.vcpus).min().unwrap();
+    assert!(slowest < VcpuSpeed::FULL, "{receipt:#?}");
+    let held_back: Duration = receipt.rounds.iter().map(|round| round.held_back).sum();
+    assert!(held_back > Duration::ZERO, "{receipt:#?}");
+    assert!(b.host.arrived(attempt(1)).unwrap().check().unwrap().is_sound());
+}
+
+#[test]
+fn a_guest_that_was_slowed_down_or_cannot_be_runs_on_at_full_speed() {
+    let (a, b) = sites();
+    let (guest, request) = too_fast(&a, &b);
+    guest.fail_at(Step::SlowDown);
+    let receipt = run(&a, &request, &guest);
+    assert_undone(&receipt, ReasonCode::Hypervisor, (&a, &b), &guest);
+    let watch = Arc::new(Watch::default());
+    let again = Move { attempt: attempt(2), ..request };
+    let receipt = std::thread::scope(|scope| {
+        let mover = scope.spawn(|| run_watched(&a, &again, &guest, &watch));
+        while guest.vcpu_percent() == 100 {
+            assert!(!mover.is_finished(), "the guest was never slowed down");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        watch.cancel();
+        mover.join().unwrap()
+    });
+    assert_undone(&receipt, ReasonCode::Cancelled, (&a, &b), &guest);
+    assert_eq!(guest.vcpu_percent(), 100);
 }
 
 /// A move through a proxy that `spoil`s the link; returns the receipt once both sides have ended.

@@ -11,11 +11,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The time over which processor time is counted: no thread stands still for longer at once.
+/// The time over which processor time is counted, where that leaves a quota that the kernel takes:
+/// no thread stands still for longer at once.
 const PERIOD: Duration = Duration::from_millis(10);
 
 /// The least that the kernel takes for a quota.
 const QUOTA_MIN: Duration = Duration::from_millis(1);
+
+/// So much processor time in each period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Quota {
+    time: Duration,
+    period: Duration,
+}
+
+impl Quota {
+    /// `percent` of each of so many processors.
+    fn of(percent: u8, processors: usize) -> Self {
+        let percent = u32::from(percent.clamp(1, 100));
+        let share = percent * u32::try_from(processors).unwrap_or(u32::MAX / 100).max(1);
+        let period = PERIOD.max(QUOTA_MIN * 100 / share);
+        Self { time: (period * share / 100).max(QUOTA_MIN), period }
+    }
+}
 
 /// Which interface a hierarchy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +91,7 @@ impl CpuLimit {
     pub fn set(&self, threads: &[u32], percent: u8) -> io::Result<()> {
         let set = || {
             self.make_group()?;
-            let processors = u32::try_from(threads.len()).unwrap_or(u32::MAX).max(1);
-            let quota = (PERIOD * processors * u32::from(percent) / 100).max(QUOTA_MIN);
-            self.set_quota(Some(quota))?;
+            self.set_quota(Some(Quota::of(percent, threads.len())))?;
             threads.iter().try_for_each(|id| write(&self.threads_of(&self.group), id))
         };
         set().inspect_err(|_| {
@@ -129,17 +145,16 @@ impl CpuLimit {
         Ok(())
     }
 
-    fn set_quota(&self, quota: Option<Duration>) -> io::Result<()> {
-        let period = PERIOD.as_micros();
-        let quota = quota.map(|quota| quota.as_micros());
-        match (self.version, quota) {
-            (Version::One, Some(quota)) => {
+    fn set_quota(&self, quota: Option<Quota>) -> io::Result<()> {
+        let micros = quota.map(|quota| (quota.time.as_micros(), quota.period.as_micros()));
+        match (self.version, micros) {
+            (Version::One, Some((time, period))) => {
                 write(&self.group.join("cpu.cfs_period_us"), &period)?;
-                write(&self.group.join("cpu.cfs_quota_us"), &quota)
+                write(&self.group.join("cpu.cfs_quota_us"), &time)
             }
             (Version::One, None) => write(&self.group.join("cpu.cfs_quota_us"), &-1),
-            (Version::Two, Some(quota)) => {
-                write(&self.group.join("cpu.max"), &format_args!("{quota} {period}"))
+            (Version::Two, Some((time, period))) => {
+                write(&self.group.join("cpu.max"), &format_args!("{time} {period}"))
             }
             (Version::Two, None) => write(&self.group.join("cpu.max"), &"max"),
         }
@@ -234,6 +249,19 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
         });
         assert_eq!(limit.held_back().unwrap(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_small_share_of_one_processor_lengthens_the_period_and_nothing_else_does() {
+        let millis = |time, period| Quota {
+            time: Duration::from_millis(time),
+            period: Duration::from_millis(period),
+        };
+        assert_eq!(Quota::of(50, 1), millis(5, 10));
+        assert_eq!(Quota::of(10, 1), millis(1, 10));
+        assert_eq!(Quota::of(2, 1), millis(1, 50));
+        assert_eq!(Quota::of(2, 8), Quota { time: Duration::from_micros(1600), ..millis(0, 10) });
+        assert_eq!(Quota::of(100, 4), millis(40, 10));
     }
 
     #[test]

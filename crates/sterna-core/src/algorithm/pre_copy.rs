@@ -220,9 +220,9 @@ mod tests {
     #[test]
     fn a_guest_too_fast_even_at_the_least_speed_is_given_up() {
         let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
-        let (end, rounds) = simulate(1 << 30, LINK * 40, 1 << 30, &limits);
+        let (end, rounds) = simulate(1 << 30, LINK * 100, 1 << 30, &limits);
         assert_eq!(end, Decision::GiveUp(StopReason::NoProgress));
-        assert_eq!(rounds.last().unwrap().vcpus, VcpuSpeed::percent(10));
+        assert_eq!(rounds.last().unwrap().vcpus, VcpuSpeed::percent(2));
         assert!(rounds.len() < 15, "{} rounds", rounds.len());
     }
 

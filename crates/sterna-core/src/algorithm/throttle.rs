@@ -12,7 +12,7 @@ use crate::speed::VcpuSpeed;
 const DIRTY_SHARE_OF_LINK: f64 = 0.5;
 
 /// The speed below which no guest is slowed down: one that seems dead is no better than paused.
-const SPEED_MIN: VcpuSpeed = VcpuSpeed::percent(10);
+const SPEED_MIN: VcpuSpeed = VcpuSpeed::percent(2);
 
 /// A speed that differs by less than this part is not worth a change: rates are noisy.
 const HYSTERESIS: f64 = 0.1;

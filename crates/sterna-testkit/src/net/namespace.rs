@@ -14,6 +14,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// Where the `ip` program keeps the names of namespaces.
 const NAMES: &str = "/run/netns";
 
+/// `ip netns exec` mounts a `/sys` of the namespace's own, which hides the cgroups of the host's:
+/// brings back what has the `cpu` controller, v1 or else v2, and becomes the program.
+const WITH_CGROUPS: &str = "mount -t cgroup -o cpu none /sys/fs/cgroup 2>/dev/null || \
+     mount -t cgroup2 none /sys/fs/cgroup; exec \"$0\" \"$@\"";
+
 /// A named network namespace, removed on drop together with the processes in it.
 #[derive(Debug)]
 pub struct Namespace {
@@ -91,7 +96,7 @@ impl Namespace {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        command.args(["netns", "exec", &self.name, "sh", "-c", WITH_CGROUPS, program]);
         command
     }
 

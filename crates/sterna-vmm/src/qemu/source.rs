@@ -193,7 +193,9 @@ impl QemuSource {
     }
 
     fn take_back(&mut self) -> Result<(), VmmError> {
-        // Closed first: QEMU may be waiting for room in it.
+        // Whatever else fails, the guest is not left slow.
+        let full_speed = self.full_speed();
+        // Closed before QEMU is asked: it may be waiting for room in it.
         self.stream = None;
         self.end_migration()?;
         self.let_run()?;
@@ -201,7 +203,7 @@ impl QemuSource {
         // The guest runs. What is left must not keep it from being called resumed, but a QEMU that
         // cannot do even this is told.
         self.preparation = Preparation::None;
-        self.full_speed()?;
+        full_speed?;
         self.qmp.execute(&hand_over_capabilities(false), REPLY_LIMIT)?;
         self.stop_tracking()
     }
@@ -221,17 +223,15 @@ impl QemuSource {
         CpuLimit::of(self.guest.pid()).map_err(system("slowing vCPUs down"))
     }
 
-    /// Ends whatever limit there is, also that of an earlier agent. A host that cannot limit has
-    /// not.
+    /// Ends whatever limit there is, also that of an earlier agent, and also if QEMU is gone. A host
+    /// that cannot limit has not.
     fn full_speed(&mut self) -> Result<(), VmmError> {
-        if let Some(limit) = self.limit.take() {
-            // Counted by the kernel as long as there is a limit.
-            self.held_back += limit.held_back().unwrap_or_default();
-        }
-        match self.cpu_limit() {
-            Ok(limit) => limit.lift().map_err(system("giving vCPUs their speed back")),
-            Err(_) => Ok(()),
-        }
+        let Some(limit) = self.limit.take().or_else(|| self.cpu_limit().ok()) else {
+            return Ok(());
+        };
+        // Counted by the kernel for as long as there is a limit.
+        self.held_back += limit.held_back().unwrap_or_default();
+        limit.lift().map_err(system("giving vCPUs their speed back"))
     }
 }
 

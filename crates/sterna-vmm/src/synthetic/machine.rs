@@ -299,6 +299,12 @@ impl SyntheticGuest {
         self.0.0.phase() == Phase::Running
     }
 
+    /// The speed of its writers, in percent of their full one.
+    #[must_use]
+    pub fn vcpu_percent(&self) -> u8 {
+        self.0.0.speed.percent()
+    }
+
     /// What its writers know at this moment.
     #[must_use]
     pub fn registers(&self) -> Registers {

@@ -21,6 +21,10 @@ impl Speed {
         self.percent.store(percent.clamp(1, 100), Ordering::Relaxed);
     }
 
+    pub(super) fn percent(&self) -> u8 {
+        self.percent.load(Ordering::Relaxed)
+    }
+
     /// How long a writer rests after it has worked for `worked`.
     pub(super) fn rest_after(&self, worked: Duration) -> Duration {
         let percent = u32::from(self.percent.load(Ordering::Relaxed));

@@ -5,4 +5,5 @@ mod at_switchover;
 mod direct_io;
 mod refusals;
 mod round_trips;
+mod slowed_down;
 mod while_copying;
