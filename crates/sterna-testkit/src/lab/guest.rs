@@ -95,9 +95,17 @@ impl Lab {
     /// # Errors
     /// If the image is missing or the agent refuses.
     pub fn start_guest(&self, host: Host, plan: &GuestPlan) -> Result<()> {
-        let definition = plan.definition(&GuestImage::find()?, &self.place)?;
-        let file = self.folder(host).join(format!("{}.toml", plan.name));
-        std::fs::write(&file, toml::to_string(&definition)?)?;
+        self.start_defined(host, &plan.definition(&GuestImage::find()?, &self.place)?)
+    }
+
+    /// Starts a guest of any definition under a host's agent.
+    ///
+    /// # Errors
+    /// If the agent refuses.
+    pub fn start_defined(&self, host: Host, definition: &Value) -> Result<()> {
+        let name = definition["name"].as_str().context("a guest has a name")?;
+        let file = self.folder(host).join(format!("{name}.toml"));
+        std::fs::write(&file, toml::to_string(definition)?)?;
         self.run(host, &["vm", "start", super::text(&file)?]).map(drop)
     }
 
