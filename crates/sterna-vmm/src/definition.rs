@@ -38,8 +38,11 @@ pub enum Accelerator {
     /// KVM where it really runs guests, else TCG.
     #[default]
     Auto,
-    /// Hardware virtualization.
+    /// Hardware virtualization, on hosts that have shown to run stock guests with it.
     Kvm,
+    /// Whatever `/dev/kvm` is, on the operator's word that it runs this guest: for one without a
+    /// stock operating system on a host with a paravirtual KVM. Never chosen by itself.
+    KvmUnproven,
     /// Emulation.
     Tcg,
 }

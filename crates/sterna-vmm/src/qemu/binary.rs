@@ -112,7 +112,7 @@ impl QemuBinary {
         };
         // Of equal QEMUs on equal hosts both are the same on either side.
         let cpu = match accelerator {
-            Accelerator::Kvm => "host",
+            Accelerator::Kvm | Accelerator::KvmUnproven => "host",
             Accelerator::Tcg | Accelerator::Auto => "max",
         };
         let cpu = definition.cpu.clone().unwrap_or_else(|| cpu.to_owned());

@@ -104,7 +104,7 @@ impl Arguments<'_> {
         self.add(
             "-accel",
             match definition.accelerator {
-                Accelerator::Kvm => "kvm",
+                Accelerator::Kvm | Accelerator::KvmUnproven => "kvm",
                 Accelerator::Tcg | Accelerator::Auto => "tcg",
             },
         );

@@ -7,6 +7,7 @@ mod kernel;
 mod kvm;
 
 pub use boot_sector::{COUNTED_FROM, boot_image};
+pub use kvm::run_small_guest;
 
 use super::QemuBinary;
 use crate::Accelerator;

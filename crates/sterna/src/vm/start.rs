@@ -70,6 +70,8 @@ pub(crate) struct StartArgs {
 enum AcceleratorArg {
     Auto,
     Kvm,
+    /// KVM even where it has not shown to run stock guests
+    KvmUnproven,
     Tcg,
 }
 
@@ -135,6 +137,7 @@ fn from_options(args: StartArgs) -> anyhow::Result<GuestDefinition> {
         accelerator: match args.accelerator {
             AcceleratorArg::Auto => Accelerator::Auto,
             AcceleratorArg::Kvm => Accelerator::Kvm,
+            AcceleratorArg::KvmUnproven => Accelerator::KvmUnproven,
             AcceleratorArg::Tcg => Accelerator::Tcg,
         },
         kernel: absolute(args.kernel)?,
