@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "qemu/bare.rs"]
+mod bare;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageSet};
