@@ -9,9 +9,9 @@
 // address, combined by xor with a key. The first `hot` pages are rewritten round after round, each
 // time with the next key; the others keep the key that they were filled with. Each page is checked
 // before it is rewritten: a page that is stale by a round, of another place, or torn, is told with
-// the first word that is wrong. The key is kept in a register, so that a guest whose registers got
-// lost shows as well. (Not every word, because some KVMs emulate such code, a few million
-// instructions a second.)
+// the first word that is wrong. Key and places are kept in registers, never in memory: else memory
+// that is stale as a whole, with the place in it, would look right. (Not every word is used, because
+// some KVMs emulate such code, a few million instructions a second.)
 //
 // Time is the first counter of the PIT, read and never waited for by interrupt. A step, in which
 // `per_step` hot pages and as many others are done, takes at least a millisecond.
@@ -46,9 +46,8 @@ checked:        .long 0
 written:        .long 0
 step:           .long 0
 steps_to_line:  .long 0
-hot_at:         .long MEMORY
 hot_end:        .long 0
-cold_at:        .long 0
+left:           .long 0
 cold_end:       .long 0
 step_began:     .long 0
 
@@ -69,7 +68,6 @@ _start:
     shl eax, 12
     add eax, MEMORY
     mov [hot_end], eax
-    mov [cold_at], eax
     mov eax, [pages]
     shl eax, 12
     add eax, MEMORY
@@ -95,15 +93,19 @@ fill:
     call put_number
     call end_line
 
-    xor ebp, ebp                    // the key of hot pages that are yet to be done in this round
+    // From here on: edi and esi, the next hot page and the next other one, change places for the
+    // time that the others are done; ebp, the key of hot pages that are yet to be done in this round.
+    mov edi, MEMORY
+    mov esi, [hot_end]
+    xor ebp, ebp
     call counter
     mov [step_began], eax
     mov eax, [steps_per_line]
     mov [steps_to_line], eax
 
 next_step:
-    mov esi, [per_step]
-    mov edi, [hot_at]
+    mov eax, [per_step]
+    mov [left], eax
 next_hot:
     mov ebx, ebp
     call check
@@ -113,22 +115,22 @@ next_hot:
     jne 1f
     mov edi, MEMORY
     mov ebp, ebx
-1:  dec esi
+1:  dec dword ptr [left]
     jnz next_hot
-    mov [hot_at], edi
 
-    mov esi, [per_step]
-    mov edi, [cold_at]
+    mov eax, [per_step]
+    mov [left], eax
+    xchg esi, edi
     xor ebx, ebx
 next_cold:
+    call check
+    add edi, PAGE
     cmp edi, [cold_end]
     jne 1f
     mov edi, [hot_end]
-1:  call check
-    add edi, PAGE
-    dec esi
+1:  dec dword ptr [left]
     jnz next_cold
-    mov [cold_at], edi
+    xchg esi, edi
 
     inc dword ptr [step]
     dec dword ptr [steps_to_line]
