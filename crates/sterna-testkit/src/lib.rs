@@ -5,11 +5,14 @@
 //! builds, [`recorder`] says what it is to do, [`disk`] makes a disk that it can check. [`probe`]
 //! watches it: answers over the network and tick lines on the console. [`bare`] is a guest that needs
 //! no image and no operating system. [`lab`] puts an agent on each host and drives them as an operator
-//! would, by the `sterna` program; [`monitor`] asks a hypervisor past them.
+//! would, by the `sterna` program; [`monitor`] asks a hypervisor past them. [`accelerator`] says what
+//! their guests run on, [`huge_pages`] takes huge pages for them.
 #![forbid(unsafe_code)]
 
+pub mod accelerator;
 pub mod bare;
 pub mod disk;
+pub mod huge_pages;
 pub mod image;
 pub mod lab;
 pub mod monitor;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sterna_guest::quantity::Bytes;
 
 use super::{Lab, Place};
+use crate::accelerator::Accelerator;
 use crate::image::GuestImage;
 use crate::net::Host;
 use crate::probe::ConsoleLog;
@@ -63,8 +64,11 @@ impl GuestPlan {
             "initrd": image.initramfs,
             "append": self.workload.command_line()?,
             "console": "virtio",
-            // An emulated guest is the same on every machine; what KVM adds has tests of its own.
-            "accelerator": "tcg",
+            "accelerator": match Accelerator::wanted() {
+                Accelerator::Tcg => "tcg",
+                // The agent is to find it by itself.
+                Accelerator::Kvm => "auto",
+            },
         });
         if let Place::Namespaces(_) = place {
             let network = json!({ "tap": TAP, "mac": "52:54:00:78:00:10" });
