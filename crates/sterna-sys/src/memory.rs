@@ -9,8 +9,8 @@
 //!
 //! - [`GuestMemory::open`] reads and writes the file (`pread`, `pwrite`). That is for whoever passes
 //!   over memory once, as an agent does: no fault for each page, no page zeroed before it is
-//!   overwritten, and none of the guest's RAM counted as this process's own. Huge pages, which
-//!   have no `write`, are mapped all the same.
+//!   overwritten, and none of the guest's RAM counted as this process's own. Huge pages have no
+//!   `write`: they are read as a file and written through a mapping.
 //! - [`GuestMemory::map`] maps it. That is for threads that *are* a guest: only writes through a
 //!   mapping are seen by a userfaultfd.
 //!
@@ -93,17 +93,43 @@ pub enum MemoryError {
     ReadOnly,
 }
 
-/// One RAM block: its place in the line of pages, its file, and its mapping if it has one.
+/// How a block is read and written.
+#[derive(Debug)]
+enum Way {
+    /// Both as a file.
+    File,
+    /// Both through a mapping.
+    Mapping(Mapping),
+    /// Written through a mapping, for want of a `write`, but read as a file: to read a huge page
+    /// that does not exist through a mapping takes 2 MiB from the pool.
+    ReadFile(Mapping),
+}
+
+/// One RAM block: its place in the line of pages, its file, and how that is used.
 #[derive(Debug)]
 struct Block {
     run: PageRun,
     file: OwnedFd,
-    mapping: Option<Mapping>,
+    way: Way,
 }
 
 impl Block {
+    fn mapping(&self) -> Option<&Mapping> {
+        match &self.way {
+            Way::File => None,
+            Way::Mapping(mapping) | Way::ReadFile(mapping) => Some(mapping),
+        }
+    }
+
+    /// Reserves the huge pages that were freed: with the page goes its reservation, and a write
+    /// that finds the pool empty is no error but ends the process. Mapping a file reserves what it
+    /// lacks, and the reservation stays with the file.
+    fn reserve(&self) -> Result<(), MemoryError> {
+        Mapping::new(self.file.as_fd(), self.run.count.bytes(), Access::ReadWrite).map(drop)
+    }
+
     fn read(&self, offset: usize, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        if let Some(mapping) = &self.mapping {
+        if let Way::Mapping(mapping) = &self.way {
             mapping.read(offset, buffer);
             return Ok(());
         }
@@ -120,7 +146,7 @@ impl Block {
     }
 
     fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), MemoryError> {
-        if let Some(mapping) = &self.mapping {
+        if let Some(mapping) = self.mapping() {
             mapping.write(offset, bytes);
             return Ok(());
         }
@@ -157,14 +183,16 @@ struct Piece<'a> {
 }
 
 impl GuestMemory {
-    /// Uses `files`, one for each block of `layout` in its order, by reading and writing them; maps
-    /// those of huge pages.
+    /// Uses `files`, one for each block of `layout` in its order, by reading and writing them; those
+    /// of huge pages are written through a mapping.
     ///
     /// # Errors
     /// When a file is missing or too short, or the kernel refuses.
     pub fn open(layout: RamLayout, files: Vec<OwnedFd>) -> Result<Self, MemoryError> {
-        let huge = |block: &RamBlock| block.host_page_bytes > PAGE_SIZE_BYTES;
-        Self::build(layout, files, Access::ReadWrite, huge)
+        Self::build(layout, files, Access::ReadWrite, |block, map| {
+            let huge = block.host_page_bytes > PAGE_SIZE_BYTES;
+            if huge { map().map(Way::ReadFile) } else { Ok(Way::File) }
+        })
     }
 
     /// Maps `files`, one for each block of `layout` in its order.
@@ -176,14 +204,14 @@ impl GuestMemory {
         files: Vec<OwnedFd>,
         access: Access,
     ) -> Result<Self, MemoryError> {
-        Self::build(layout, files, access, |_| true)
+        Self::build(layout, files, access, |_, map| map().map(Way::Mapping))
     }
 
     fn build(
         layout: RamLayout,
         files: Vec<OwnedFd>,
         access: Access,
-        is_mapped: impl Fn(&RamBlock) -> bool,
+        way: impl Fn(&RamBlock, &dyn Fn() -> Result<Mapping, MemoryError>) -> Result<Way, MemoryError>,
     ) -> Result<Self, MemoryError> {
         if files.len() != layout.blocks().len() {
             let blocks = layout.blocks().len();
@@ -193,8 +221,8 @@ impl GuestMemory {
         for ((block, run), file) in layout.blocks().iter().zip(layout.block_runs()).zip(files) {
             check_size(&file, &block.name, block.size_bytes)?;
             let map = || Mapping::new(file.as_fd(), block.size_bytes, access);
-            let mapping = is_mapped(block).then(map).transpose()?;
-            blocks.push(Block { run, file, mapping });
+            let way = way(block, &map)?;
+            blocks.push(Block { run, file, way });
         }
         Ok(Self { layout, blocks, access })
     }
@@ -218,7 +246,7 @@ impl GuestMemory {
 
     /// Where the blocks that are mapped lie in this process, in their order.
     pub fn addresses(&self) -> impl Iterator<Item = AddressRange> + '_ {
-        self.blocks.iter().filter_map(|block| Some(block.mapping.as_ref()?.addresses()))
+        self.blocks.iter().filter_map(|block| Some(block.mapping()?.addresses()))
     }
 
     /// Copies pages from `first` on into `buffer`, which may span blocks.
@@ -245,20 +273,25 @@ impl GuestMemory {
 
     /// Frees pages: they no longer exist, and read as zeroes.
     ///
-    /// Of a huge page that is not freed whole, the part is zeroed.
+    /// Of a huge page that is not freed whole, the part is zeroed. Those that are freed stay
+    /// reserved for this memory.
     ///
     /// # Errors
     /// When the guest has no such pages, may only be read, or the kernel refuses.
     pub fn punch(&self, run: PageRun) -> Result<(), MemoryError> {
         self.check_writable()?;
         self.check_bounds(run)?;
-        for block in &self.blocks {
+        for (block, shape) in self.blocks.iter().zip(self.layout.blocks()) {
             let Some(part) = intersection(block.run, run) else { continue };
             let offset = PageCount(part.first.0 - block.run.first.0).bytes();
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             fallocate(&block.file, flags, offset, part.count.bytes()).map_err(|error| {
                 MemoryError::System { operation: "punching a hole", source: error.into() }
             })?;
+            let huge = shape.host_page_bytes > PAGE_SIZE_BYTES;
+            if huge && part.count.bytes() >= shape.host_page_bytes {
+                block.reserve()?;
+            }
         }
         Ok(())
     }
@@ -273,7 +306,8 @@ impl GuestMemory {
 
     /// The pages that exist, as the file system knows them; allocates none.
     ///
-    /// hugetlbfs does not tell: of huge pages all count as existing.
+    /// hugetlbfs does not tell: of huge pages all count as existing. Reading one that does not
+    /// costs no memory where the block was opened with [`GuestMemory::open`].
     ///
     /// # Errors
     /// When the kernel refuses.
