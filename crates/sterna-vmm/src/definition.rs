@@ -6,6 +6,9 @@ use std::path::PathBuf;
 /// Bytes of RAM a guest must have at least.
 const MEMORY_BYTES_MIN: u64 = 16 << 20;
 
+/// Bytes of the huge pages that RAM may be made of.
+pub(crate) const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
 /// Characters of a guest's name at most: it becomes part of file and unit names.
 const NAME_LENGTH_MAX: usize = 64;
 
@@ -15,9 +18,12 @@ pub enum DefinitionError {
     /// The name would not be safe as part of a file name.
     #[error("guest name {0:?} is not 1 to {NAME_LENGTH_MAX} letters, digits, dots, dashes")]
     Name(String),
-    /// Not enough memory, or not whole 2 MiB.
+    /// Not enough memory, or not whole MiB.
     #[error("{0} bytes of memory: at least {MEMORY_BYTES_MIN}, in whole MiB")]
     Memory(u64),
+    /// Memory that cannot be made of huge pages.
+    #[error("{0} bytes of memory are not whole huge pages of {HUGE_PAGE_BYTES} bytes")]
+    HugePages(u64),
     /// No virtual CPU.
     #[error("{0} vCPUs: at least 1")]
     Vcpus(u32),
@@ -164,6 +170,9 @@ impl GuestDefinition {
         if self.memory_bytes < MEMORY_BYTES_MIN || !self.memory_bytes.is_multiple_of(1 << 20) {
             return Err(DefinitionError::Memory(self.memory_bytes));
         }
+        if self.huge_pages && !self.memory_bytes.is_multiple_of(HUGE_PAGE_BYTES) {
+            return Err(DefinitionError::HugePages(self.memory_bytes));
+        }
         if self.vcpus == 0 {
             return Err(DefinitionError::Vcpus(self.vcpus));
         }
@@ -211,6 +220,14 @@ mod tests {
             let guest = GuestDefinition { name: name.into(), ..definition() };
             assert!(matches!(guest.validate(), Err(DefinitionError::Name(_))), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_guest_of_huge_pages_has_a_whole_number_of_them() {
+        let odd = GuestDefinition { memory_bytes: 33 << 20, ..definition() };
+        assert_eq!(odd.validate(), Ok(()));
+        let guest = GuestDefinition { huge_pages: true, ..odd };
+        assert_eq!(guest.validate(), Err(DefinitionError::HugePages(33 << 20)));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Moves of a real QEMU guest between two processes of one host, by a plain copy loop.
 //!
 //! The guest is a boot sector that counts in each of its pages for ever, so that no guest image is
-//! needed. Without QEMU, or on a kernel that cannot track writes, the tests print why they skip.
+//! needed. It is emulated, or runs on KVM where `STERNA_TEST_ACCELERATOR` says so. Without QEMU, or
+//! on a kernel that cannot track writes, the tests print why they skip.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageSet};
 use sterna_sys::memory::GuestMemory;
+use sterna_testkit::accelerator;
+use sterna_testkit::huge_pages::HugePages;
+use sterna_testkit::recorder::Bytes;
 use sterna_vmm::qemu::probe::{COUNTED_FROM, Verdict, boot_image, probe};
 use sterna_vmm::qemu::{
     Ending, QemuBinary, QemuDestination, QemuGuest, QemuSource, QemuStatus, StartMode,
@@ -65,10 +69,13 @@ impl Host {
             std::fs::write(&image, boot_image(COUNTED)).unwrap();
         }
         let text = format!(
-            r#"{{"name":"counter","memory_bytes":{MEMORY_BYTES},"accelerator":"tcg",
-                "disks":[{{"path":{image:?}}}]}}"#
+            r#"{{"name":"counter","memory_bytes":{MEMORY_BYTES},"disks":[{{"path":{image:?}}}]}}"#
         );
-        serde_json::from_str(&text).unwrap()
+        let accelerator = match accelerator::Accelerator::wanted() {
+            accelerator::Accelerator::Tcg => Accelerator::Tcg,
+            accelerator::Accelerator::Kvm => Accelerator::Kvm,
+        };
+        GuestDefinition { accelerator, ..serde_json::from_str(&text).unwrap() }
     }
 
     fn folder(&self, name: &str) -> PathBuf {
@@ -77,10 +84,20 @@ impl Host {
 
     /// A guest that counts.
     fn start(&self) -> Ended {
-        let definition = self.definition();
+        self.start_as(&self.definition())
+    }
+
+    fn start_as(&self, definition: &GuestDefinition) -> Ended {
         let guest =
-            QemuGuest::start(&self.binary, &definition, self.folder("a"), StartMode::Run).unwrap();
+            QemuGuest::start(&self.binary, definition, self.folder("a"), StartMode::Run).unwrap();
         let guest = Ended(guest);
+        let deadline = Instant::now() + LIMIT;
+        while *counts(&guest.memory()).last().unwrap() == 0 {
+            assert!(Instant::now() < deadline && guest.is_alive(), "the guest did not boot");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let accelerator = accelerator::Accelerator::of_process(guest.pid()).unwrap();
+        assert_eq!(accelerator, accelerator::Accelerator::wanted());
         await_counting(&guest.memory());
         guest
     }
@@ -109,7 +126,7 @@ fn await_counting(memory: &GuestMemory) {
     let deadline = Instant::now() + LIMIT;
     let last = || *counts(memory).last().unwrap();
     while last() == 0 {
-        assert!(Instant::now() < deadline, "the guest does not boot");
+        assert!(Instant::now() < deadline, "the guest does not count");
         std::thread::sleep(Duration::from_millis(10));
     }
     let from = last();
@@ -205,6 +222,31 @@ fn a_guest_moves_there_and_on_and_every_byte_arrives() {
     assert!(!host.folder("a").exists(), "nothing is left at the source");
     let third = move_guest(&host, &second, "a");
     assert!(third.is_alive() && !second.is_alive());
+}
+
+#[test]
+fn a_guest_of_huge_pages_moves_there_and_on_and_every_byte_arrives() {
+    let Some(host) = Host::new() else { return };
+    let _pool = match HugePages::reserve(Bytes(2 * MEMORY_BYTES)) {
+        Ok(pool) => pool,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let definition = GuestDefinition { huge_pages: true, ..host.definition() };
+    let guest = host.start_as(&definition);
+    let taken = pages_taken(&guest);
+    assert!(taken < 16, "{taken} of 32 huge pages exist");
+    let arrived = move_guest(&host, &guest, "b");
+    assert!(pages_taken(&guest) < 16, "to read RAM made it exist");
+    // The pool holds two guests: the handle of the first is the last to hold its RAM.
+    drop(guest);
+    drop(move_guest(&host, &arrived, "a"));
+}
+
+/// Huge pages that exist of a guest's RAM.
+fn pages_taken(guest: &QemuGuest) -> u64 {
+    let memory = guest.memory();
+    let file = memory.files().next().unwrap();
+    u64::try_from(rustix::fs::fstat(file).unwrap().st_blocks).unwrap() * 512 / (2 << 20)
 }
 
 #[test]
@@ -428,7 +470,8 @@ fn a_host_is_described_and_kvm_is_believed_only_if_a_guest_runs() {
     assert!(binary.missing_capabilities().is_empty());
     let kvm = probe.findings.iter().find(|finding| finding.name == "kvm").unwrap();
     let expected = if kvm.verdict == Verdict::Good { Accelerator::Kvm } else { Accelerator::Tcg };
-    assert_eq!(binary.resolve(&host.definition()).accelerator, Accelerator::Tcg, "as asked for");
+    let emulated = GuestDefinition { accelerator: Accelerator::Tcg, ..host.definition() };
+    assert_eq!(binary.resolve(&emulated).accelerator, Accelerator::Tcg, "as asked for");
     let any = GuestDefinition { accelerator: Accelerator::Auto, ..host.definition() };
     assert_eq!(binary.resolve(&any).accelerator, expected);
 }

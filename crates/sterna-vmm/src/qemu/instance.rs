@@ -6,6 +6,7 @@ use super::folder::Folder;
 use super::log;
 use super::qmp::{Qmp, REPLY_LIMIT};
 use super::replies::RunStatus;
+use crate::definition::HUGE_PAGE_BYTES;
 use crate::tracking::system;
 use crate::{GuestDefinition, VmmError};
 use qapi::qmp::{cont, query_status, quit};
@@ -30,8 +31,6 @@ const QUIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a killed process may take to be gone: freeing a large RAM takes a while.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
-
-const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// All that is needed to find a guest again. Kept by the agent across its own restarts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
