@@ -40,7 +40,9 @@ impl Agent {
     pub(crate) fn unfit(&self, id: GuestId, definition: &GuestDefinition) -> Vec<Reason> {
         let free = match procfs::Meminfo::current() {
             Ok(memory) if definition.huge_pages => {
-                let pages = memory.hugepages_free.unwrap_or(0);
+                // Those that are promised to a mapping are still counted as free.
+                let reserved = memory.hugepages_rsvd.unwrap_or(0);
+                let pages = memory.hugepages_free.unwrap_or(0).saturating_sub(reserved);
                 pages.saturating_mul(memory.hugepagesize.unwrap_or(0))
             }
             Ok(memory) => memory.mem_available.unwrap_or(memory.mem_free),
@@ -184,10 +186,12 @@ impl Host for AgentHost {
         let entry = agent.moves.add(new).unwrap_or_else(|known| known);
         tracing::info!(guest = %offer.name, %attempt, role = "destination", %peer,
             "place reserved");
-        let memory_bytes = record.definition.memory_bytes;
+        // Huge pages were reserved when they were mapped, so that nobody else can have them.
+        let definition = &record.definition;
+        let promised_bytes = if definition.huge_pages { 0 } else { definition.memory_bytes };
         let _runtime = agent.runtime.enter();
         let guest = Task::start(agent, record, Some(process), Activity::Moving(entry));
-        claim.fulfil(guest, memory_bytes);
+        claim.fulfil(guest, promised_bytes);
         Ok(destination)
     }
 
