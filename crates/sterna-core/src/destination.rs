@@ -100,10 +100,10 @@ pub enum Effect {
     Reserve(Box<Offer>),
     /// Make the record durable; `Recorded` or `RecordFailed`.
     Record(DestinationRecord),
-    /// Load the device state; `Loaded` or `Failed`.
-    Load,
     /// Hash all RAM; `Digest` or `Failed`.
     Digest,
+    /// Load the device state; `Loaded` or `Failed`. This may write RAM.
+    Load,
     /// Let the guest run; `Activated` or `NotActivated`. Harmless if it runs already.
     Activate,
     /// Tell the network where the guest is, and clear up after the move: the guest runs already.
@@ -131,7 +131,7 @@ enum State {
     Reserving,
     Recording { accept: Accept },
     Receiving { last_round: Option<u32>, state_here: bool, switchover: Option<Switchover> },
-    Loading,
+    Loading { digest: Option<RamDigest> },
     Ready { digest: Option<RamDigest> },
     Owning { gone: Option<Reason> },
     Activating,
@@ -220,7 +220,7 @@ impl Destination {
         match &self.state {
             State::Reserving | State::Recording { .. } => "reserving",
             State::Receiving { .. } => "receiving",
-            State::Loading => "loading",
+            State::Loading { .. } => "loading",
             State::Ready { .. } => "ready",
             State::Owning { .. } | State::Activating => "activating",
             State::Active { .. } => "active",
@@ -239,7 +239,7 @@ impl Destination {
             State::Receiving { .. } | State::Active { .. } | State::Lost { .. } => {
                 self.stages.abandoned
             }
-            State::Loading => self.stages.switchover,
+            State::Loading { .. } => self.stages.switchover,
             State::Ready { .. } => self.stages.commitment,
             // Until the hypervisor has ended, which is asked for again and again.
             State::Discarding { discarded: false, .. } => self.stages.ask_again,
@@ -266,7 +266,7 @@ impl Destination {
             State::Reserving
             | State::Recording { .. }
             | State::Receiving { .. }
-            | State::Loading
+            | State::Loading { .. }
             | State::Ready { .. } => self.step_open(event, now, effects),
         }
     }
@@ -309,7 +309,8 @@ impl Destination {
             Event::Progress => self.progress(now),
             Event::RoundReceived(round) => self.round_received(round, now, effects),
             Event::StateReceived => self.state_received(now, effects),
-            Event::Loaded | Event::Digest(_) => self.loaded(&event, now, effects),
+            Event::Digest(digest) => self.hashed(digest, effects),
+            Event::Loaded => self.loaded(now, effects),
             Event::LinkDown(_) if matches!(self.state, State::Ready { .. }) => {}
             Event::Cancel => {
                 let detail = "the move was cancelled at the destination";
@@ -320,7 +321,8 @@ impl Destination {
                 self.discard(Reason::new(ReasonCode::TimedOut, detail), now, effects);
             }
             // Once all pages are here their connections are no longer needed.
-            Event::StreamDown(_) if matches!(self.state, State::Loading | State::Ready { .. }) => {}
+            Event::StreamDown(_)
+                if matches!(self.state, State::Loading { .. } | State::Ready { .. }) => {}
             Event::LinkDown(reason)
             | Event::StreamDown(reason)
             | Event::RecordFailed(reason)
@@ -400,29 +402,36 @@ impl Destination {
     }
 
     /// Loads the device state once all RAM is here: devices read guest RAM while they load.
+    ///
+    /// RAM is hashed before that, as it was sent: KVM takes a guest's clock over by writing this
+    /// host's time into the guest's page for it.
     fn try_load(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let State::Receiving { last_round, state_here, switchover } = &self.state else { return };
         let all_ram = switchover.is_some_and(|s| *last_round == Some(s.round));
         if *state_here && all_ram {
-            effects.push(Effect::Load);
-            self.enter(State::Loading, now);
+            effects.push(match self.verify {
+                Verify::RamDigest => Effect::Digest,
+                Verify::No => Effect::Load,
+            });
+            self.enter(State::Loading { digest: None }, now);
         }
     }
 
-    fn loaded(&mut self, event: &Event, now: Time, effects: &mut Vec<Effect>) {
-        if self.state != State::Loading {
-            return;
+    fn hashed(&mut self, hash: RamDigest, effects: &mut Vec<Effect>) {
+        if let State::Loading { digest: digest @ None } = &mut self.state
+            && self.verify == Verify::RamDigest
+        {
+            *digest = Some(hash);
+            effects.push(Effect::Load);
         }
-        let digest = match (event, self.verify) {
-            (Event::Loaded, Verify::RamDigest) => {
-                effects.push(Effect::Digest);
-                return;
-            }
-            (Event::Digest(digest), _) => Some(*digest),
-            _ => None,
-        };
-        effects.push(Effect::Send(ToSource::Ready { digest }));
-        self.enter(State::Ready { digest }, now);
+    }
+
+    fn loaded(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let State::Loading { digest } = self.state else { return };
+        if digest.is_some() == (self.verify == Verify::RamDigest) {
+            effects.push(Effect::Send(ToSource::Ready { digest }));
+            self.enter(State::Ready { digest }, now);
+        }
     }
 
     /// The source has committed: the record is being made, or the guest is being started.

@@ -320,6 +320,8 @@ impl World {
         if self.broken == Some(Broken::DigestEchoed) {
             return Event::Digest(source);
         }
+        let empty = self.arriving(attempt).map(|i| i.hypervisor == Hypervisor::Empty);
+        self.check(empty != Some(false), "RAM is hashed as it came, before the state is loaded");
         match self.arriving(attempt) {
             Some(instance) if !fails => Event::Digest(instance.digest()),
             _ => Event::Failed(injected("digest")),
