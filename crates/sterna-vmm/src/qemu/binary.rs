@@ -1,6 +1,6 @@
 //! The QEMU of this host: where it is, and what it can do.
 
-use super::qmp::{Qmp, REPLY_LIMIT};
+use super::qmp::Qmp;
 use super::replies::{Capability, Machine, Version};
 use crate::tracking::system;
 use crate::{Accelerator, GuestDefinition, VmmError};
@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a QEMU without a guest may take to start.
-const START_LIMIT: Duration = Duration::from_secs(10);
+/// How long a QEMU without a guest may take to start: on a host that is itself emulated, and busy,
+/// more than 10 s were seen.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// The machine type of a guest whose definition names none.
 const MACHINE_DEFAULT: &str = "q35";
@@ -128,7 +129,7 @@ impl QemuBinary {
 fn connect_to(child: &mut Child, socket: &Path) -> Result<Qmp, VmmError> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
-        match Qmp::connect(socket, REPLY_LIMIT) {
+        match Qmp::connect(socket, START_LIMIT) {
             Err(VmmError::System { .. }) if Instant::now() < deadline => {}
             result => return result,
         }

@@ -312,7 +312,8 @@ impl QemuGuest {
     fn await_monitor(&self) -> Result<(), VmmError> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            match Qmp::connect(&self.0.folder.control_socket(), REPLY_LIMIT) {
+            // QEMU listens early and answers when it has made the machine.
+            match Qmp::connect(&self.0.folder.control_socket(), START_LIMIT) {
                 Ok(_) => return Ok(()),
                 // No socket yet: QEMU has not come that far.
                 Err(VmmError::System { .. }) if self.is_alive() && Instant::now() < deadline => {
