@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use sterna_testkit::accelerator::Accelerator;
 use sterna_testkit::lab::guest_state;
 use sterna_testkit::net::Host;
 
@@ -34,6 +35,13 @@ impl World {
             [pid] => Ok(Some(pid)),
             _ => Ok(None),
         })
+    }
+
+    /// The guest really runs on KVM, or really is emulated, whichever the environment wants.
+    pub(crate) fn runs_on_what_was_asked_for(&self, host: Host) -> Result<()> {
+        let (found, wanted) = (Accelerator::of_process(self.qemu(host)?)?, Accelerator::wanted());
+        ensure!(found == wanted, "the guest runs on {found:?} and not on {wanted:?}");
+        Ok(())
     }
 
     /// Waits until a host has neither hypervisor nor guest.

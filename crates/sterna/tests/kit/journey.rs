@@ -88,6 +88,15 @@ impl World {
         Ok(receipt)
     }
 
+    /// As [`World::moves_well`], but pauses the guest rather than give up where its writes do not
+    /// let the move converge: how soon it does is not the subject then.
+    pub(crate) fn moves_well_under_load(&mut self, from: Host, to: Host) -> Result<Receipt> {
+        let words = ["--verify", "--when-stuck", "stop-and-copy"];
+        let receipt = self.begin(from, to, &words)?.moved()?;
+        ensure!(receipt.ram_digest == RamCheck::Equal, "RAM: {:?}", receipt.ram_digest);
+        Ok(receipt)
+    }
+
     /// After a move from a to b that failed: the guest runs on at a and nothing is left of it at
     /// b; then it moves after all, and is whole.
     pub(crate) fn runs_on_and_moves_after_all(&mut self) -> Result<()> {

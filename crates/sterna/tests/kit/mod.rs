@@ -28,8 +28,9 @@ use tempfile::TempDir;
 pub(crate) const STERNA: &str = env!("CARGO_BIN_EXE_sterna");
 /// Name of the guest.
 pub(crate) const GUEST: &str = "web";
-/// Within this time everything happens that must happen: it bounds a test that fails.
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+/// Within this time everything happens that must happen: it bounds a test that fails. A guest that
+/// is emulated twice takes a minute to boot.
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
 /// How often is looked whether something has happened.
 const INTERVAL: Duration = Duration::from_millis(30);
 
@@ -92,9 +93,10 @@ impl World {
         world.lab.start_guest(Host::A, plan)?;
         world.follow(Host::A)?;
         let begun = |line: &Line| matches!(line, Line::Ready { .. } | Line::Error(_));
-        let line = world.console.wait_for(0, LIMIT, begun)?;
+        let line = world.console.wait_for(0, LIMIT, begun).context("the guest did not boot")?;
         ensure!(matches!(line, Line::Ready { .. }), "the guest does not begin: {line:?}");
         world.console.wait_for_ticks(100, LIMIT)?;
+        world.runs_on_what_was_asked_for(Host::A)?;
         Ok(Some(world))
     }
 

@@ -3,6 +3,7 @@
 mod at_commitment;
 mod at_switchover;
 mod direct_io;
+mod page_sizes;
 mod refusals;
 mod round_trips;
 mod slowed_down;
