@@ -26,6 +26,9 @@ use crate::paths;
 const KERNEL_META: &str = "linux-image-cloud-amd64";
 /// The guest's userland beside the recorder.
 const BUSYBOX: &str = "busybox-static";
+/// What the guest needs: disk, network, console, balloon, all of virtio on PCI.
+const MODULES: [&str; 5] =
+    ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon"];
 /// What the recorder is built for. Naming it keeps the static libc away from build scripts and
 /// procedural macros, which cannot be linked so.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
@@ -60,9 +63,10 @@ pub(crate) fn ensure() -> Result<GuestImage> {
     let recorder = build_recorder()?;
     let archive = initramfs::build(&initramfs::Contents {
         init: &paths::workspace().join("guest/init"),
-        recorder: &recorder,
         busybox: &root.join("bin/busybox"),
-        modules: &modules_folder(&root)?,
+        files: &[("flight-recorder", &recorder)],
+        modules: &MODULES,
+        modules_folder: &modules_folder(&root)?,
     })?;
     write_if_changed(&folder.join("initrd.gz"), &archive)?;
     Ok(GuestImage { folder })
@@ -90,14 +94,14 @@ fn unpack_packages(folder: &Path, root: &Path) -> Result<()> {
 }
 
 /// Returns the folder of the kernel's modules, wherever the release puts `lib`.
-fn modules_folder(root: &Path) -> Result<PathBuf> {
+pub(crate) fn modules_folder(root: &Path) -> Result<PathBuf> {
     let places = ["lib/modules", "usr/lib/modules"].map(|place| root.join(place));
     let place = places.iter().find(|place| place.exists());
     only_entry(place.context("the kernel package holds no modules")?, "")
 }
 
 /// Returns the one entry of a folder whose name starts with `prefix`.
-fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
+pub(crate) fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
         let entry = entry?;
@@ -129,7 +133,7 @@ fn build_recorder() -> Result<PathBuf> {
 }
 
 /// Writes a file unless it already has these bytes, so that its time tells of real changes.
-fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! The initramfs: init script, busybox, recorder and kernel modules as a compressed cpio archive.
+//! An initramfs: init script, busybox, further files and kernel modules as a compressed cpio archive.
 //!
 //! Modules are stored uncompressed and numbered in the order in which they must be loaded. The
 //! order comes from the `depends=` entry that every module carries: the kernel package has no
@@ -16,21 +16,19 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// What the guest needs: disk, network, console, balloon, all of virtio on PCI.
-const MODULES: [&str; 5] =
-    ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon"];
-
 /// Where the parts of an initramfs lie.
 #[derive(Debug)]
 pub(crate) struct Contents<'a> {
     /// The script that runs first.
     pub(crate) init: &'a Path,
-    /// The flight recorder, statically linked.
-    pub(crate) recorder: &'a Path,
     /// busybox, statically linked.
     pub(crate) busybox: &'a Path,
+    /// What lies beside them, by name.
+    pub(crate) files: &'a [(&'a str, &'a Path)],
+    /// The kernel's modules that are needed.
+    pub(crate) modules: &'a [&'a str],
     /// `lib/modules/<release>` of the kernel.
-    pub(crate) modules: &'a Path,
+    pub(crate) modules_folder: &'a Path,
 }
 
 /// Builds the archive. The same parts give the same bytes.
@@ -43,9 +41,12 @@ pub(crate) fn build(contents: &Contents<'_>) -> Result<Vec<u8>> {
         archive.folder(folder)?;
     }
     archive.file("init", &read(contents.init)?)?;
-    archive.file("flight-recorder", &read(contents.recorder)?)?;
+    for (name, file) in contents.files {
+        archive.file(name, &read(file)?)?;
+    }
     archive.file("bin/busybox", &read(contents.busybox)?)?;
-    for (place, module) in load_order(contents.modules)?.iter().enumerate() {
+    let modules = load_order(contents.modules, contents.modules_folder)?;
+    for (place, module) in modules.iter().enumerate() {
         archive.file(&format!("modules/{place:02}-{}.ko", module.name), &module.bytes)?;
     }
     archive.compressed()
@@ -98,13 +99,13 @@ struct Module {
 }
 
 /// Returns the needed modules, each after those it depends on.
-fn load_order(folder: &Path) -> Result<Vec<Module>> {
+fn load_order(needed: &[&str], folder: &Path) -> Result<Vec<Module>> {
     let mut files = BTreeMap::new();
     collect_modules(&folder.join("kernel"), &mut files)?;
     let builtin = fs::read_to_string(folder.join("modules.builtin")).unwrap_or_default();
     let builtin: Vec<String> = builtin.lines().map(|line| module_name(Path::new(line))).collect();
     let mut ordered = Vec::new();
-    for name in MODULES {
+    for name in needed {
         if !builtin.iter().any(|known| known == name) {
             add_with_dependencies(name, &files, &mut ordered)?;
         }
@@ -207,7 +208,8 @@ mod tests {
             ],
             "kernel/drivers/block/virtio_blk.ko\n",
         );
-        let order = load_order(folder.path()).unwrap();
+        let needed = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon"];
+        let order = load_order(&needed, folder.path()).unwrap();
         assert_eq!(
             names(&order),
             [
@@ -226,7 +228,7 @@ mod tests {
     #[test]
     fn a_kernel_without_a_needed_driver_is_refused_by_name() {
         let folder = kernel_with(&[("virtio_pci", "")], "");
-        let error = load_order(folder.path()).unwrap_err();
+        let error = load_order(&["virtio_pci", "virtio_blk"], folder.path()).unwrap_err();
         assert!(error.to_string().contains("virtio_blk"), "{error}");
     }
 

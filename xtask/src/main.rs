@@ -12,6 +12,7 @@ mod demo;
 mod guest_image;
 mod host;
 mod initramfs;
+mod lane;
 mod packages;
 mod paths;
 mod setup;

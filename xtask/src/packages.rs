@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// Where apt looks for the source that [`Apt::add_backports`] writes.
 pub(crate) const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/sterna-backports.sources";
@@ -175,12 +175,23 @@ pub(crate) fn missing_backports(codename: &str) -> Result<Option<String>> {
     backports_source(&archives, codename).map(Some)
 }
 
+/// Returns the mirror from which apt takes a release.
+///
+/// # Errors
+/// If none is configured.
+pub(crate) fn mirror(codename: &str) -> Result<String> {
+    Ok(mirror_of(&archives()?, codename)?.to_owned())
+}
+
+fn mirror_of<'a>(archives: &'a [Archive], codename: &str) -> Result<&'a str> {
+    let base = archives.iter().find(|archive| archive.suite == codename);
+    let base = base.with_context(|| format!("apt has no source of {codename} main"))?;
+    Ok(&base.mirror)
+}
+
 /// Writes the source of a release's backports, on the mirror that serves the release itself.
 fn backports_source(archives: &[Archive], codename: &str) -> Result<String> {
-    let base = archives.iter().find(|archive| archive.suite == codename);
-    let Some(Archive { mirror, .. }) = base else {
-        bail!("apt has no source of {codename} main, so the mirror of its backports is unknown");
-    };
+    let mirror = mirror_of(archives, codename).context("the mirror of backports is unknown")?;
     let mut source =
         format!("Types: deb\nURIs: {mirror}\nSuites: {codename}-backports\nComponents: main\n");
     if Path::new(KEYRING).exists() {

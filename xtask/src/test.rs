@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::cargo::{cargo, run};
+use crate::lane::{self, Lane};
 use crate::{guest_image, setup};
 
 /// Which tests to run.
@@ -11,6 +12,9 @@ pub(crate) struct TestArgs {
     /// Stop before the tests with real guests
     #[arg(long)]
     quick: bool,
+    /// Instead run what needs KVM, inside a machine that is emulated with it
+    #[arg(long, value_enum, conflicts_with = "quick")]
+    lane: Option<Lane>,
 }
 
 /// Crates whose tests need nothing but a kernel.
@@ -30,6 +34,9 @@ const REAL: [&str; 5] = ["sterna-vmm", "sterna-agent", "sterna-testkit", "sterna
 
 /// Runs the tests; the first crate that fails ends it.
 pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
+    if let Some(lane) = args.lane {
+        return lane::run_lane(lane);
+    }
     setup::run_setup()?;
     println!("── tests of pure crates, tracker and engine");
     tests(&QUICK, &[])?;

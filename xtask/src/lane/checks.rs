@@ -1,0 +1,244 @@
+//! What is run in the lane's machine, and when that counts as passed.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::machine::{Answer, Echo, Machine};
+use crate::cargo::cargo;
+use crate::paths;
+
+/// What a test says when its guest came to nothing before anything was done to it. Of emulated
+/// guests under nesting that happens to one in twenty, for an unknown reason.
+const NOT_BOOTED: &str = "the guest did not boot";
+
+/// What a test says when it could not be run.
+const SKIPPED: &str = "skipped:";
+
+/// How long one program's tests may take; they take a minute or two.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// A program of tests to run inside.
+struct Check {
+    what: &'static str,
+    package: &'static str,
+    /// Its name among the package's programs.
+    program: &'static str,
+    /// Words for the program: which tests.
+    tests: &'static str,
+}
+
+const CHECKS: [Check; 4] = [
+    Check {
+        what: "the tracker, on the machine's kernel",
+        package: "sterna-sys",
+        program: "sterna_sys",
+        tests: "uffd:: pagemap:: memory::",
+    },
+    Check {
+        what: "huge pages, as memory and as a guest's",
+        package: "sterna-vmm",
+        program: "huge_pages",
+        tests: "",
+    },
+    Check {
+        what: "the QEMU driver, with guests on KVM",
+        package: "sterna-vmm",
+        program: "qemu",
+        tests: "",
+    },
+    Check {
+        what: "a busy Linux guest between two agents, there and back, all RAM compared",
+        package: "sterna",
+        program: "real_guests",
+        tests: "page_sizes::",
+    },
+];
+
+/// Programs that were built to be run inside.
+pub(super) struct Programs {
+    sterna: PathBuf,
+    checks: Vec<(Check, PathBuf)>,
+}
+
+/// Builds the tests and the program they drive.
+///
+/// # Errors
+/// If something does not build.
+pub(super) fn build() -> Result<Programs> {
+    let artifacts = artifacts(&[
+        &["test", "--package", "sterna-sys", "--lib"],
+        &["test", "--package", "sterna-vmm", "--test", "qemu", "--test", "huge_pages"],
+        // This also builds the program that the tests start.
+        &["test", "--package", "sterna", "--test", "real_guests"],
+    ])?;
+    let find = |name: &str, is_test| -> Result<PathBuf> {
+        let found = artifacts.iter().find(|built| built.name == name && built.is_test == is_test);
+        Ok(found.with_context(|| format!("cargo built no {name}"))?.path.clone())
+    };
+    let checks = CHECKS.into_iter().map(|check| Ok((find(check.program, true)?, check)));
+    let checks = checks.map(|found: Result<_>| found.map(|(path, check)| (check, path)));
+    Ok(Programs { sterna: find("sterna", false)?, checks: checks.collect::<Result<_>>()? })
+}
+
+/// A program that cargo built.
+struct Artifact {
+    name: String,
+    is_test: bool,
+    path: PathBuf,
+}
+
+fn artifacts(calls: &[&[&str]]) -> Result<Vec<Artifact>> {
+    let mut found = Vec::new();
+    for words in calls {
+        let mut command = cargo(words);
+        command.args(["--no-run", "--quiet", "--message-format", "json-render-diagnostics"]);
+        let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+        ensure!(output.status.success(), "cargo {} ended with {}", words.join(" "), output.status);
+        for line in String::from_utf8(output.stdout)?.lines() {
+            found.extend(artifact(&serde_json::from_str(line)?));
+        }
+    }
+    Ok(found)
+}
+
+/// Reads one of cargo's messages, if it is of a program.
+fn artifact(message: &Value) -> Option<Artifact> {
+    Some(Artifact {
+        name: message["target"]["name"].as_str()?.to_owned(),
+        is_test: message["profile"]["test"].as_bool()?,
+        path: message["executable"].as_str()?.into(),
+    })
+}
+
+/// Runs every check; the first that fails ends it.
+///
+/// # Errors
+/// If a check fails.
+pub(super) fn run(machine: &mut Machine, programs: &Programs) -> Result<()> {
+    finds_kvm(machine, &programs.sterna)?;
+    for (check, program) in &programs.checks {
+        println!("── {}", check.what);
+        let began = Instant::now();
+        run_check(machine, check, program)?;
+        println!("passed after {:.0?}", began.elapsed());
+    }
+    Ok(())
+}
+
+/// An agent must choose KVM by itself: everything else here builds on that.
+fn finds_kvm(machine: &mut Machine, sterna: &Path) -> Result<()> {
+    println!("── what an agent finds in the machine");
+    let doctor = format!("'{}' doctor --output json 2>&1", sterna.display());
+    let answer = machine.run(&doctor, LIMIT, Echo::No)?;
+    let findings: Value = serde_json::from_str(answer.text.trim())
+        .with_context(|| format!("not what a doctor says: {}", answer.text))?;
+    let findings = findings.as_array().context("the doctor found nothing")?;
+    for finding in findings {
+        println!("   {finding}");
+    }
+    let kvm = findings.iter().find(|finding| finding["check"] == "kvm");
+    ensure!(kvm.is_some_and(|kvm| kvm["verdict"] == "good"), "KVM does not run guests in there");
+    Ok(())
+}
+
+fn run_check(machine: &mut Machine, check: &Check, program: &Path) -> Result<()> {
+    let command = command(check, program);
+    let first = machine.run(&command, LIMIT, Echo::Yes)?;
+    match verdict(&first) {
+        Verdict::NotBooted => {
+            println!("ONCE MORE: a guest did not boot, before anything was done to it");
+            let second = machine.run(&command, LIMIT, Echo::Yes)?;
+            accept(verdict(&second))
+        }
+        verdict => accept(verdict),
+    }
+}
+
+/// Runs tests as cargo would: in the package's folder, one at a time.
+fn command(check: &Check, program: &Path) -> String {
+    let folder = paths::workspace().join("crates").join(check.package);
+    // Where the guest image is looked for.
+    let target = paths::target();
+    format!(
+        "cd '{}' && CARGO_TARGET_DIR='{}' STERNA_TEST_ACCELERATOR=kvm RUST_BACKTRACE=0 '{}' \
+         --test-threads 1 --nocapture {}",
+        folder.display(),
+        target.display(),
+        program.display(),
+        check.tests,
+    )
+}
+
+/// How tests went.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    NotBooted,
+    Skipped,
+    None,
+    Failed(i32),
+}
+
+fn verdict(answer: &Answer) -> Verdict {
+    let says = |word: &str| answer.text.contains(word);
+    match answer.status {
+        0 if says(SKIPPED) => Verdict::Skipped,
+        // The harness is content with a filter that fits no test.
+        0 if says("running 0 tests") => Verdict::None,
+        0 => Verdict::Passed,
+        // Each test that fails so says it once. One that failed otherwise must not be lost.
+        _ if failures(&answer.text) == Some(answer.text.matches(NOT_BOOTED).count()) => {
+            Verdict::NotBooted
+        }
+        status => Verdict::Failed(status),
+    }
+}
+
+/// How many tests failed, by the harness's last line; nothing if it did not come that far.
+fn failures(text: &str) -> Option<usize> {
+    let (_, result) = text.rsplit_once("test result: FAILED.")?;
+    let (count, _) = result.split_once(" failed")?;
+    count.rsplit(' ').next()?.parse().ok()
+}
+
+fn accept(verdict: Verdict) -> Result<()> {
+    match verdict {
+        Verdict::Passed => Ok(()),
+        Verdict::NotBooted => bail!("guests do not boot"),
+        Verdict::Skipped => bail!("a test was skipped: the machine lacks what it was made for"),
+        Verdict::None => bail!("no such tests"),
+        Verdict::Failed(status) => bail!("the tests ended with {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(status: i32, text: &str) -> Verdict {
+        verdict(&Answer { status, text: text.into() })
+    }
+
+    #[test]
+    fn only_a_guest_that_never_booted_is_tried_once_more() {
+        let result =
+            |failed| format!("test result: FAILED. 3 passed; {failed} failed; 0 ignored\n");
+        let boot = "test a ... Error: the guest did not boot\nFAILED\n";
+        let digest = "test b ... Error: RAM: Different\nFAILED\n";
+        assert_eq!(of(101, &format!("{boot}{}", result(1))), Verdict::NotBooted);
+        assert_eq!(of(101, &format!("{digest}{}", result(1))), Verdict::Failed(101));
+        assert_eq!(of(101, &format!("{boot}{digest}{}", result(2))), Verdict::Failed(101));
+        assert_eq!(of(134, boot), Verdict::Failed(134), "the harness itself ended");
+    }
+
+    #[test]
+    fn a_skipped_or_missing_test_is_not_a_passed_one() {
+        assert_eq!(of(0, "running 1 test\ntest a ... ok\n"), Verdict::Passed);
+        assert_eq!(of(0, "running 1 test\nskipped: no root\ntest a ... ok\n"), Verdict::Skipped);
+        assert_eq!(of(0, "running 0 tests\n"), Verdict::None);
+    }
+}
