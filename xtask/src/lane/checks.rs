@@ -23,7 +23,9 @@ const LIMIT: Duration = Duration::from_secs(900);
 
 /// A program of tests to run inside.
 struct Check {
+    /// For people.
     what: &'static str,
+    /// The crate, whose folder has its name.
     package: &'static str,
     /// Its name among the package's programs.
     program: &'static str,

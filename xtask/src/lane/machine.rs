@@ -22,7 +22,7 @@ const PROCESSOR: &str = "max,+svm,+npt,-la57";
 /// RAM of the machine: two guests of 512 MiB of huge pages each, and room for all else.
 const MEMORY: &str = "6G";
 
-/// Says nothing of what a real processor would do, and the clock is the emulator's own.
+/// No time is spent on mitigations, the emulator's clock is trusted, and a panic ends the machine.
 const KERNEL_WORDS: &str = "console=ttyS0 quiet mitigations=off nokaslr panic=-1 tsc=reliable";
 
 /// How long it may take to boot; it takes 5 to 20 s on two cores.
@@ -124,7 +124,9 @@ impl Drop for Machine {
 /// Whether a command's output is shown while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Echo {
+    /// It is only returned.
     No,
+    /// Line by line.
     Yes,
 }
 
