@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::machine::{Answer, Echo, Machine};
+use super::image::Image;
+use super::machine::{Answer, Echo, End, Machine};
 use crate::cargo::cargo;
 use crate::paths;
 
@@ -116,19 +117,43 @@ fn artifact(message: &Value) -> Option<Artifact> {
     })
 }
 
-/// Runs every check; the first that fails ends it.
+/// Boots a machine and runs every check in it; the first that fails ends it.
 ///
 /// # Errors
-/// If a check fails.
-pub(super) fn run(machine: &mut Machine, programs: &Programs) -> Result<()> {
-    finds_kvm(machine, &programs.sterna)?;
+/// If the machine does not boot or a check fails.
+pub(super) fn run(image: &Image, programs: &Programs) -> Result<()> {
+    let mut machine = boot(image)?;
+    finds_kvm(&mut machine, &programs.sterna)?;
     for (check, program) in &programs.checks {
         println!("── {}", check.what);
         let began = Instant::now();
-        run_check(machine, check, program)?;
+        let command = command(check, program);
+        let mut verdict = verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
+        match verdict {
+            Verdict::NotBooted => {
+                println!("ONCE MORE: a guest did not boot, before anything was done to it");
+                verdict = self::verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
+            }
+            Verdict::MachineEnded => {
+                let kept = machine.keep_console()?;
+                println!("ONCE MORE: the machine's own kernel crashed; see {}", kept.display());
+                machine = boot(image)?;
+                verdict = self::verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
+            }
+            Verdict::Passed | Verdict::Skipped | Verdict::None | Verdict::Failed(_) => {}
+        }
+        accept(verdict)?;
         println!("passed after {:.0?}", began.elapsed());
     }
     Ok(())
+}
+
+fn boot(image: &Image) -> Result<Machine> {
+    println!("── starting the machine");
+    let began = Instant::now();
+    let machine = Machine::boot(image)?;
+    println!("it answers after {:.0?}", began.elapsed());
+    Ok(machine)
 }
 
 /// An agent must choose KVM by itself: everything else here builds on that.
@@ -145,19 +170,6 @@ fn finds_kvm(machine: &mut Machine, sterna: &Path) -> Result<()> {
     let kvm = findings.iter().find(|finding| finding["check"] == "kvm");
     ensure!(kvm.is_some_and(|kvm| kvm["verdict"] == "good"), "KVM does not run guests in there");
     Ok(())
-}
-
-fn run_check(machine: &mut Machine, check: &Check, program: &Path) -> Result<()> {
-    let command = command(check, program);
-    let first = machine.run(&command, LIMIT, Echo::Yes)?;
-    match verdict(&first) {
-        Verdict::NotBooted => {
-            println!("ONCE MORE: a guest did not boot, before anything was done to it");
-            let second = machine.run(&command, LIMIT, Echo::Yes)?;
-            accept(verdict(&second))
-        }
-        verdict => accept(verdict),
-    }
 }
 
 /// Runs tests as cargo would: in the package's folder, one at a time.
@@ -180,23 +192,29 @@ fn command(check: &Check, program: &Path) -> String {
 enum Verdict {
     Passed,
     NotBooted,
+    /// Before any test had failed.
+    MachineEnded,
     Skipped,
     None,
-    Failed(i32),
+    Failed(End),
 }
 
 fn verdict(answer: &Answer) -> Verdict {
     let says = |word: &str| answer.text.contains(word);
-    match answer.status {
-        0 if says(SKIPPED) => Verdict::Skipped,
+    match answer.end {
+        // Emulated SVM now and then lets an interrupt through where it must not.
+        End::Machine if !says("FAILED") && !says("panicked") && !says("Error:") => {
+            Verdict::MachineEnded
+        }
+        End::Exit(0) if says(SKIPPED) => Verdict::Skipped,
         // The harness is content with a filter that fits no test.
-        0 if says("running 0 tests") => Verdict::None,
-        0 => Verdict::Passed,
+        End::Exit(0) if says("running 0 tests") => Verdict::None,
+        End::Exit(0) => Verdict::Passed,
         // Each test that fails so says it once. One that failed otherwise must not be lost.
         _ if failures(&answer.text) == Some(answer.text.matches(NOT_BOOTED).count()) => {
             Verdict::NotBooted
         }
-        status => Verdict::Failed(status),
+        end => Verdict::Failed(end),
     }
 }
 
@@ -211,9 +229,10 @@ fn accept(verdict: Verdict) -> Result<()> {
     match verdict {
         Verdict::Passed => Ok(()),
         Verdict::NotBooted => bail!("guests do not boot"),
+        Verdict::MachineEnded => bail!("the machine's kernel crashes again and again"),
         Verdict::Skipped => bail!("a test was skipped: the machine lacks what it was made for"),
         Verdict::None => bail!("no such tests"),
-        Verdict::Failed(status) => bail!("the tests ended with {status}"),
+        Verdict::Failed(end) => bail!("the tests failed: {end:?}"),
     }
 }
 
@@ -222,7 +241,7 @@ mod tests {
     use super::*;
 
     fn of(status: i32, text: &str) -> Verdict {
-        verdict(&Answer { status, text: text.into() })
+        verdict(&Answer { end: End::Exit(status), text: text.into() })
     }
 
     #[test]
@@ -232,9 +251,20 @@ mod tests {
         let boot = "test a ... Error: the guest did not boot\nFAILED\n";
         let digest = "test b ... Error: RAM: Different\nFAILED\n";
         assert_eq!(of(101, &format!("{boot}{}", result(1))), Verdict::NotBooted);
-        assert_eq!(of(101, &format!("{digest}{}", result(1))), Verdict::Failed(101));
-        assert_eq!(of(101, &format!("{boot}{digest}{}", result(2))), Verdict::Failed(101));
-        assert_eq!(of(134, boot), Verdict::Failed(134), "the harness itself ended");
+        assert_eq!(of(101, &format!("{digest}{}", result(1))), Verdict::Failed(End::Exit(101)));
+        assert_eq!(
+            of(101, &format!("{boot}{digest}{}", result(2))),
+            Verdict::Failed(End::Exit(101))
+        );
+        assert_eq!(of(134, boot), Verdict::Failed(End::Exit(134)), "the harness itself ended");
+    }
+
+    #[test]
+    fn a_machine_that_crashed_does_not_hide_a_test_that_failed() {
+        let of = |text: &str| verdict(&Answer { end: End::Machine, text: text.into() });
+        assert_eq!(of("test a ... ok\ntest b ... "), Verdict::MachineEnded);
+        let failed = of("test a ... Error: RAM: Different\n");
+        assert_eq!(failed, Verdict::Failed(End::Machine));
     }
 
     #[test]

@@ -41,12 +41,27 @@ pub(super) struct Machine {
 }
 
 /// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By itself, with this exit status.
+    Exit(i32),
+    /// With the machine: its kernel has panicked.
+    Machine,
+}
+
+/// What came of a command.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Its exit status.
-    pub(super) status: i32,
+    /// How it ended.
+    pub(super) end: End,
     /// What it printed.
     pub(super) text: String,
+}
+
+impl Answer {
+    fn new(end: End, text: &[u8]) -> Self {
+        Self { end, text: String::from_utf8_lossy(text).into_owned() }
+    }
 }
 
 impl Machine {
@@ -67,23 +82,34 @@ impl Machine {
         port.set_read_timeout(Some(INTERVAL))?;
         let child = child.0.take().context("it has just been started")?;
         let mut machine = Self { child, port, console, _folder: folder };
-        machine.run("true", BOOT_LIMIT, Echo::No).context("the machine does not boot")?;
+        let answer = machine.run("true", BOOT_LIMIT, Echo::No).context("it does not boot")?;
+        ensure!(answer.end == End::Exit(0), "it does not boot: {}", end_of(&machine.console));
         for (number, path) in shared.iter().enumerate() {
             let options = "trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose";
             let path = path.display();
             let mount =
                 format!("mkdir -p '{path}' && mount -t 9p -o {options} share{number} '{path}'");
             let answer = machine.run(&mount, BOOT_LIMIT, Echo::No)?;
-            ensure!(answer.status == 0, "{mount}: {}", answer.text.trim());
+            ensure!(answer.end == End::Exit(0), "{mount}: {}", answer.text.trim());
         }
         Ok(machine)
+    }
+
+    /// Puts what the machine's kernel said where the next machine does not overwrite it.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    pub(super) fn keep_console(&self) -> Result<PathBuf> {
+        let kept = self.console.with_file_name("console-crashed.log");
+        fs::copy(&self.console, &kept)
+            .with_context(|| format!("cannot write {}", kept.display()))?;
+        Ok(kept)
     }
 
     /// Runs a command of a shell and waits for its end, however it ends.
     ///
     /// # Errors
-    /// If the machine has ended or the command takes longer than `limit`: the machine is then of no
-    /// further use.
+    /// If the command takes longer than `limit`: the machine is then of no further use.
     pub(super) fn run(&mut self, command: &str, limit: Duration, echo: Echo) -> Result<Answer> {
         ensure!(!command.contains('\n'), "a command is one line");
         let mark = Uuid::new_v4().simple().to_string();
@@ -94,15 +120,14 @@ impl Machine {
         loop {
             if let Some((end, status)) = ending(&text, &mark) {
                 text.truncate(end);
-                let text = String::from_utf8_lossy(&text).into_owned();
-                return Ok(Answer { status, text });
+                return Ok(Answer::new(End::Exit(status), &text));
             }
             if Instant::now() > deadline {
                 bail!("{command}: not within {limit:?}; {}", end_of(&self.console));
             }
             let mut piece = [0; 4096];
             match self.port.read(&mut piece) {
-                Ok(0) => bail!("the machine has ended: {}", end_of(&self.console)),
+                Ok(0) => return Ok(Answer::new(End::Machine, &text)),
                 Ok(count) => text.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
