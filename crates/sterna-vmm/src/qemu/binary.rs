@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a QEMU without a guest may take to start: on a host that is itself emulated, and busy,
-/// more than 10 s were seen.
-const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a QEMU without a guest may take to start.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// The machine type of a guest whose definition names none.
 const MACHINE_DEFAULT: &str = "q35";
