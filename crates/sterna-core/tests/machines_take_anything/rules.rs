@@ -1,0 +1,305 @@
+//! A script played to one machine, and the rules that it must keep whatever the script says. Also
+//! used by the fuzz targets.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+use sterna_core::algorithm::AlgorithmName;
+use sterna_core::destination::{self, Destination};
+use sterna_core::journal::DestinationRecord;
+use sterna_core::limits::{Limits, StageLimits};
+use sterna_core::receipt::Ending;
+use sterna_core::source::{self, Config, Found, RoundSent, Source};
+use sterna_core::{Time, journal};
+use sterna_page::{PageCount, RamBlock, RamLayout, ram_digest};
+use sterna_proto::message::{
+    Accept, ActivationTimes, JournalId, Offer, Reason, ReasonCode, ToDestination, ToSource, Verify,
+};
+use sterna_proto::preamble::MoveToken;
+
+/// One step of a script.
+#[derive(Clone, Debug)]
+pub(crate) enum Step<E> {
+    /// The oldest or newest thing that the machine waits for comes about.
+    Answer(Which),
+    /// Something happens whether or not the machine waits for it.
+    Event(E),
+    /// Time passes.
+    Wait(Duration),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which {
+    Oldest,
+    Newest,
+}
+
+/// Takes one of the outstanding answers.
+fn take<E>(due: &mut Vec<E>, which: Which) -> Option<E> {
+    match which {
+        Which::Oldest if !due.is_empty() => Some(due.remove(0)),
+        Which::Oldest | Which::Newest => due.pop(),
+    }
+}
+
+pub(crate) fn reason() -> Reason {
+    Reason::new(ReasonCode::Other, "out of the blue")
+}
+
+pub(crate) fn accept() -> Accept {
+    Accept {
+        journal: JournalId(uuid::Uuid::nil()),
+        token: MoveToken([0; 16]),
+        streams: 1,
+        codings: Vec::new(),
+    }
+}
+
+pub(crate) fn offer(verify: Verify) -> Offer {
+    let block = RamBlock { name: "ram".into(), size_bytes: 1 << 20, host_page_bytes: 4096 };
+    Offer {
+        name: String::new(),
+        layout: RamLayout::new(vec![block]).expect("one block of whole pages"),
+        hypervisor: String::new(),
+        definition: serde_json::Value::Null,
+        algorithm: String::new(),
+        codings: Vec::new(),
+        streams: 1,
+        verify,
+    }
+}
+
+pub(crate) fn sent(bytes: u64) -> RoundSent {
+    RoundSent { bytes, ..RoundSent::default() }
+}
+
+pub(crate) fn config(verify: Verify, algorithm: AlgorithmName) -> Config {
+    Config {
+        offer: offer(verify),
+        algorithm: algorithm.start(),
+        limits: Limits::default(),
+        stages: StageLimits::default(),
+        fixed_downtime: Duration::from_millis(10),
+    }
+}
+
+/// What a well-behaved engine and destination would make of an effect.
+fn source_answers(effect: &source::Effect, due: &mut Vec<source::Event>) {
+    use source::{Effect, Event};
+    let digest = ram_digest([Some([0; 32])]);
+    match effect {
+        Effect::Send(ToDestination::Offer(_)) => {
+            due.push(Event::Message(ToSource::Accept(accept())));
+        }
+        Effect::Send(ToDestination::Switchover { .. }) => {
+            due.push(Event::Message(ToSource::Ready { digest: Some(digest) }));
+        }
+        Effect::Send(ToDestination::Commit | ToDestination::Query) => {
+            due.push(Event::Message(ToSource::Active { times: ActivationTimes::default() }));
+        }
+        Effect::Send(_) | Effect::CancelTooLate | Effect::InDoubt | Effect::End(_) => {}
+        Effect::Reconnect => due.push(Event::LinkUp),
+        Effect::Record(_) => due.push(Event::Recorded),
+        Effect::Prepare { .. } => due.push(Event::Prepared),
+        Effect::CopyRound { round, .. } => {
+            due.push(Event::RoundSent(RoundSent::default()));
+            due.push(Event::Message(ToSource::RoundReceived { round: *round }));
+        }
+        Effect::Scan => due.push(Event::Scanned(PageCount(0))),
+        Effect::Pause => due.push(Event::Paused),
+        Effect::Finish { .. } => {
+            due.extend([Event::RestSent(RoundSent::default()), Event::StateSent]);
+            due.push(Event::Digest(digest));
+        }
+        Effect::Resume => due.push(Event::Resumed),
+        Effect::Release => due.push(Event::Released),
+    }
+}
+
+/// What was seen of a source, and what it may do after that.
+#[derive(Debug, Default)]
+pub(crate) struct SourceRules {
+    /// Records that are not answered yet; answers come in this order.
+    asked: VecDeque<journal::SourceRecord>,
+    undone: bool,
+    /// It has committed, or may have, and was not told `Never` since.
+    committed: bool,
+    pub(crate) active: bool,
+    pub(crate) ended: bool,
+}
+
+impl SourceRules {
+    fn event(&mut self, event: &source::Event) {
+        match event {
+            source::Event::Message(ToSource::Never { .. }) => self.committed = false,
+            source::Event::Message(ToSource::Active { .. }) => self.active = true,
+            source::Event::Recorded | source::Event::RecordFailed(_) => {
+                self.undone |= self.asked.pop_front() == Some(journal::SourceRecord::Undone);
+            }
+            _ => {}
+        }
+    }
+
+    fn effect(&mut self, effect: &source::Effect) {
+        assert!(!self.ended, "{effect:?} after the end");
+        match effect {
+            source::Effect::Send(ToDestination::Commit) => self.committed = true,
+            source::Effect::Resume => assert!(!self.committed, "resumed after Commit"),
+            source::Effect::Release => assert!(self.active, "released before Active"),
+            source::Effect::Record(record) => self.asked.push_back(record.clone()),
+            source::Effect::End(ending) => {
+                assert!(
+                    self.undone || !matches!(ending, Ending::Undone { .. }),
+                    "undone unrecorded"
+                );
+                self.ended = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+pub(crate) fn run_source(
+    config: Config,
+    recovered: Option<Found>,
+    script: Vec<Step<source::Event>>,
+) -> (SourceRules, Source) {
+    let mut now = Time::default();
+    let (mut effects, mut due) = (Vec::new(), Vec::new());
+    let mut rules = SourceRules::default();
+    let mut machine = match recovered {
+        None => Source::start(config, now, &mut effects),
+        Some(found) => {
+            rules.committed = found != Found::Running;
+            Source::recover(config, found, now, &mut effects)
+        }
+    };
+    for step in script {
+        for effect in effects.drain(..) {
+            rules.effect(&effect);
+            source_answers(&effect, &mut due);
+        }
+        let event = match step {
+            Step::Answer(which) => take(&mut due, which),
+            Step::Event(event) => Some(event),
+            Step::Wait(time) => {
+                now = now + time;
+                machine.deadline().filter(|d| *d <= now).map(|_| source::Event::Deadline)
+            }
+        };
+        if let Some(event) = event {
+            rules.event(&event);
+            machine.step(event, now, &mut effects);
+        }
+    }
+    effects.iter().for_each(|effect| rules.effect(effect));
+    (rules, machine)
+}
+
+/// What a well-behaved engine and source would make of an effect.
+fn destination_answers(effect: &destination::Effect, due: &mut Vec<destination::Event>) {
+    use destination::{Effect, Event};
+    match effect {
+        Effect::Send(ToSource::Accept(_)) => {
+            let switchover = ToDestination::Switchover { round: 0 };
+            due.extend([Event::RoundReceived(0), Event::StateReceived]);
+            due.push(Event::Message(switchover));
+        }
+        Effect::Send(ToSource::Ready { .. }) => due.push(Event::Message(ToDestination::Commit)),
+        Effect::Send(ToSource::Active { .. }) => due.push(Event::Message(ToDestination::Farewell)),
+        Effect::Send(_) | Effect::Settle | Effect::End(_) => {}
+        Effect::Reserve(_) => due.push(Event::Reserved(accept())),
+        Effect::Record(_) => due.push(Event::Recorded),
+        Effect::Load => due.push(Event::Loaded),
+        Effect::Digest => due.push(Event::Digest(ram_digest([]))),
+        Effect::Activate => due.push(Event::Activated(ActivationTimes::default())),
+        Effect::Discard => due.push(Event::Discarded),
+    }
+}
+
+/// What was seen of a destination, and what it may do after that.
+#[derive(Debug, Default)]
+pub(crate) struct DestinationRules {
+    committed: bool,
+    /// Records that are not answered yet; answers come in this order.
+    asked: VecDeque<DestinationRecord>,
+    pub(crate) owned: bool,
+    discarding: bool,
+    given_up: bool,
+    pub(crate) ended: bool,
+}
+
+impl DestinationRules {
+    fn event(&mut self, event: &destination::Event) {
+        use destination::Event;
+        match event {
+            Event::Message(ToDestination::Commit) => self.committed = true,
+            Event::Recorded => match self.asked.pop_front() {
+                Some(DestinationRecord::Owned) => self.owned = true,
+                Some(DestinationRecord::Refused) => self.given_up = true,
+                Some(DestinationRecord::Receiving | DestinationRecord::Active) | None => {}
+            },
+            Event::RecordFailed(_) => {
+                self.asked.pop_front();
+            }
+            Event::Discarded if self.discarding => self.given_up = true,
+            _ => {}
+        }
+    }
+
+    fn effect(&mut self, effect: &destination::Effect) {
+        use destination::Effect;
+        assert!(!self.ended, "{effect:?} after the end");
+        match effect {
+            Effect::Record(record) => {
+                let owns = *record == DestinationRecord::Owned;
+                assert!(!owns || self.committed && !self.discarding, "owned without Commit");
+                self.asked.push_back(*record);
+            }
+            Effect::Activate => {
+                assert!(self.owned && !self.discarding, "activated what is not owned");
+            }
+            Effect::Discard => self.discarding = true,
+            Effect::Send(ToSource::Never { .. }) => assert!(self.given_up, "Never too early"),
+            Effect::End(_) => self.ended = true,
+            _ => {}
+        }
+    }
+}
+
+pub(crate) fn run_destination(
+    verify: Verify,
+    recovered: Option<(Option<DestinationRecord>, Found)>,
+    script: Vec<Step<destination::Event>>,
+) -> (DestinationRules, Destination) {
+    let mut now = Time::default();
+    let (mut effects, mut due) = (Vec::new(), Vec::new());
+    let mut rules = DestinationRules::default();
+    let stages = StageLimits::default();
+    let mut machine = match recovered {
+        None => Destination::start(offer(verify), stages, now, &mut effects),
+        Some((record, found)) => {
+            rules.owned = record == Some(DestinationRecord::Owned);
+            Destination::recover(record, found, stages, now, &mut effects)
+        }
+    };
+    for step in script {
+        for effect in effects.drain(..) {
+            rules.effect(&effect);
+            destination_answers(&effect, &mut due);
+        }
+        let event = match step {
+            Step::Answer(which) => take(&mut due, which),
+            Step::Event(event) => Some(event),
+            Step::Wait(time) => {
+                now = now + time;
+                machine.deadline().filter(|d| *d <= now).map(|_| destination::Event::Deadline)
+            }
+        };
+        if let Some(event) = event {
+            rules.event(&event);
+            machine.step(event, now, &mut effects);
+        }
+    }
+    effects.iter().for_each(|effect| rules.effect(effect));
+    (rules, machine)
+}
