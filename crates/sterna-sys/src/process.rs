@@ -9,7 +9,7 @@ mod mappings;
 mod spawn;
 
 pub use descriptors::{Descriptor, FileIdentity, descriptors, find_file};
-pub use mappings::{FileMapping, mappings_of};
+pub use mappings::{FileMapping, mappings_in, mappings_of};
 pub use spawn::spawn_detached;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,6 +25,16 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StartTime(u64);
+
+impl StartTime {
+    /// The start time that `stat`, the text of a `/proc/PID/stat`, tells in its field 22; `None`
+    /// if it tells none. The name in field 2 may contain anything, even `)`.
+    #[must_use]
+    pub fn in_stat(stat: &str) -> Option<Self> {
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.split_whitespace().nth(19)?.parse().ok().map(Self)
+    }
+}
 
 /// Whether a process still runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,12 +145,9 @@ impl Process {
     }
 }
 
-/// Field 22 of `/proc/PID/stat`. The name in field 2 may contain anything, even `)`.
 fn start_time(pid: u32) -> io::Result<StartTime> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let field = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19));
-    let ticks = field.and_then(|field| field.parse().ok());
-    ticks.map(StartTime).ok_or_else(|| io::Error::other("no start time in the process's stat"))
+    StartTime::in_stat(&stat).ok_or_else(|| io::Error::other("no start time in the process's stat"))
 }
 
 #[cfg(test)]

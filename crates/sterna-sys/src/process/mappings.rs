@@ -21,7 +21,13 @@ pub struct FileMapping {
 /// When there is no such process or it may not be looked into.
 pub fn mappings_of(pid: u32, identity: FileIdentity) -> io::Result<Vec<FileMapping>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    Ok(maps.lines().filter_map(|line| parse(line, identity)).collect())
+    Ok(mappings_in(&maps, identity))
+}
+
+/// The mappings of the file `identity` that `maps`, the text of a `/proc/PID/maps`, lists.
+#[must_use]
+pub fn mappings_in(maps: &str, identity: FileIdentity) -> Vec<FileMapping> {
+    maps.lines().filter_map(|line| parse(line, identity)).collect()
 }
 
 /// One line: `start-end permissions offset major:minor inode path`.
