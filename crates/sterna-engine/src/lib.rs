@@ -18,6 +18,8 @@
 
 pub mod destination;
 mod digest;
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 pub mod identity;
 mod interface;

@@ -85,7 +85,7 @@ impl Registry {
 /// A connection whose preamble was answered.
 pub(crate) enum Admitted {
     Control { control: Arc<Control>, incoming: Incoming<Envelope<ToDestination>>, peer: PeerName },
-    Pages { receiver: Box<PageReceiver>, inputs: Sender<Input> },
+    Pages { receiver: Box<PageReceiver<Link>>, inputs: Sender<Input> },
 }
 
 /// Answers a preamble.

@@ -159,39 +159,48 @@ impl Drop for Control {
 impl<M: DeserializeOwned> Incoming<M> {
     /// Waits for the next message or device state; repeated frames are dropped here.
     pub(crate) fn receive(&mut self) -> Result<Received<M>, LinkError> {
-        loop {
-            let mut header = [0; HEADER_BYTES];
-            self.read_exact(&mut header)?;
-            let header = ControlHeader::decode(&header).map_err(invalid)?;
-            let body = self.body(header.length)?;
-            if self.numbering.arrived(header.number).map_err(invalid)? == Arrival::Repeated {
-                continue;
-            }
-            return match header.kind {
-                ControlKind::Message => {
-                    Ok(Received::Message(decode_message(&body).map_err(invalid)?))
-                }
-                ControlKind::DeviceState { state_type } => {
-                    let kind = match state_type {
-                        1 => DeviceStateKind::QemuVmstate,
-                        2 => DeviceStateKind::Synthetic,
-                        other => return Err(invalid(ControlError::Kind(other))),
-                    };
-                    Ok(Received::State(DeviceState { kind, bytes: body }))
-                }
-            };
-        }
+        let mut numbering = self.numbering;
+        let received = receive(self, &mut numbering);
+        self.numbering = numbering;
+        received
     }
+}
 
-    /// Reads a body as it arrives, so that a length alone makes nobody allocate.
-    fn body(&mut self, length: u32) -> io::Result<Vec<u8>> {
-        let mut body = Vec::new();
-        let read = self.by_ref().take(length.into()).read_to_end(&mut body)?;
-        if read as u64 == u64::from(length) {
-            Ok(body)
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
+/// Reads the next message or device state from `stream`; repeated frames are passed over.
+pub(crate) fn receive<M: DeserializeOwned>(
+    stream: &mut impl Read,
+    numbering: &mut Numbering,
+) -> Result<Received<M>, LinkError> {
+    loop {
+        let mut header = [0; HEADER_BYTES];
+        stream.read_exact(&mut header)?;
+        let header = ControlHeader::decode(&header).map_err(invalid)?;
+        let body = body(stream, header.length)?;
+        if numbering.arrived(header.number).map_err(invalid)? == Arrival::Repeated {
+            continue;
         }
+        return match header.kind {
+            ControlKind::Message => Ok(Received::Message(decode_message(&body).map_err(invalid)?)),
+            ControlKind::DeviceState { state_type } => {
+                let kind = match state_type {
+                    1 => DeviceStateKind::QemuVmstate,
+                    2 => DeviceStateKind::Synthetic,
+                    other => return Err(invalid(ControlError::Kind(other))),
+                };
+                Ok(Received::State(DeviceState { kind, bytes: body }))
+            }
+        };
+    }
+}
+
+/// Reads a body as it arrives, so that a length alone makes nobody allocate.
+fn body(stream: &mut impl Read, length: u32) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let read = stream.take(length.into()).read_to_end(&mut body)?;
+    if read as u64 == u64::from(length) {
+        Ok(body)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
     }
 }
 

@@ -3,7 +3,7 @@
 mod control;
 mod socket;
 
-pub(crate) use control::{Control, Incoming, Received};
+pub(crate) use control::{Control, Incoming, Received, receive};
 pub(crate) use socket::{Meter, Metered, SocketControl};
 
 use crate::identity::{Identity, PeerName};

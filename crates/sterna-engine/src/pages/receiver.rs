@@ -1,7 +1,6 @@
 //! The receiving end: one thread a stream, writing straight into the guest's empty RAM.
 
 use super::{CHUNK_PAGES, stream_of};
-use crate::link::Link;
 use std::io::{self, Read};
 use std::sync::Arc;
 use sterna_page::{PAGE_SIZE, PageNumber, PageRun, PageSet};
@@ -49,10 +48,10 @@ impl ReceiveError {
     }
 }
 
-/// Reads one page stream.
+/// Reads one page stream from `R`.
 #[derive(Debug)]
-pub(crate) struct PageReceiver {
-    link: Link,
+pub(crate) struct PageReceiver<R> {
+    link: R,
     memory: Arc<GuestMemory>,
     stream: u16,
     streams: u16,
@@ -64,8 +63,8 @@ pub(crate) struct PageReceiver {
 /// Progress is told once for this many frames.
 const FRAMES_PER_PROGRESS: u32 = 64;
 
-impl PageReceiver {
-    pub(crate) fn new(link: Link, memory: Arc<GuestMemory>, stream: u16, streams: u16) -> Self {
+impl<R: Read> PageReceiver<R> {
+    pub(crate) fn new(link: R, memory: Arc<GuestMemory>, stream: u16, streams: u16) -> Self {
         let pages = memory.pages();
         let bytes = usize::try_from(CHUNK_PAGES).expect("a chunk is small") * PAGE_SIZE;
         let filled = PageSet::empty(pages);
