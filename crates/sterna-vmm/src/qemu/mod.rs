@@ -27,6 +27,8 @@ mod binary;
 mod command_line;
 mod destination;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod instance;
 mod log;
 mod movable;

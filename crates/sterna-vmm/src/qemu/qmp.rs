@@ -41,7 +41,8 @@ impl QmpEvent {
     }
 }
 
-enum Message {
+/// A line that means something.
+pub(super) enum Message {
     Event(QmpEvent),
     Reply { id: Option<u64>, result: Result<Value, String> },
 }
@@ -197,7 +198,7 @@ fn read_messages(stream: UnixStream, sender: &SyncSender<Message>) {
 }
 
 /// Reads a line; `None` for the greeting and for anything that is neither event nor reply.
-fn parse(line: &[u8]) -> Option<Message> {
+pub(super) fn parse(line: &[u8]) -> Option<Message> {
     let arrived = Instant::now();
     let mut value: Value = serde_json::from_slice(line).ok()?;
     let id = value.get("id").and_then(Value::as_u64);
