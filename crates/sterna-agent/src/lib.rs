@@ -31,6 +31,8 @@ mod console;
 mod drain;
 #[cfg(test)]
 mod fake;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod guests;
 mod host;

@@ -281,8 +281,14 @@ fn key(attempt: AttemptId) -> String {
     format!("{}/{:020}", attempt.guest, attempt.epoch.0)
 }
 
-fn parse<T: DeserializeOwned>(key: &str, text: &str) -> Result<T, JournalError> {
+/// Reads a record; `key` names it in the error.
+pub(crate) fn parse<T: DeserializeOwned>(key: &str, text: &str) -> Result<T, JournalError> {
     serde_json::from_str(text).map_err(|source| JournalError::Record { key: key.into(), source })
+}
+
+/// Writes a record as text; `key` names it in the error.
+pub(crate) fn to_text<T: Serialize>(key: &str, value: &T) -> Result<String, JournalError> {
+    serde_json::to_string(value).map_err(|source| JournalError::Record { key: key.into(), source })
 }
 
 fn read<T: DeserializeOwned>(
@@ -301,8 +307,7 @@ fn put<T: Serialize>(
     key: &str,
     value: &T,
 ) -> Result<(), JournalError> {
-    let text = serde_json::to_string(value)
-        .map_err(|source| JournalError::Record { key: key.into(), source })?;
+    let text = to_text(key, value)?;
     write.open_table(table)?.insert(key, text.as_str())?;
     Ok(())
 }
