@@ -18,7 +18,7 @@ pub(crate) struct TestArgs {
 }
 
 /// Crates whose tests need nothing but a kernel.
-const QUICK: [&str; 8] = [
+const QUICK: [&str; 9] = [
     "sterna-page",
     "sterna-proto",
     "sterna-core",
@@ -27,6 +27,7 @@ const QUICK: [&str; 8] = [
     "sterna-api",
     "sterna-report",
     "sterna-guest",
+    "sterna-fuzz",
 ];
 
 /// Crates whose tests start hypervisors, network namespaces or agents.

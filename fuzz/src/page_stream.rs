@@ -1,0 +1,149 @@
+//! A page connection, written into the RAM of a small guest and compared with a model.
+//!
+//! Pages are long and mutating their bytes finds nothing, so an input holds headers only: its first
+//! byte chooses the stream, and then each header of 16 bytes is followed by one byte that fills the
+//! pages of a `raw` frame. `0xff` cuts the stream off in the midst of them.
+
+use crate::Verdict;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use sterna_engine::fuzzing::{PagesEnd, page_stream as receive};
+use sterna_page::{PAGE_SIZE, PageNumber, RamBlock, RamLayout};
+use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
+
+/// Pages of the guest's two blocks. Neither ends at a multiple of [`CHUNK`], so that frames may
+/// cross from one to the other and reach beyond the second.
+const BLOCKS: [u64; 2] = [300, 340];
+const PAGES: u64 = BLOCKS[0] + BLOCKS[1];
+
+/// Pages that travel together, and the most a frame may have.
+const CHUNK: u64 = 256;
+
+/// Frames of an input that are used, so that no input takes long.
+const FRAMES_MAX: usize = 24;
+
+const HEADER: usize = 16;
+const RAW: u8 = 1;
+const CUT: u8 = 0xff;
+
+/// What a stream should do to an empty guest.
+#[derive(Debug, Default)]
+struct Model {
+    /// What fills each page that was written and not cleared since.
+    filled: BTreeMap<u64, u8>,
+    rounds: Vec<u32>,
+}
+
+/// Whether the stream goes on after a frame.
+enum Next {
+    Frame,
+    End(PagesEnd),
+}
+
+pub(crate) fn page_stream(data: &[u8]) -> Verdict {
+    let Some((choice, frames)) = data.split_first() else { return Verdict::Refused };
+    let streams = u16::from(choice % 4) + 1;
+    let stream = u16::from(choice / 4) % streams;
+    let mut model = Model::default();
+    let mut bytes = Vec::new();
+    let mut end = PagesEnd::Cut;
+    for frame in frames.chunks(HEADER + 1).take(FRAMES_MAX) {
+        bytes.extend(&frame[..frame.len().min(HEADER)]);
+        let Some((header, fill)) = frame.split_first_chunk::<HEADER>() else { break };
+        let fill = fill.first().copied().unwrap_or(CUT);
+        payload(header, fill, &mut bytes);
+        if let Next::End(how) = model.frame(header, fill, stream, streams) {
+            end = how;
+            break;
+        }
+    }
+    let memory = memory();
+    let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    memory.punch_all().expect("RAM of our own can be emptied");
+    let (rounds, ended) = receive(bytes.as_slice(), Arc::clone(&memory), stream, streams);
+    assert_eq!(ended, Some(end));
+    assert_eq!(rounds, model.rounds);
+    model.compare(&memory);
+    Verdict::of(!model.filled.is_empty() || !model.rounds.is_empty())
+}
+
+/// The guest's RAM, made once.
+fn memory() -> &'static Mutex<Arc<GuestMemory>> {
+    static MEMORY: LazyLock<Mutex<Arc<GuestMemory>>> = LazyLock::new(|| {
+        let sizes = BLOCKS.map(|pages| pages * PAGE_SIZE as u64);
+        let block = |size_bytes| RamBlock { name: "ram".into(), size_bytes, host_page_bytes: 4096 };
+        let layout = RamLayout::new(sizes.map(block).to_vec()).expect("two blocks of whole pages");
+        let file = |size| create_shared("fuzz", size, HugePages::No).expect("memory can be had");
+        let memory = GuestMemory::open(layout, sizes.map(file).into());
+        Mutex::new(Arc::new(memory.expect("the files are as long as the blocks")))
+    });
+    &MEMORY
+}
+
+/// Adds the pages that belong to a header which announces some.
+fn payload(header: &[u8; HEADER], fill: u8, bytes: &mut Vec<u8>) {
+    let count = u64::from(count(header)).min(CHUNK);
+    if header[0] == RAW {
+        for page in 0..count {
+            bytes.resize(bytes.len() + PAGE_SIZE, content(fill, page));
+        }
+        if fill == CUT && count > 0 {
+            bytes.truncate(bytes.len() - PAGE_SIZE / 2);
+        }
+    }
+}
+
+/// What fills page `page` of a frame.
+fn content(fill: u8, page: u64) -> u8 {
+    fill.wrapping_add((page % 251) as u8)
+}
+
+fn count(header: &[u8; HEADER]) -> u32 {
+    u32::from_le_bytes([header[4], header[5], header[6], header[7]])
+}
+
+impl Model {
+    /// Takes a frame as `docs/protocol.md` describes it.
+    fn frame(&mut self, header: &[u8; HEADER], fill: u8, stream: u16, streams: u16) -> Next {
+        let (kind, count) = (header[0], count(header));
+        let first = header[8..].iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        let refused = Next::End(PagesEnd::Refused);
+        if header[1..4] != [0; 3] || !(1..=4).contains(&kind) {
+            return refused;
+        }
+        if kind == 4 {
+            if first != 0 {
+                return refused;
+            }
+            self.rounds.push(count);
+            return Next::Frame;
+        }
+        let count = u64::from(count);
+        let ours = (first / CHUNK) % u64::from(streams) == u64::from(stream);
+        let in_ram = first < PAGES && count <= PAGES - first;
+        if count == 0 || !ours || !in_ram || first % CHUNK + count > CHUNK {
+            return refused;
+        }
+        if kind == RAW && fill == CUT {
+            return Next::End(PagesEnd::Cut);
+        }
+        for page in 0..count {
+            match kind {
+                RAW => drop(self.filled.insert(first + page, content(fill, page))),
+                _ => drop(self.filled.remove(&(first + page))),
+            }
+        }
+        Next::Frame
+    }
+
+    /// Makes sure that the guest's RAM holds what it should, and nothing else.
+    fn compare(&self, memory: &GuestMemory) {
+        let populated = memory.populated().expect("the kernel tells which pages exist");
+        let mut page = [0; PAGE_SIZE];
+        for number in populated.iter().map(|page| page.0).chain(self.filled.keys().copied()) {
+            memory.read(PageNumber(number), &mut page).expect("the page is the guest's");
+            let expected = self.filled.get(&number).copied().unwrap_or(0);
+            assert!(page.iter().all(|byte| *byte == expected), "page {number} is not {expected}");
+        }
+    }
+}
