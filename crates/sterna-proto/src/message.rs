@@ -21,6 +21,7 @@
 //! Before Commit either side may end the move by Abort or Never. After Commit the source asks
 //! (Commit again, or Query by an agent that was restarted) until it knows.
 
+use crate::limits::REASONS_MAX;
 use crate::preamble::MoveToken;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -241,7 +242,8 @@ pub enum ToSource {
     Accept(Accept),
     /// The guest cannot come, for all of these reasons.
     Refuse {
-        /// Every reason, at least one.
+        /// Every reason, at least one; of more than [`REASONS_MAX`] the first.
+        #[serde(with = "first_reasons")]
         reasons: Vec<Reason>,
     },
     /// All streams have delivered round `round`.
@@ -271,6 +273,23 @@ pub enum ToSource {
     },
     /// Nothing; shows that the destination is alive.
     KeepAlive,
+}
+
+/// Reasons on the wire: no more than [`REASONS_MAX`] are sent, or kept of what a peer sends. The
+/// rest is passed over, as a refusal is one whatever its length.
+mod first_reasons {
+    use super::{REASONS_MAX, Reason};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(reasons: &[Reason], to: S) -> Result<S::Ok, S::Error> {
+        reasons[..reasons.len().min(REASONS_MAX)].serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Reason>, D::Error> {
+        let mut reasons = Vec::deserialize(from)?;
+        reasons.truncate(REASONS_MAX);
+        Ok(reasons)
+    }
 }
 
 /// A message and the attempt it belongs to.
@@ -317,6 +336,21 @@ mod tests {
         let ToSource::Never { reason } = envelope.body else { panic!("{envelope:?}") };
         assert_eq!(reason.code, ReasonCode::Other);
         assert_eq!(serde_json::from_str::<Coding>("\"zstd-9\"").unwrap(), Coding::Unknown);
+    }
+
+    #[test]
+    fn no_more_reasons_are_sent_or_kept_than_the_limit() {
+        let refuse = |count| {
+            let reasons = vec![Reason::new(ReasonCode::Missing, "a disk"); count];
+            Envelope { attempt: attempt(), asked_of: None, body: ToSource::Refuse { reasons } }
+        };
+        let sent = encode_message(&refuse(REASONS_MAX + 1)).unwrap();
+        assert_eq!(sent, encode_message(&refuse(REASONS_MAX)).unwrap());
+        let text = String::from_utf8(sent).unwrap();
+        let more = text.replace("\"reasons\":[", r#""reasons":[{"code":"missing","detail":""},"#);
+        let kept: Envelope<ToSource> = decode_message(more.as_bytes()).unwrap();
+        let ToSource::Refuse { reasons } = kept.body else { panic!("{kept:?}") };
+        assert_eq!(reasons.len(), REASONS_MAX);
     }
 
     #[test]
