@@ -7,6 +7,10 @@ use sterna_page::{PAGE_SIZE_BYTES, PageCount, RamBlock, RamLayout};
 /// Writers a guest may have at most: each is a thread.
 const WRITERS_MAX: u32 = 64;
 
+/// RAM blocks a guest may have at most, as many as a layout. Registers come from a peer, so the list
+/// must not be made before its length was checked.
+const BLOCKS_MAX: u32 = 64;
+
 /// What fills a page after its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,7 +94,8 @@ impl SyntheticConfig {
         let refused =
             |detail: String| VmmError::Refused { operation: "starting a synthetic guest", detail };
         let fits = self.populated <= self.pages && self.working_set <= self.pages;
-        if !fits || self.writers > WRITERS_MAX || u64::from(self.writers) > self.working_set.0 {
+        let few = self.writers <= WRITERS_MAX && self.blocks <= BLOCKS_MAX;
+        if !fits || !few || u64::from(self.writers) > self.working_set.0 {
             return Err(refused(format!("{self:?} is no guest")));
         }
         let blocks = u64::from(self.blocks).max(1);
@@ -103,5 +108,18 @@ impl SyntheticConfig {
             host_page_bytes: PAGE_SIZE_BYTES,
         });
         RamLayout::new(blocks.collect()).map_err(|error| refused(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_a_peer_made_up_are_refused_before_anything_is_allocated() {
+        let config = SyntheticConfig { blocks: u32::MAX, ..SyntheticConfig::default() };
+        assert!(config.layout().is_err());
+        let config = SyntheticConfig { blocks: BLOCKS_MAX, ..SyntheticConfig::default() };
+        assert_eq!(config.layout().unwrap().pages(), config.pages);
     }
 }
