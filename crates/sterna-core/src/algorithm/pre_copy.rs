@@ -67,7 +67,7 @@ impl PreCopy {
 
     fn end_of_rounds(&self, view: &View<'_>) -> Option<StopReason> {
         let limits = view.limits;
-        let sent: u64 = view.rounds.iter().map(|round| round.bytes).sum();
+        let sent = view.rounds.iter().fold(0u64, |sent, round| sent.saturating_add(round.bytes));
         let rounds = u32::try_from(view.rounds.len()).unwrap_or(u32::MAX);
         if rounds >= limits.rounds_max {
             Some(StopReason::RoundLimit)
