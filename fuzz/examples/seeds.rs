@@ -12,6 +12,7 @@ use sterna_core::progress::Progress;
 use sterna_core::receipt::{
     Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason, WireBytes,
 };
+use sterna_core::speed::VcpuSpeed;
 use sterna_page::{PageCount, PageRun, RamBlock, RamLayout, ram_digest};
 use sterna_proto::control::{ControlHeader, ControlKind, encode_message};
 use sterna_proto::message::{
@@ -196,6 +197,8 @@ fn receipt(ending: Ending) -> Receipt {
         pages,
         bytes: 526_000,
         dirtied: PageCount(31),
+        vcpus: VcpuSpeed::percent(35),
+        held_back: Duration::from_micros(650),
     };
     Receipt {
         guest: "web-1".into(),

@@ -1,18 +1,23 @@
 //! What is done to hosts: processes killed and stopped, and a move held where it hurts most.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use sterna_testkit::net::Host;
 
 use super::{GUEST, Underway, World, until};
 
-/// How often is looked whether the device state has been loaded.
-const LOAD_INTERVAL: Duration = Duration::from_micros(500);
-/// After the state was read QEMU says so. Hashing RAM, which follows, takes many times as long.
-const LOAD_SAID: Duration = Duration::from_millis(30);
+/// How often is looked whether the device state has been written or read.
+const LOOK_INTERVAL: Duration = Duration::from_micros(500);
+/// After the state was saved it is sent, with the last pages. Hashing RAM, which follows, takes many
+/// times as long.
+const STATE_SENT: Duration = Duration::from_millis(30);
+/// Within this time a destination has hashed RAM and loaded the state, or was never told to.
+const HASHED: Duration = Duration::from_secs(10);
+/// After the state was read QEMU says so.
+const LOAD_SAID: Duration = Duration::from_millis(100);
 /// How often a move is begun anew that was over before it could be held.
 const TRIES: u32 = 3;
 
@@ -56,15 +61,24 @@ impl World {
     /// away, the destination has it on record, and its hypervisor, stopped just before, does not
     /// let it run until the returned value is dropped.
     ///
-    /// The guest may have changed hosts for that: [`Underway::from`] says where it was.
+    /// For that the source's agent stands still while it hashes RAM, until the destination, which
+    /// has hashed too, has loaded the state and waits for the word.
+    ///
+    /// The guest may have changed hosts meanwhile: [`Underway::from`] says where it was.
     pub(crate) fn hold_at_commitment(&mut self) -> Result<(Underway, Stopped)> {
         let (mut from, mut to) = (Host::A, Host::B);
         for _ in 0..TRIES {
             let underway = self.begin(from, to, &["--verify"])?;
             let qemu = self.qemu(to)?;
-            self.state_is_loaded(to)?;
+            let limit = Instant::now() + super::LIMIT;
+            let saved = self.has_transferred(from, limit)?;
+            std::thread::sleep(STATE_SENT);
+            let agent = Stopped::stop(self.lab.agent_pid(from)?)?;
+            let loaded = saved && self.has_transferred(to, Instant::now() + HASHED)?;
+            std::thread::sleep(LOAD_SAID);
             let stopped = Stopped::stop(qemu)?;
-            if self.comes_to(&underway, "committing").is_ok() {
+            drop(agent);
+            if loaded && self.is_committing(&underway)? {
                 return Ok((underway, stopped));
             }
             drop(stopped);
@@ -74,22 +88,34 @@ impl World {
         anyhow::bail!("none of {TRIES} moves could be held")
     }
 
-    /// Returns when the destination's hypervisor has read the device state to its end: it then
-    /// has closed the socket on which it came.
-    fn state_is_loaded(&self, host: Host) -> Result<()> {
+    /// Whether a host's hypervisor has written or read its device state to the end before a time:
+    /// the socket for it is there and then is not.
+    fn has_transferred(&self, host: Host, until: Instant) -> Result<bool> {
         let agent = self.lab.agent_pid(host)?;
         let socket = self.lab.folder(host).join("run/guests").join(GUEST).join("transfer.sock");
         let socket = socket.to_str().context("a path that is no text")?;
         let is_there = || -> Result<bool> {
             Ok(fs::read_to_string(format!("/proc/{agent}/net/unix"))?.contains(socket))
         };
-        until("a hypervisor that waits for its state", || Ok(is_there()?.then_some(())))?;
-        let deadline = std::time::Instant::now() + super::LIMIT;
-        while is_there()? {
-            ensure!(std::time::Instant::now() < deadline, "no device state came");
-            std::thread::sleep(LOAD_INTERVAL);
+        for wanted in [true, false] {
+            while is_there()? != wanted {
+                if Instant::now() > until {
+                    return Ok(false);
+                }
+                std::thread::sleep(LOOK_INTERVAL);
+            }
         }
-        std::thread::sleep(LOAD_SAID);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Waits until a move is at its commitment; `false` if it is over instead.
+    fn is_committing(&self, underway: &Underway) -> Result<bool> {
+        until("the stage committing, or the end", || {
+            let shown = self.show(underway)?;
+            if shown["progress"]["stage"] == "committing" {
+                return Ok(Some(true));
+            }
+            Ok((shown["state"] == "ended").then_some(false))
+        })
     }
 }
