@@ -59,7 +59,7 @@ impl Host {
             eprintln!("skipped: {} is not installed", path.display());
             return None;
         }
-        let binary = QemuBinary::ask(path, folder.path()).unwrap();
+        let binary = QemuBinary::ask(path).unwrap();
         Some(Self { folder, binary })
     }
 

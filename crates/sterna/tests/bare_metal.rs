@@ -42,7 +42,7 @@ fn executed(scratch: &Path) -> Option<Executed> {
         // Whoever closed standard error does not want to know.
         let _said = writeln!(std::io::stderr(), "{text}");
     };
-    let binary = match QemuBinary::ask(Path::new("qemu-system-x86_64"), scratch) {
+    let binary = match QemuBinary::ask(Path::new("qemu-system-x86_64")) {
         Ok(binary) => binary,
         Err(error) => {
             said(&format!("skipped the bare-metal guest: {error}"));

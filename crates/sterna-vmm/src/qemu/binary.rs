@@ -5,9 +5,11 @@ use super::replies::{Capability, Machine, Version};
 use crate::tracking::system;
 use crate::{Accelerator, GuestDefinition, VmmError};
 use qapi::qmp::{query_machines, query_migrate_capabilities, query_version};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a QEMU without a guest may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -45,28 +47,31 @@ impl Drop for Probed {
 }
 
 impl QemuBinary {
-    /// Starts `path` without a machine and asks it. `scratch` is a folder for its socket.
+    /// Starts `path` without a machine and asks it.
     ///
     /// [`Self::accelerator`] is TCG until [`super::probe`] has found KVM to work.
     ///
     /// # Errors
     /// When it does not start or does not answer.
-    pub fn ask(path: &Path, scratch: &Path) -> Result<Self, VmmError> {
-        let socket = scratch.join(format!("ask-{}.qmp", std::process::id()));
-        let _ = std::fs::remove_file(&socket);
+    pub fn ask(path: &Path) -> Result<Self, VmmError> {
+        // A socket that is connected from the start: one that listens may hang, see `command_line`.
+        let (ours, theirs) = UnixStream::pair().map_err(system("making a monitor's socket"))?;
         let child = Command::new(path)
-            .args(["-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-qmp"])
-            .arg(format!("unix:{},server=on,wait=off", socket.display()))
-            .stdin(Stdio::null())
+            .args(["-M", "none", "-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-chardev", "socket,id=first,fd=0", "-mon", "chardev=first,mode=control"])
+            .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .map_err(system("starting QEMU"))?;
         let mut child = Probed(child);
-        let connected = connect_to(&mut child.0, &socket);
-        let asked = connected.and_then(|mut qmp| Self::describe(path, &mut qmp));
-        let _ = std::fs::remove_file(&socket);
-        asked
+        let asked = Qmp::over(ours, START_LIMIT).and_then(|mut qmp| Self::describe(path, &mut qmp));
+        match (asked, child.0.try_wait()) {
+            (Err(VmmError::Gone { .. }), Ok(Some(status))) => {
+                Err(VmmError::Gone { detail: format!("it ended at once: {status}") })
+            }
+            (asked, _) => asked,
+        }
     }
 
     fn describe(path: &Path, qmp: &mut Qmp) -> Result<Self, VmmError> {
@@ -122,19 +127,5 @@ impl QemuBinary {
             accelerator,
             ..definition.clone()
         }
-    }
-}
-
-fn connect_to(child: &mut Child, socket: &Path) -> Result<Qmp, VmmError> {
-    let deadline = Instant::now() + START_LIMIT;
-    loop {
-        match Qmp::connect(socket, START_LIMIT) {
-            Err(VmmError::System { .. }) if Instant::now() < deadline => {}
-            result => return result,
-        }
-        if let Some(status) = child.try_wait().map_err(system("waiting for QEMU"))? {
-            return Err(VmmError::Gone { detail: format!("it ended at once: {status}") });
-        }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -11,6 +11,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use uuid::Uuid;
@@ -38,6 +39,15 @@ pub enum StartMode {
     Incoming,
 }
 
+/// What the process inherits, by the numbers that it will have there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descriptors {
+    /// The guest's RAM.
+    pub(super) ram: RawFd,
+    /// A socket whose other end is the first to speak to the monitor.
+    pub(super) first_monitor: RawFd,
+}
+
 /// The arguments, as they are built up.
 struct Arguments<'a> {
     definition: &'a GuestDefinition,
@@ -45,18 +55,18 @@ struct Arguments<'a> {
     list: Vec<OsString>,
 }
 
-/// The arguments for a resolved definition whose RAM the process inherits as `ram_descriptor`.
+/// The arguments for a resolved definition.
 pub(super) fn arguments(
     definition: &GuestDefinition,
     folder: &Folder,
-    ram_descriptor: i32,
+    descriptors: Descriptors,
     mode: StartMode,
 ) -> Result<Vec<OsString>, VmmError> {
     let mut arguments = Arguments { definition, folder, list: Vec::new() };
     arguments.machine();
-    arguments.ram(ram_descriptor);
+    arguments.ram(descriptors.ram);
     arguments.boot();
-    arguments.monitors();
+    arguments.monitors(descriptors.first_monitor);
     arguments.console();
     for (number, disk) in definition.disks.iter().enumerate() {
         arguments.disk(number, disk)?;
@@ -140,7 +150,11 @@ impl Arguments<'_> {
         }
     }
 
-    fn monitors(&mut self) {
+    /// The monitors that listen, and one on a socket that is connected. Whoever connects to one that
+    /// listens while QEMU hands it from its main thread to the monitors' own may find it, and all of
+    /// QEMU, hanging (seen with QEMU 10.0.2 on a slow machine). So nobody does before QEMU has
+    /// answered on the connected one, which is made last.
+    fn monitors(&mut self, first: RawFd) {
         let sockets =
             [("mover", self.folder.mover_socket()), ("control", self.folder.control_socket())];
         for (name, path) in sockets {
@@ -148,6 +162,8 @@ impl Arguments<'_> {
             self.add("-chardev", format!("socket,id={name},path={path},server=on,wait=off"));
             self.add("-mon", format!("chardev={name},mode=control"));
         }
+        self.add("-chardev", format!("socket,id=first,fd={first}"));
+        self.add("-mon", "chardev=first,mode=control");
     }
 
     fn console(&mut self) {
@@ -244,6 +260,8 @@ fn file_driver(path: &Path) -> &'static str {
 mod tests {
     use super::*;
 
+    const DESCRIPTORS: Descriptors = Descriptors { ram: 9, first_monitor: 10 };
+
     fn definition(extra: &str) -> GuestDefinition {
         let text = format!("{{\"name\":\"web\",\"memory_bytes\":134217728{extra}}}");
         serde_json::from_str(&text).unwrap()
@@ -251,7 +269,7 @@ mod tests {
 
     fn line(definition: &GuestDefinition, mode: StartMode) -> String {
         let folder = Folder::existing("/run/x".into());
-        let arguments = arguments(definition, &folder, 9, mode).unwrap();
+        let arguments = arguments(definition, &folder, DESCRIPTORS, mode).unwrap();
         let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
         words.join(" ")
     }
@@ -281,6 +299,6 @@ mod tests {
         let disks = vec![r#"{"path":"/a"}"#; 16].join(",");
         let guest = definition(&format!(",\"disks\":[{disks}]"));
         let folder = Folder::existing("/run/x".into());
-        assert!(arguments(&guest, &folder, 9, StartMode::Run).is_err());
+        assert!(arguments(&guest, &folder, DESCRIPTORS, StartMode::Run).is_err());
     }
 }

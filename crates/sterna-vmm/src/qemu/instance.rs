@@ -1,7 +1,7 @@
 //! A QEMU process with its guest: started here or found again.
 
 use super::binary::QemuBinary;
-use super::command_line::{self, RAM_BLOCK, StartMode};
+use super::command_line::{self, Descriptors, RAM_BLOCK, StartMode};
 use super::folder::Folder;
 use super::log;
 use super::qmp::{Qmp, REPLY_LIMIT};
@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 use sterna_sys::preload;
@@ -109,7 +110,9 @@ impl QemuGuest {
         let folder = Folder::create(folder)?;
         let (file, memory) = create_ram(&definition)?;
         let identity = FileIdentity::of(&file).map_err(system("identifying RAM"))?;
-        let child = spawn(binary, &definition, &folder, file, mode)?;
+        let (first, theirs) = UnixStream::pair().map_err(system("making a monitor's socket"))?;
+        let inherited = Inherited { ram: file, first_monitor: theirs.into() };
+        let child = spawn(binary, &definition, &folder, inherited, mode)?;
         let pid = child.id();
         // The child is not reaped before it has been opened: its id cannot be another's.
         let process = Process::open(pid).map_err(system("opening the QEMU process"));
@@ -125,7 +128,7 @@ impl QemuGuest {
         let control = Mutex::new(());
         let inner = Inner { record, folder, process, memory, reaped: Some(reaped), control };
         let guest = Self(Arc::new(inner));
-        match guest.await_monitor() {
+        match await_start(first) {
             Ok(()) => Ok(guest),
             Err(error) => {
                 let error = guest.explain(error);
@@ -308,21 +311,13 @@ impl QemuGuest {
             .and_then(|mut qmp| run(&mut qmp))
             .map_err(|error| self.explain(error))
     }
+}
 
-    fn await_monitor(&self) -> Result<(), VmmError> {
-        let deadline = Instant::now() + START_LIMIT;
-        loop {
-            // QEMU listens early and answers when it has made the machine.
-            match Qmp::connect(&self.0.folder.control_socket(), START_LIMIT) {
-                Ok(_) => return Ok(()),
-                // No socket yet: QEMU has not come that far.
-                Err(VmmError::System { .. }) if self.is_alive() && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
+/// Waits until QEMU has made the machine and its monitors serve.
+fn await_start(first_monitor: UnixStream) -> Result<(), VmmError> {
+    let mut qmp = Qmp::over(first_monitor, START_LIMIT)?;
+    // Answered by the main loop, which runs when all is made.
+    qmp.execute(&query_status {}, START_LIMIT)
 }
 
 /// The one RAM block of a definition.
@@ -346,11 +341,24 @@ fn create_ram(definition: &GuestDefinition) -> Result<(OwnedFd, Arc<GuestMemory>
     Ok((file, Arc::new(memory)))
 }
 
+/// What QEMU inherits.
+struct Inherited {
+    ram: OwnedFd,
+    first_monitor: OwnedFd,
+}
+
+impl Inherited {
+    fn numbers(&self) -> Descriptors {
+        let (ram, first_monitor) = (self.ram.as_raw_fd(), self.first_monitor.as_raw_fd());
+        Descriptors { ram, first_monitor }
+    }
+}
+
 fn spawn(
     binary: &QemuBinary,
     definition: &GuestDefinition,
     folder: &Folder,
-    ram: OwnedFd,
+    inherited: Inherited,
     mode: StartMode,
 ) -> Result<Child, VmmError> {
     preload::write_library(&folder.preload_library()).map_err(system("writing the library"))?;
@@ -363,7 +371,7 @@ fn spawn(
     let log_too = log.try_clone().map_err(system("opening the log"))?;
     let mut command = Command::new(binary.path());
     command
-        .args(command_line::arguments(definition, folder, ram.as_raw_fd(), mode)?)
+        .args(command_line::arguments(definition, folder, inherited.numbers(), mode)?)
         .current_dir(Path::new("/"))
         // Nothing of the agent's environment is QEMU's business.
         .env_clear()
@@ -373,7 +381,8 @@ fn spawn(
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(log_too);
-    spawn_detached(command, vec![ram]).map_err(system("starting QEMU"))
+    spawn_detached(command, vec![inherited.ram, inherited.first_monitor])
+        .map_err(system("starting QEMU"))
 }
 
 /// Waits for the child on a thread of its own, so that it never stays as a zombie.

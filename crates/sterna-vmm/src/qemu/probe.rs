@@ -68,7 +68,7 @@ pub struct Probe {
 #[must_use]
 pub fn probe(qemu: &Path, scratch: &Path) -> Probe {
     let mut findings = Vec::new();
-    let binary = ask_qemu(qemu, scratch, &mut findings);
+    let binary = ask_qemu(qemu, &mut findings);
     findings.push(kernel::tracking());
     findings.push(kernel::userfaultfd());
     let binary = binary.map(|mut binary| {
@@ -82,8 +82,8 @@ pub fn probe(qemu: &Path, scratch: &Path) -> Probe {
     Probe { binary, findings }
 }
 
-fn ask_qemu(qemu: &Path, scratch: &Path, findings: &mut Vec<Finding>) -> Option<QemuBinary> {
-    let binary = match QemuBinary::ask(qemu, scratch) {
+fn ask_qemu(qemu: &Path, findings: &mut Vec<Finding>) -> Option<QemuBinary> {
+    let binary = match QemuBinary::ask(qemu) {
         Ok(binary) => binary,
         Err(error) => {
             let source = std::error::Error::source(&error);

@@ -60,7 +60,11 @@ impl Qmp {
     /// Connects and shakes hands; `limit` bounds both, so that a monitor that already serves
     /// another is noticed.
     pub(super) fn connect(path: &Path, limit: Duration) -> Result<Self, VmmError> {
-        let stream = UnixStream::connect(path).map_err(system("connecting to QMP"))?;
+        Self::over(UnixStream::connect(path).map_err(system("connecting to QMP"))?, limit)
+    }
+
+    /// Shakes hands on a connection that stands; `limit` bounds that.
+    pub(super) fn over(stream: UnixStream, limit: Duration) -> Result<Self, VmmError> {
         stream.set_write_timeout(Some(limit)).map_err(system("connecting to QMP"))?;
         let reader = stream.try_clone().map_err(system("connecting to QMP"))?;
         let (sender, messages) = sync_channel(MESSAGES_MAX);
