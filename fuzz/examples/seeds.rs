@@ -197,6 +197,7 @@ fn receipt(ending: Ending) -> Receipt {
         pages,
         bytes: 526_000,
         dirtied: PageCount(31),
+        downtime_limit: Some(Duration::from_millis(300)),
         vcpus: VcpuSpeed::percent(35),
         held_back: Duration::from_micros(650),
     };

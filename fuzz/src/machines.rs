@@ -64,10 +64,14 @@ fn limits(byte: u8) -> Limits {
     Limits {
         downtime_max: extreme(1, Duration::ZERO, Duration::MAX),
         downtime_goal: extreme(2, Duration::ZERO, Duration::MAX),
+        downtime_stretch: (byte & 32 != 0).then_some(Duration::MAX),
         rounds_max: if byte & 4 == 0 { 0 } else { u32::MAX },
         copy_time_max: Some(extreme(8, Duration::ZERO, Duration::MAX)),
         bytes_max: Some(if byte & 16 == 0 { 0 } else { u64::MAX }),
-        when_stuck: *choose(&[WhenStuck::Abort, WhenStuck::StopAndCopy], byte >> 5),
+        when_stuck: *choose(
+            &[WhenStuck::Abort, WhenStuck::StopAndCopy, WhenStuck::Throttle],
+            byte >> 5,
+        ),
     }
 }
 

@@ -22,6 +22,14 @@ pub struct Limits {
     /// The longest downtime that is accepted.
     #[serde(with = "crate::time::micros", rename = "downtime_max_us")]
     pub downtime_max: Duration,
+    /// To how much that may be widened, in steps, when rounds no longer help; not at all if `None`.
+    #[serde(
+        default,
+        with = "crate::time::micros_option",
+        rename = "downtime_stretch_us",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub downtime_stretch: Option<Duration>,
     /// The copying part of the downtime for which rounds are made while they still help.
     #[serde(with = "crate::time::micros", rename = "downtime_goal_us")]
     pub downtime_goal: Duration,
@@ -41,6 +49,7 @@ impl Default for Limits {
         Self {
             // What QEMU accepts by default, so that nobody is worse off for not asking.
             downtime_max: Duration::from_millis(300),
+            downtime_stretch: None,
             // A gap that neither people nor TCP notice.
             downtime_goal: Duration::from_millis(5),
             // Far more than a converging move needs (3 to 8); a bound, not a policy.
@@ -49,6 +58,44 @@ impl Default for Limits {
             bytes_max: None,
             when_stuck: WhenStuck::default(),
         }
+    }
+}
+
+/// Limits of which one makes another meaningless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// The limit would have to shrink.
+    #[error("the downtime cannot be stretched from {downtime_max:?} to {stretch:?}, which is less")]
+    StretchBelowLimit {
+        /// The longest downtime.
+        downtime_max: Duration,
+        /// To which it may be widened.
+        stretch: Duration,
+    },
+    /// What is aimed at is more than what is accepted.
+    #[error("the goal for the downtime, {goal:?}, is more than its limit, {downtime_max:?}")]
+    GoalAboveLimit {
+        /// The goal.
+        goal: Duration,
+        /// The longest downtime.
+        downtime_max: Duration,
+    },
+}
+
+impl Limits {
+    /// Whether the limits can all be meant.
+    ///
+    /// # Errors
+    /// The first two that contradict each other.
+    pub fn check(&self) -> Result<(), Contradiction> {
+        let Self { downtime_max, downtime_goal: goal, .. } = *self;
+        if let Some(stretch) = self.downtime_stretch.filter(|stretch| *stretch < downtime_max) {
+            return Err(Contradiction::StretchBelowLimit { downtime_max, stretch });
+        }
+        if goal > downtime_max {
+            return Err(Contradiction::GoalAboveLimit { goal, downtime_max });
+        }
+        Ok(())
     }
 }
 

@@ -84,6 +84,14 @@ pub struct Round {
     pub bytes: u64,
     /// Pages that the guest wrote during the round.
     pub dirtied: PageCount,
+    /// The downtime that was accepted when the round began: the limit, as far as it was widened.
+    #[serde(
+        default,
+        with = "crate::time::micros_option",
+        rename = "downtime_limit_us",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub downtime_limit: Option<Duration>,
     /// Speed of the vCPUs during the round; before the pause, in the last.
     #[serde(default, rename = "vcpu_percent")]
     pub vcpus: VcpuSpeed,
@@ -213,6 +221,15 @@ pub struct Receipt {
     pub wire: WireBytes,
     /// Whether RAM was the same.
     pub ram_digest: RamCheck,
+}
+
+impl Receipt {
+    /// The downtime that was accepted in the end: the limit, as far as it was widened.
+    #[must_use]
+    pub fn downtime_allowed(&self) -> Duration {
+        let last = self.rounds.last().and_then(|round| round.downtime_limit);
+        last.unwrap_or(self.limits.downtime_max)
+    }
 }
 
 /// Bytes that the move sent.

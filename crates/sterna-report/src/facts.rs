@@ -50,7 +50,7 @@ fn downtime(report: &MoveReport) -> Markup {
     let Some(downtime) = report.receipt.downtime else {
         return card("Downtime", "none", "the guest was never paused", "");
     };
-    let limit = report.receipt.limits.downtime_max;
+    let limit = report.receipt.downtime_allowed();
     let over = downtime.total > limit;
     let relation = if over { "over the limit of" } else { "limit" };
     let limit = format!("{relation} {}", time(limit));
@@ -107,6 +107,9 @@ fn limits(receipt: &Receipt) -> Markup {
     let none = || "none".to_owned();
     html! {
         (fact("Downtime", &time(limits.downtime_max)))
+        @if let Some(stretch) = limits.downtime_stretch {
+            (fact("Downtime, stretched", &time(stretch)))
+        }
         (fact("Copying while paused, as a goal", &time(limits.downtime_goal)))
         (fact("Rounds", &limits.rounds_max.to_string()))
         (fact("Time of copying", &limits.copy_time_max.map_or_else(none, time)))

@@ -26,6 +26,9 @@ pub(crate) struct MigrateArgs {
     /// Accept no longer downtime than this
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_downtime: Option<Duration>,
+    /// When rounds no longer help, accept more downtime in steps, up to this
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    stretch_downtime_to: Option<Duration>,
     /// Make rounds while they help, until the copying part of the downtime is this short
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     downtime_goal: Option<Duration>,
@@ -72,9 +75,11 @@ impl MigrateArgs {
     /// The request these options describe.
     pub(crate) fn request(&self) -> MoveRequest {
         let usual = Limits::default();
+        let downtime_max = self.max_downtime.unwrap_or(usual.downtime_max);
         let limits = Limits {
-            downtime_max: self.max_downtime.unwrap_or(usual.downtime_max),
-            downtime_goal: self.downtime_goal.unwrap_or(usual.downtime_goal),
+            downtime_max,
+            downtime_stretch: self.stretch_downtime_to,
+            downtime_goal: self.downtime_goal.unwrap_or(usual.downtime_goal.min(downtime_max)),
             rounds_max: self.max_rounds.unwrap_or(usual.rounds_max),
             copy_time_max: self.max_time,
             bytes_max: self.max_bytes,

@@ -39,7 +39,7 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
         field(text, "slowed down", &slowed)?;
     }
     if let Some(downtime) = &receipt.downtime {
-        parts(text, downtime, receipt.limits.downtime_max)?;
+        parts(text, downtime, receipt.downtime_allowed())?;
     }
     rounds(text, &receipt.rounds)
 }

@@ -94,6 +94,7 @@ impl Task {
             let message = format!("{} streams: 1 to {STREAMS_MAX}", request.streams);
             return Err(invalid(message));
         }
+        request.limits.check().map_err(|error| invalid(error.to_string()))?;
         let target = Target::find(&request.to).await?;
         let source = blocking(move || {
             let mut source = process.source().map_err(|e| vmm_error(&e))?;

@@ -5,7 +5,9 @@ use crate::fake::{FakeHypervisor, agent};
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode, header};
 use serde::de::DeserializeOwned;
+use std::time::Duration;
 use sterna_api::{GuestState, GuestView, MoveView};
+use sterna_core::limits::Limits;
 use tower::ServiceExt as _;
 
 const ID: &str = "00000000-0000-0000-0000-000000000007";
@@ -65,6 +67,10 @@ async fn every_error_has_its_code_and_status() {
     caller.start(ID, "a").await;
     let large = "x".repeat(paths::REQUEST_BYTES_MAX + 1);
     let nowhere = format!(r#"{{"id":"{ID}","to":"b:x"}}"#);
+    let contradictory =
+        Limits { downtime_stretch: Some(Duration::from_millis(1)), ..Limits::default() };
+    let contradictory = serde_json::to_string(&contradictory).unwrap();
+    let contradictory = format!(r#"{{"id":"{ID}","to":"b","limits":{contradictory}}}"#);
     let wrong_name = start(ID, "../a", "[]");
     let same_name = start("00000000-0000-0000-0000-000000000008", "a", "[]");
     let no_move = format!("/v1/moves/{ID}");
@@ -79,6 +85,7 @@ async fn every_error_has_its_code_and_status() {
         (Method::GET, "/v1/guests/b", "", 404, NotFound),
         (Method::GET, "/v1/guests/b/console", "", 404, NotFound),
         (Method::POST, "/v1/guests/a/moves", nowhere.as_str(), 422, Invalid),
+        (Method::POST, "/v1/guests/a/moves", contradictory.as_str(), 422, Invalid),
         (Method::GET, no_move.as_str(), "", 404, NotFound),
         (Method::DELETE, "/v1/moves/x", "", 400, BadRequest),
     ] {

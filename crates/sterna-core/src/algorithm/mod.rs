@@ -108,6 +108,12 @@ pub trait Algorithm: fmt::Debug + Send {
     /// Whether pages must be tracked before the guest is paused.
     fn tracking(&self) -> Tracking;
 
+    /// The longest downtime that it accepts by now: the operator's limit, or that limit widened as
+    /// far as the operator allows.
+    fn downtime_limit(&self, limits: &Limits) -> Duration {
+        limits.downtime_max
+    }
+
     /// Decides at the start (no rounds yet) and at the end of each round.
     fn next(&mut self, view: &View<'_>) -> Decision;
 }

@@ -7,15 +7,18 @@
 //! 2. a limit on rounds, bytes or time is reached, or two rounds in a row have not made the residue
 //!    a tenth smaller than the smallest before: rounds no longer help. If the predicted downtime
 //!    (fixed part and residue) is within the operator's limit: pause. Otherwise the move is stuck,
-//!    and the operator's choice for that case holds. If that is to slow the guest down, rounds go on
+//!    and the limit is widened by a quarter of the way that the operator allows (after KubeVirt's
+//!    stepwise limit), and another round is made; when no step is left, the operator's choice for
+//!    that case holds. If that is to slow the guest down, rounds go on
 //!    and are judged anew, until they do not help at the least speed either;
 //! 3. else: another round.
 
 use super::throttle::Throttle;
 use super::{Algorithm, AlgorithmName, Decision, Tracking, View};
-use crate::limits::WhenStuck;
+use crate::limits::{Limits, WhenStuck};
 use crate::receipt::StopReason;
 use crate::speed::VcpuSpeed;
+use std::time::Duration;
 use sterna_page::PageCount;
 
 /// A round helps if it leaves at most this share of the smallest residue before, in percent.
@@ -24,18 +27,38 @@ const PROGRESS_PERCENT: u64 = 90;
 /// Rounds in a row that may fail to help: one may be bad luck.
 const FRUITLESS_ROUNDS_MAX: u32 = 2;
 
+/// Steps by which the downtime limit is widened.
+const STRETCH_STEPS: u32 = 4;
+
 /// The policy of copying in rounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PreCopy {
     smallest: Option<PageCount>,
     fruitless: u32,
     throttle: Option<Throttle>,
+    /// Steps by which the downtime limit has been widened.
+    stretched: u32,
 }
 
 impl PreCopy {
     fn copy(&self) -> Decision {
         let vcpus = self.throttle.map_or(VcpuSpeed::FULL, Throttle::speed);
         Decision::Copy { vcpus }
+    }
+
+    /// Widens the downtime limit by a step. `false` if it may not be wider.
+    fn stretch(&mut self, view: &View<'_>) -> bool {
+        let may = view.limits.downtime_stretch.is_some() && self.stretched < STRETCH_STEPS;
+        if may {
+            self.stretched += 1;
+            self.judge_anew(view);
+        }
+        may
+    }
+
+    fn judge_anew(&mut self, view: &View<'_>) {
+        self.smallest = Some(view.residue);
+        self.fruitless = 0;
     }
 
     /// Slows the guest down, or further down. `false` if it is as slow as it may be.
@@ -48,8 +71,7 @@ impl PreCopy {
             }
             none => *none = Some(Throttle::begin(view)),
         }
-        self.smallest = Some(view.residue);
-        self.fruitless = 0;
+        self.judge_anew(view);
         true
     }
 
@@ -92,16 +114,29 @@ impl Algorithm for PreCopy {
         Tracking::Needed
     }
 
+    fn downtime_limit(&self, limits: &Limits) -> Duration {
+        let widest = limits.downtime_stretch.unwrap_or(limits.downtime_max);
+        let more = widest.saturating_sub(limits.downtime_max);
+        limits.downtime_max.saturating_add(more / STRETCH_STEPS * self.stretched)
+    }
+
     fn next(&mut self, view: &View<'_>) -> Decision {
         if view.rounds.is_empty() {
             return self.copy();
         }
         self.note(view.residue);
-        let within_limit = view.downtime() <= view.limits.downtime_max;
+        let mut within_limit = view.downtime() <= self.downtime_limit(view.limits);
         if view.residue_time() <= view.limits.downtime_goal && within_limit {
             return Decision::Pause(StopReason::GoalReached);
         }
-        match (self.end_of_rounds(view), view.limits.when_stuck) {
+        let end = self.end_of_rounds(view);
+        if end == Some(StopReason::NoProgress) && !within_limit && self.stretch(view) {
+            within_limit = view.downtime() <= self.downtime_limit(view.limits);
+            if !within_limit {
+                return self.copy();
+            }
+        }
+        match (end, view.limits.when_stuck) {
             (None, _) => {
                 if let Some(throttle) = &mut self.throttle {
                     throttle.adjust(view);
@@ -121,9 +156,7 @@ impl Algorithm for PreCopy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Limits;
     use crate::receipt::Round;
-    use std::time::Duration;
 
     const LINK: u64 = 100_000_000;
 
@@ -215,6 +248,38 @@ mod tests {
         let mean = slow.iter().map(|percent| u32::from(*percent)).sum::<u32>()
             / u32::try_from(slow.len()).unwrap();
         assert!((20..=35).contains(&mean), "{slow:?}");
+    }
+
+    #[test]
+    fn the_downtime_is_stretched_as_far_as_it_takes_and_no_further() {
+        let allowed = |max, stretch| Limits {
+            downtime_max: Duration::from_millis(max),
+            downtime_stretch: Some(Duration::from_millis(stretch)),
+            ..Limits::default()
+        };
+        // 64 MiB are 670 ms at this link.
+        let (end, few) = simulate(1 << 30, LINK * 20, 64 << 20, &allowed(300, 1500));
+        assert_eq!(end, Decision::Pause(StopReason::NoProgress));
+        let (end, more) = simulate(1 << 30, LINK * 20, 64 << 20, &allowed(300, 700));
+        assert_eq!(end, Decision::Pause(StopReason::NoProgress));
+        assert!(few.len() < more.len(), "a longer way is gone in longer steps");
+        let (end, _) = simulate(1 << 30, LINK * 20, 64 << 20, &allowed(300, 600));
+        assert_eq!(end, Decision::GiveUp(StopReason::NoProgress));
+    }
+
+    #[test]
+    fn a_guest_is_slowed_down_only_when_the_downtime_cannot_be_stretched() {
+        let both = Limits {
+            when_stuck: WhenStuck::Throttle,
+            downtime_stretch: Some(Duration::from_millis(1500)),
+            ..Limits::default()
+        };
+        let slowed = |rounds: &[Round]| rounds.iter().any(|round| round.vcpus < VcpuSpeed::FULL);
+        let (_, rounds) = simulate(1 << 30, LINK * 20, 64 << 20, &both);
+        assert!(!slowed(&rounds));
+        let (end, rounds) = simulate(1 << 30, LINK * 4, 256 << 20, &both);
+        assert!(matches!(end, Decision::Pause(_)), "{end:?}");
+        assert!(slowed(&rounds));
     }
 
     #[test]

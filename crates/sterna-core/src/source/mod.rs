@@ -252,6 +252,7 @@ pub struct Source {
     rounds: Vec<Round>,
     selection: Selection,
     vcpus: VcpuSpeed,
+    downtime_limit: Duration,
     stopped: Option<StopReason>,
     ram_check: RamCheck,
     activation: ActivationTimes,
@@ -298,6 +299,7 @@ impl Source {
 
     fn in_state(config: Config, state: State, now: Time) -> Self {
         Self {
+            downtime_limit: config.limits.downtime_max,
             config,
             state,
             started: now,
@@ -421,6 +423,7 @@ impl Source {
         let stand_in = crate::algorithm::AlgorithmName::StopAndCopy.start();
         let mut algorithm = std::mem::replace(&mut self.config.algorithm, stand_in);
         let decision = algorithm.next(&self.view(residue, now));
+        self.downtime_limit = algorithm.downtime_limit(&self.config.limits);
         self.config.algorithm = algorithm;
         match decision {
             Decision::Copy { vcpus } => {
@@ -445,7 +448,7 @@ impl Source {
             "the move would not end within a downtime of {:?}: {}, and pausing now would take about \
              {:?}; allow more with --max-downtime, slow the guest down with --when-stuck throttle, \
              or let it pause with --when-stuck stop-and-copy",
-            self.config.limits.downtime_max,
+            self.downtime_limit,
             reason.as_str(),
             Duration::from_millis(u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX)),
         );

@@ -118,6 +118,7 @@ impl Source {
             pages: sent.pages,
             bytes: sent.bytes,
             dirtied: PageCount::ZERO,
+            downtime_limit: Some(self.downtime_limit),
             vcpus: self.vcpus,
             held_back: sent.held_back,
         });

@@ -168,6 +168,7 @@ fn draw_limits(rng: &mut StdRng, climate: Climate) -> Limits {
     let calm = climate == Climate::Calm;
     Limits {
         downtime_max: micros(rng, 500..20_000),
+        downtime_stretch: rng.random_bool(0.2).then(|| micros(rng, 20_000..60_000)),
         downtime_goal: micros(rng, 0..2_000),
         rounds_max: rng.random_range(1..10),
         copy_time_max: rng.random_bool(0.2).then(|| micros(rng, 500..20_000)),
