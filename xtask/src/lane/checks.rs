@@ -36,10 +36,10 @@ struct Check {
 
 const CHECKS: [Check; 4] = [
     Check {
-        what: "the tracker, on the machine's kernel",
+        what: "the tracker and cgroups (v2), on the machine's kernel",
         package: "sterna-sys",
         program: "sterna_sys",
-        tests: "uffd:: pagemap:: memory::",
+        tests: "uffd:: pagemap:: memory:: cgroup::",
     },
     Check {
         what: "huge pages, as memory and as a guest's",
