@@ -119,6 +119,8 @@ fn a_bare_metal_guest_moves_there_and_back_and_no_word_of_it_is_wrong() {
     assert_eq!(third.status().unwrap(), QemuStatus::Running);
     assert!(!guest.is_alive() && !second.is_alive());
     assert_eq!(console.complaints(), []);
+    let begun = console.lines().into_iter().filter(|line| matches!(line, Line::Ready { .. }));
+    assert_eq!(begun.count(), 1, "the guest began anew: its machine was reset");
     assert_eq!(console.ticks().seen_twice(), 0);
 }
 
