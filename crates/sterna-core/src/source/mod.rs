@@ -30,7 +30,7 @@ mod steps;
 
 use crate::algorithm::{Algorithm, Decision, Tracking, View};
 use crate::journal::SourceRecord;
-use crate::limits::{Limits, StageLimits};
+use crate::limits::{Limits, StageLimits, WhenStuck};
 use crate::receipt::{Ending, PagesByCoding, RamCheck, Round, StopReason};
 use crate::speed::VcpuSpeed;
 use crate::time::Time;
@@ -444,10 +444,16 @@ impl Source {
     }
 
     fn not_converging(&self, reason: StopReason, downtime: Duration) -> Reason {
+        let slower = match self.config.limits.when_stuck {
+            WhenStuck::Throttle => "",
+            WhenStuck::Abort | WhenStuck::StopAndCopy => {
+                " slow the guest down with --when-stuck throttle,"
+            }
+        };
         let detail = format!(
             "the move would not end within a downtime of {:?}: {}, and pausing now would take about \
-             {:?}; allow more with --max-downtime, slow the guest down with --when-stuck throttle, \
-             or let it pause with --when-stuck stop-and-copy",
+             {:?}; allow more with --max-downtime,{slower} or let it pause with --when-stuck \
+             stop-and-copy",
             self.downtime_limit,
             reason.as_str(),
             Duration::from_millis(u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX)),
