@@ -17,7 +17,7 @@ use sterna_page::{PageCount, PageRun, RamBlock, RamLayout, ram_digest};
 use sterna_proto::control::{ControlHeader, ControlKind, encode_message};
 use sterna_proto::message::{
     Accept, ActivationTimes, AttemptId, Coding, Envelope, Epoch, GuestId, JournalId, Offer, Reason,
-    ReasonCode, ToDestination, ToSource, Verify,
+    ReasonCode, Rest, ToDestination, ToSource, Verify,
 };
 use sterna_proto::pages::PageFrame;
 use sterna_proto::preamble::{MoveToken, Preamble, PreambleAnswer, Role, VERSION_MAX};
@@ -110,11 +110,18 @@ fn messages() -> Vec<Seed> {
     let asked_of = Some(JournalId(Uuid::from_u128(9)));
     let commit = Envelope { asked_of, ..envelope(ToDestination::Commit) };
     let digest = Some(ram_digest([Some([1; 32])]));
+    let owing = ToSource::Owing { times: times(), token: MoveToken([7; 16]), streams: 2 };
+    let pages_lost = ToDestination::PagesLost { reason: reason() };
     vec![
         ("to_destination", "offer", text(&envelope(ToDestination::Offer(Box::new(offer()))))),
-        ("to_destination", "switchover", text(&envelope(ToDestination::Switchover { round: 5 }))),
+        (
+            "to_destination",
+            "switchover",
+            text(&envelope(ToDestination::Switchover { round: 5, rest: Rest::Owed })),
+        ),
         ("to_destination", "commit", text(&commit)),
         ("to_destination", "abort", text(&envelope(ToDestination::Abort { reason: reason() }))),
+        ("to_destination", "pages-lost", text(&envelope(pages_lost))),
         ("to_destination", "query", text(&envelope(ToDestination::Query))),
         ("to_destination", "farewell", text(&envelope(ToDestination::Farewell))),
         ("to_destination", "keep-alive", text(&envelope(ToDestination::KeepAlive))),
@@ -122,7 +129,8 @@ fn messages() -> Vec<Seed> {
         ("to_source", "refuse", text(&envelope(ToSource::Refuse { reasons: vec![reason(); 2] }))),
         ("to_source", "round", text(&envelope(ToSource::RoundReceived { round: 5 }))),
         ("to_source", "ready", text(&envelope(ToSource::Ready { digest }))),
-        ("to_source", "active", text(&envelope(ToSource::Active { times: times() }))),
+        ("to_source", "active", text(&envelope(ToSource::Active { times: times(), digest: None }))),
+        ("to_source", "owing", text(&envelope(owing))),
         ("to_source", "never", text(&envelope(ToSource::Never { reason: reason() }))),
         ("to_source", "lost", text(&envelope(ToSource::Lost { reason: reason() }))),
     ]
@@ -135,7 +143,7 @@ fn frame(kind: ControlKind, number: u64, body: &[u8]) -> Vec<u8> {
 
 fn conversation() -> Vec<u8> {
     let message = |body| encode_message(&envelope(body)).expect("a short message");
-    let mark = message(ToDestination::Switchover { round: 5 });
+    let mark = message(ToDestination::Switchover { round: 5, rest: Rest::Owed });
     [
         frame(ControlKind::Message, 1, &mark),
         frame(ControlKind::Message, 1, &mark),

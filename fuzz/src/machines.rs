@@ -6,15 +6,18 @@
 mod rules;
 
 use crate::Verdict;
-use rules::{Step, Which, accept, config, offer, reason, run_destination, run_source, sent};
+use rules::{
+    Step, Which, accept, active, config, joining, offer, owing, reason, run_destination,
+    run_source, sent,
+};
 use std::time::Duration;
-use sterna_core::algorithm::AlgorithmName;
+use sterna_core::algorithm::ALGORITHMS;
 use sterna_core::destination::{self, MayHaveRun};
 use sterna_core::journal::DestinationRecord;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::source::{self, Found};
 use sterna_page::{PageCount, RamDigest, ram_digest};
-use sterna_proto::message::{ActivationTimes, ToDestination, ToSource, Verify};
+use sterna_proto::message::{ActivationTimes, Rest, ToDestination, ToSource, Verify};
 
 /// Steps of a script at most: the longest good move has some forty.
 const STEPS_MAX: usize = 256;
@@ -24,8 +27,7 @@ pub(crate) fn source(data: &[u8]) -> Verdict {
     let Some(([verify, algorithm, recovered, limit], script)) = data.split_first_chunk() else {
         return Verdict::Refused;
     };
-    let algorithms = [AlgorithmName::PreCopy, AlgorithmName::StopAndCopy];
-    let mut config = config(verify_of(*verify), *choose(&algorithms, *algorithm));
+    let mut config = config(verify_of(*verify), *choose(&ALGORITHMS, *algorithm));
     config.limits = limits(*limit);
     let founds = [None, None, None, Some(Found::Running), Some(Found::Paused), Some(Found::Gone)];
     let script = script_of(script, &source_events());
@@ -38,12 +40,14 @@ pub(crate) fn destination(data: &[u8]) -> Verdict {
     let Some(([verify, record, found], script)) = data.split_first_chunk() else {
         return Verdict::Refused;
     };
-    use DestinationRecord::{Active, Owned, Receiving, Refused};
-    let records = [None, Some(Receiving), Some(Owned), Some(Active), Some(Refused)];
+    use DestinationRecord::{Active, Lost, Owing, Owned, Receiving, Refused};
+    let records = [Receiving, Owned, Owing, Active, Lost, Refused].map(Some);
+    let records = [&[None][..], &records].concat();
+    let rest = *choose(&[Rest::Sent, Rest::Owed], *verify / 2);
     let founds = [None, None, None, Some(Found::Running), Some(Found::Paused), Some(Found::Gone)];
     let recovered = choose(&founds, *found).map(|found| (*choose(&records, *record), found));
     let script = script_of(script, &destination_events());
-    let (rules, _) = run_destination(verify_of(*verify), recovered, script);
+    let (rules, _) = run_destination(verify_of(*verify), rest, recovered, script);
     Verdict::of(rules.ended)
 }
 
@@ -69,7 +73,7 @@ fn limits(byte: u8) -> Limits {
         copy_time_max: Some(extreme(8, Duration::ZERO, Duration::MAX)),
         bytes_max: Some(if byte & 16 == 0 { 0 } else { u64::MAX }),
         when_stuck: *choose(
-            &[WhenStuck::Abort, WhenStuck::StopAndCopy, WhenStuck::Throttle],
+            &[WhenStuck::Abort, WhenStuck::StopAndCopy, WhenStuck::Throttle, WhenStuck::PostCopy],
             byte >> 5,
         ),
     }
@@ -105,7 +109,8 @@ fn source_events() -> Vec<source::Event> {
         ToSource::Ready { digest: None },
         ToSource::Ready { digest: Some(digest) },
         ToSource::Ready { digest: Some(other) },
-        ToSource::Active { times: ActivationTimes::default() },
+        active(),
+        owing(),
         ToSource::Never { reason: reason() },
         ToSource::Lost { reason: reason() },
         ToSource::KeepAlive,
@@ -131,6 +136,8 @@ fn source_events() -> Vec<source::Event> {
         Event::Resumed,
         Event::ResumeFailed(reason()),
         Event::Released,
+        Event::Serving,
+        Event::ServingFailed(reason()),
         Event::Failed(reason()),
         Event::GuestGone(reason()),
     ]);
@@ -141,8 +148,10 @@ fn destination_events() -> Vec<destination::Event> {
     use destination::Event;
     let messages = [
         ToDestination::Offer(Box::new(offer(Verify::No))),
-        ToDestination::Switchover { round: 0 },
-        ToDestination::Switchover { round: 1 },
+        ToDestination::Switchover { round: 0, rest: Rest::Sent },
+        ToDestination::Switchover { round: 0, rest: Rest::Owed },
+        ToDestination::Switchover { round: 1, rest: Rest::Sent },
+        ToDestination::PagesLost { reason: reason() },
         ToDestination::Commit,
         ToDestination::Abort { reason: reason() },
         ToDestination::Query,
@@ -167,6 +176,9 @@ fn destination_events() -> Vec<destination::Event> {
         Event::Progress,
         Event::StateReceived,
         Event::Loaded,
+        Event::Serving(joining()),
+        Event::StreamsUp,
+        Event::AllHere { digest: None },
         Event::Activated(ActivationTimes::default()),
         Event::Discarded,
         Event::NotDiscarded(reason()),

@@ -9,7 +9,9 @@
 //! | here, leaving | undone | it is made to run |
 //! | arriving | none, receiving, refused | refused on record, its process is ended |
 //! | arriving | owned | it is made to run, then recorded as active |
+//! | arriving | owing | it stays as it is until the source comes and pages go on following |
 //! | arriving | active | here |
+//! | arriving | lost | its process is ended |
 //!
 //! All of it is done before the first connection is accepted, but for what needs another host:
 //! that goes on beside everything else. Done twice, it does the same.
@@ -54,7 +56,13 @@ fn recover_incoming_moves(agent: &Agent) -> Result<(), JournalError> {
         let direction = Direction::Incoming;
         let entry = Move::new(record.id, &record.guest, record.attempt, direction, &record.peer);
         let summary = match record.record {
+            Some(DestinationRecord::Owing) => {
+                // Under way: the guest's task ends it.
+                let _ = agent.moves.add(entry);
+                continue;
+            }
             Some(DestinationRecord::Owned | DestinationRecord::Active) => "arrived",
+            Some(DestinationRecord::Lost) => "lost: pages of it were lost with its source",
             Some(DestinationRecord::Receiving | DestinationRecord::Refused) | None => {
                 "discarded: refused, or the agent was restarted"
             }
@@ -160,7 +168,23 @@ fn recover_arriving(
             }
             return Ok(());
         }
-        (Some(DestinationRecord::Owned | DestinationRecord::Active), None) => {
+        (Some(DestinationRecord::Owing), Some(process)) => {
+            let incoming = agent.journal.incoming(attempt)?;
+            let activity = incoming
+                .and_then(|incoming| agent.moves.get(incoming.id))
+                .map_or(Activity::Idle, Activity::Moving);
+            adopt_as(agent, record, Some(process), activity);
+        }
+        (Some(DestinationRecord::Lost), process) => {
+            end(process.as_deref());
+            crashed(&mut record, "pages of it were lost with its source");
+            agent.journal.put_guest(&record)?;
+            adopt(agent, record, None);
+        }
+        (
+            Some(DestinationRecord::Owned | DestinationRecord::Owing | DestinationRecord::Active),
+            None,
+        ) => {
             crashed(&mut record, "its hypervisor ended while no agent ran");
             agent.journal.put_guest(&record)?;
             adopt(agent, record, None);

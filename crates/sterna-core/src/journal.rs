@@ -3,13 +3,14 @@
 //! ```text
 //!   source:       Moving (before the first page) ─▶ Released | Undone
 //!   destination:  Receiving (before Accept) ─▶ Owned (before the guest runs) ─▶ Active
-//!                                            └▶ Refused (before Never is said)
+//!                       │                   └▶ Owing (the same, pages follow) ─▶ Active | Lost
+//!                       └▶ Refused (before Never is said)
 //! ```
 //!
-//! `Owned` is the one step that commits a move. It is written by the destination alone and never
-//! after `Refused` of the same attempt. `Refused` follows it in one case: the guest was never
-//! started, because its hypervisor was gone or said no, or because the record of `Owned` may not
-//! have become durable.
+//! `Owned` (or `Owing`, where pages follow the guest) is the one step that commits a move. It is
+//! written by the destination alone and never after `Refused` of the same attempt. `Refused` follows
+//! it in one case: the guest was never started, because its hypervisor was gone or said no, or
+//! because the record of it may not have become durable.
 
 use serde::{Deserialize, Serialize};
 use sterna_proto::message::JournalId;
@@ -38,8 +39,12 @@ pub enum DestinationRecord {
     Receiving,
     /// The guest is ours. It may have run.
     Owned,
-    /// The guest is ours and was seen to run.
+    /// The guest is ours. It may have run. Pages of it are still with the source.
+    Owing,
+    /// The guest is ours, was seen to run, and is here as a whole.
     Active,
+    /// The guest is ours and cannot go on: pages of it are lost.
+    Lost,
     /// The guest will never be ours by this attempt.
     Refused,
 }

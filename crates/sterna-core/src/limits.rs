@@ -12,6 +12,8 @@ pub enum WhenStuck {
     Abort,
     /// Slow the vCPUs down until rounds help; give up if they do not at the least speed either.
     Throttle,
+    /// Hand the guest over at once and let what is left follow.
+    PostCopy,
     /// Pause all the same and copy what is left, however long that takes.
     StopAndCopy,
 }

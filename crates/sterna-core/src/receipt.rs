@@ -22,6 +22,8 @@ pub enum StopReason {
     ByteLimit,
     /// The limit on time.
     TimeLimit,
+    /// Another round would have sent more than it would have spared the guest to wait for.
+    FollowingIsCheaper,
     /// The algorithm makes no rounds.
     ByDesign,
 }
@@ -36,6 +38,9 @@ impl StopReason {
             Self::RoundLimit => "the limit on rounds was reached",
             Self::ByteLimit => "the limit on bytes was reached",
             Self::TimeLimit => "the limit on copying time was reached",
+            Self::FollowingIsCheaper => {
+                "the guest rewrote at least half of what the last round had sent"
+            }
             Self::ByDesign => "the algorithm makes no rounds",
         }
     }

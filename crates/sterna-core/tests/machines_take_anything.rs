@@ -7,15 +7,18 @@
 #[path = "machines_take_anything/rules.rs"]
 mod rules;
 
-use crate::rules::{Step, Which, accept, config, offer, reason, run_destination, run_source, sent};
+use crate::rules::{
+    Step, Which, accept, active, config, joining, offer, owing, reason, run_destination,
+    run_source, sent,
+};
 use proptest::prelude::*;
 use std::time::Duration;
-use sterna_core::algorithm::AlgorithmName;
+use sterna_core::algorithm::ALGORITHMS;
 use sterna_core::destination::{self, MayHaveRun};
 use sterna_core::journal::{self, DestinationRecord};
 use sterna_core::source::{self, Found, RoundSent};
 use sterna_page::{PageCount, RamDigest, ram_digest};
-use sterna_proto::message::{ActivationTimes, ToDestination, ToSource, Verify};
+use sterna_proto::message::{ActivationTimes, Rest, ToDestination, ToSource, Verify};
 
 fn steps<E: Clone + std::fmt::Debug + 'static>(
     event: impl Strategy<Value = E> + 'static,
@@ -37,20 +40,25 @@ fn verifies() -> impl Strategy<Value = Verify> {
     prop_oneof![Just(Verify::No), Just(Verify::RamDigest)]
 }
 
+fn rests() -> impl Strategy<Value = Rest> {
+    prop_oneof![Just(Rest::Sent), Just(Rest::Owed)]
+}
+
 fn founds() -> impl Strategy<Value = Found> {
     prop_oneof![Just(Found::Running), Just(Found::Paused), Just(Found::Gone)]
 }
 
 fn to_source() -> impl Strategy<Value = ToSource> {
     prop_oneof![
-        Just(ToSource::Accept(accept())),
-        Just(ToSource::Refuse { reasons: vec![] }),
-        any::<u32>().prop_map(|round| ToSource::RoundReceived { round }),
-        proptest::option::of(digests()).prop_map(|digest| ToSource::Ready { digest }),
-        Just(ToSource::Active { times: ActivationTimes::default() }),
-        Just(ToSource::Never { reason: reason() }),
-        Just(ToSource::Lost { reason: reason() }),
-        Just(ToSource::KeepAlive),
+        1 => Just(ToSource::Accept(accept())),
+        1 => Just(ToSource::Refuse { reasons: vec![] }),
+        1 => any::<u32>().prop_map(|round| ToSource::RoundReceived { round }),
+        1 => proptest::option::of(digests()).prop_map(|digest| ToSource::Ready { digest }),
+        2 => Just(active()),
+        2 => Just(owing()),
+        1 => Just(ToSource::Never { reason: reason() }),
+        1 => Just(ToSource::Lost { reason: reason() }),
+        1 => Just(ToSource::KeepAlive),
     ]
 }
 
@@ -76,6 +84,8 @@ fn source_events() -> impl Strategy<Value = source::Event> {
         1 => Just(Event::Resumed),
         1 => Just(Event::ResumeFailed(reason())),
         1 => Just(Event::Released),
+        1 => Just(Event::Serving),
+        1 => Just(Event::ServingFailed(reason())),
         1 => Just(Event::Failed(reason())),
         1 => Just(Event::GuestGone(reason())),
     ]
@@ -84,7 +94,8 @@ fn source_events() -> impl Strategy<Value = source::Event> {
 fn to_destination() -> impl Strategy<Value = ToDestination> {
     prop_oneof![
         Just(ToDestination::Offer(Box::new(offer(Verify::No)))),
-        (0u32..3).prop_map(|round| ToDestination::Switchover { round }),
+        ((0u32..3), rests()).prop_map(|(round, rest)| ToDestination::Switchover { round, rest }),
+        Just(ToDestination::PagesLost { reason: reason() }),
         Just(ToDestination::Commit),
         Just(ToDestination::Abort { reason: reason() }),
         Just(ToDestination::Query),
@@ -109,6 +120,9 @@ fn destination_events() -> impl Strategy<Value = destination::Event> {
         1 => Just(Event::Progress),
         1 => any::<u32>().prop_map(Event::RoundReceived),
         1 => Just(Event::StateReceived),
+        1 => Just(Event::Serving(joining())),
+        1 => Just(Event::StreamsUp),
+        1 => Just(Event::AllHere { digest: None }),
         1 => Just(Event::Loaded),
         1 => digests().prop_map(Event::Digest),
         1 => Just(Event::Activated(ActivationTimes::default())),
@@ -122,8 +136,15 @@ fn destination_events() -> impl Strategy<Value = destination::Event> {
 }
 
 fn records() -> impl Strategy<Value = Option<DestinationRecord>> {
-    use journal::DestinationRecord::{Active, Owned, Receiving, Refused};
-    proptest::option::of(prop_oneof![Just(Receiving), Just(Owned), Just(Active), Just(Refused)])
+    use journal::DestinationRecord::{Active, Lost, Owing, Owned, Receiving, Refused};
+    proptest::option::of(prop_oneof![
+        Just(Receiving),
+        Just(Owned),
+        Just(Owing),
+        Just(Active),
+        Just(Lost),
+        Just(Refused),
+    ])
 }
 
 proptest! {
@@ -137,31 +158,34 @@ proptest! {
     #[test]
     fn the_source_neither_resumes_after_commit_nor_releases_before_active(
         verify in verifies(),
-        pre_copy in any::<bool>(),
+        algorithm in (0..ALGORITHMS.len()).prop_map(|index| ALGORITHMS[index]),
         recovered in proptest::option::weighted(0.2, founds()),
         script in steps(source_events()),
     ) {
-        let algorithm =
-            if pre_copy { AlgorithmName::PreCopy } else { AlgorithmName::StopAndCopy };
         run_source(config(verify, algorithm), recovered, script);
     }
 
     #[test]
     fn the_destination_neither_activates_unrecorded_nor_says_never_too_early(
         verify in verifies(),
+        rest in rests(),
         recovered in proptest::option::weighted(0.2, (records(), founds())),
         script in steps(destination_events()),
     ) {
-        run_destination(verify, recovered, script);
+        run_destination(verify, rest, recovered, script);
     }
 }
 
 #[test]
 fn answers_alone_lead_both_machines_to_a_good_end() {
-    let config = config(Verify::No, AlgorithmName::PreCopy);
-    let (rules, machine) = run_source(config, None, vec![Step::Answer(Which::Oldest); 60]);
-    assert!(rules.active && rules.ended, "{machine:?}");
-    let (rules, machine) =
-        run_destination(Verify::RamDigest, None, vec![Step::Answer(Which::Oldest); 60]);
-    assert!(rules.owned && rules.ended, "{machine:?}");
+    for algorithm in ALGORITHMS {
+        let config = config(Verify::No, algorithm);
+        let (rules, machine) = run_source(config, None, vec![Step::Answer(Which::Oldest); 60]);
+        assert!(rules.active && rules.ended, "{machine:?}");
+    }
+    for rest in [Rest::Sent, Rest::Owed] {
+        let script = vec![Step::Answer(Which::Oldest); 60];
+        let (rules, machine) = run_destination(Verify::RamDigest, rest, None, script);
+        assert!(rules.owned && rules.ended, "{machine:?}");
+    }
 }

@@ -25,6 +25,8 @@ mod coverage;
 mod destination_side;
 #[path = "pair/faults.rs"]
 mod faults;
+#[path = "pair/following.rs"]
+mod following;
 #[path = "pair/guest.rs"]
 mod guest;
 #[path = "pair/network.rs"]

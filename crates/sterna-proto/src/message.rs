@@ -20,6 +20,9 @@
 //!
 //! Before Commit either side may end the move by Abort or Never. After Commit the source asks
 //! (Commit again, or Query by an agent that was restarted) until it knows.
+//!
+//! Where pages follow the guest, the last marks tell which are owed, the destination says Owing as
+//! soon as the guest runs, and Active when the last page is there.
 
 use crate::limits::REASONS_MAX;
 use crate::preamble::MoveToken;
@@ -85,6 +88,8 @@ pub enum Coding {
     Zero,
     /// Pages as they are.
     Raw,
+    /// Pages that follow the guest after it has been handed over.
+    Owed,
     /// One that a newer release has.
     #[serde(other)]
     Unknown,
@@ -99,6 +104,17 @@ pub enum Verify {
     No,
     /// Both hash; a difference undoes the move.
     RamDigest,
+}
+
+/// What becomes of the pages that the destination lacks when the guest is handed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rest {
+    /// They were sent before.
+    #[default]
+    Sent,
+    /// They follow: whoever touches one of them there waits for it.
+    Owed,
 }
 
 /// What the source wants to move.
@@ -215,8 +231,11 @@ pub enum ToDestination {
     Offer(Box<Offer>),
     /// All pages have been sent; the last marks on the page connections carry `round`.
     Switchover {
-        /// The round whose marks end the RAM.
+        /// The round whose marks end the RAM, or tell which pages are owed.
         round: u32,
+        /// What becomes of the rest of the RAM.
+        #[serde(default)]
+        rest: Rest,
     },
     /// The destination shall own the guest. Repeated until answered.
     Commit,
@@ -228,6 +247,12 @@ pub enum ToDestination {
     /// The source does not know whether it has committed and asks how it stands. A destination
     /// that does not own the guest answers Never, and keeps to it.
     Query,
+    /// The pages that are owed no longer exist: they were lost with the source's hypervisor and
+    /// agent.
+    PagesLost {
+        /// What happened.
+        reason: Reason,
+    },
     /// The source has recorded that it no longer owns the guest.
     Farewell,
     /// Nothing; shows that the source is alive.
@@ -256,10 +281,23 @@ pub enum ToSource {
         /// The destination's RAM digest, if both hash.
         digest: Option<RamDigest>,
     },
-    /// The destination owns the guest, and it runs.
+    /// The destination owns the guest, and pages are still owed. In answer to every question until
+    /// the last of them is here.
+    Owing {
+        /// What the switchover took there.
+        times: ActivationTimes,
+        /// Names the move on page connections that are made anew.
+        token: MoveToken,
+        /// Page streams it serves.
+        streams: u16,
+    },
+    /// The destination owns the guest, it runs, and nothing is owed.
     Active {
         /// What the switchover took there.
         times: ActivationTimes,
+        /// The digest of the RAM as it arrived, if pages followed the guest and both hash.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<RamDigest>,
     },
     /// The destination does not own the guest and never will by this attempt.
     Never {

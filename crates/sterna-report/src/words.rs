@@ -97,6 +97,7 @@ pub(crate) fn ram(check: RamCheck) -> &'static str {
 pub(crate) fn when_stuck(choice: WhenStuck) -> &'static str {
     match choice {
         WhenStuck::Abort => "give the move up",
+        WhenStuck::PostCopy => "hand the guest over and let the rest follow",
         WhenStuck::Throttle => "slow the vCPUs down until they do",
         WhenStuck::StopAndCopy => "pause all the same and copy the rest",
     }

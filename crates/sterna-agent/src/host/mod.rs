@@ -217,6 +217,10 @@ impl Host for AgentHost {
         let process = guest.and_then(|guest| guest.ask_blocking(asked)).flatten();
         let (found, guest) = match process {
             None => (Found::Gone, None),
+            // It may not answer before it has the page that it waits for.
+            Some(process) if record == Some(DestinationRecord::Owing) => {
+                (Found::Running, process.destination().ok())
+            }
             Some(process) => {
                 let found = match process.running() {
                     Ok(Running::Yes) => Found::Running,

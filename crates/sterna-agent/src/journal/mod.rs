@@ -259,20 +259,21 @@ impl Journal {
     }
 }
 
-/// Whether a destination's record may follow another. `Owned` may be taken back as long as the
-/// guest has not run, which the machine makes sure of; nothing follows `Refused` and `Active`.
+/// Whether a destination's record may follow another. `Owned` and `Owing` may be taken back as long
+/// as the guest has not run, which the machine makes sure of; nothing follows `Refused`, `Active`
+/// and `Lost`.
 fn may_follow(old: Option<DestinationRecord>, new: DestinationRecord) -> bool {
-    use DestinationRecord::{Active, Owned, Receiving, Refused};
+    use DestinationRecord::{Active, Lost, Owing, Owned, Receiving, Refused};
     match (old, new) {
         (None, Receiving | Refused) => true,
-        (None, Owned | Active) => false,
-        (Some(Receiving), Receiving | Owned | Refused) => true,
-        (Some(Receiving), Active) => false,
+        (None, Owned | Owing | Active | Lost) => false,
+        (Some(Receiving), Receiving | Owned | Owing | Refused) => true,
+        (Some(Receiving), Active | Lost) => false,
         (Some(Owned), Owned | Active | Refused) => true,
-        (Some(Owned), Receiving) => false,
-        (Some(Active), Active) | (Some(Refused), Refused) => true,
-        (Some(Active), Receiving | Owned | Refused) => false,
-        (Some(Refused), Receiving | Owned | Active) => false,
+        (Some(Owned), Receiving | Owing | Lost) => false,
+        (Some(Owing), Owing | Active | Lost | Refused) => true,
+        (Some(Owing), Receiving | Owned) => false,
+        (Some(old @ (Active | Lost | Refused)), new) => old == new,
     }
 }
 

@@ -71,7 +71,7 @@ fn a_new_journal_has_a_new_identity() {
 
 #[test]
 fn an_attempt_is_never_both_owned_and_refused() {
-    use DestinationRecord::{Active, Owned, Receiving, Refused};
+    use DestinationRecord::{Active, Lost, Owing, Owned, Receiving, Refused};
     let folder = tempfile::tempdir().unwrap();
     let journal = Journal::open(folder.path()).unwrap();
     let refused = AttemptId { epoch: Epoch(4), ..attempt() };
@@ -84,6 +84,13 @@ fn an_attempt_is_never_both_owned_and_refused() {
         journal.record_destination(attempt(), record).unwrap();
     }
     assert!(journal.record_destination(attempt(), Refused).is_err());
+    let owing = AttemptId { epoch: Epoch(5), ..attempt() };
+    for record in [Receiving, Owing, Lost] {
+        journal.record_destination(owing, record).unwrap();
+    }
+    for record in [Owing, Active, Refused] {
+        assert!(journal.record_destination(owing, record).is_err(), "{record:?} after Lost");
+    }
     let incoming = journal.incoming(attempt()).unwrap().unwrap();
     assert_eq!(incoming.record, Some(Active));
 }

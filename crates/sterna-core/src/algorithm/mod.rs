@@ -1,9 +1,13 @@
 //! The pool: each algorithm is a pure policy that says what a move does next, and why.
 
+mod hybrid;
+mod post_copy;
 mod pre_copy;
 mod stop_and_copy;
 mod throttle;
 
+pub use hybrid::Hybrid;
+pub use post_copy::PostCopy;
 pub use pre_copy::PreCopy;
 pub use stop_and_copy::StopAndCopy;
 
@@ -25,14 +29,23 @@ pub enum AlgorithmName {
     /// Rounds of dirty pages while the guest runs, the rest after the pause.
     #[default]
     PreCopy,
+    /// Hand over at once; all pages follow.
+    PostCopy,
+    /// Rounds while they pay, then hand over; what is left follows.
+    Hybrid,
 }
 
 /// Every algorithm of this release.
-pub const ALGORITHMS: [AlgorithmName; 2] = [AlgorithmName::PreCopy, AlgorithmName::StopAndCopy];
+pub const ALGORITHMS: [AlgorithmName; 4] = [
+    AlgorithmName::PreCopy,
+    AlgorithmName::Hybrid,
+    AlgorithmName::PostCopy,
+    AlgorithmName::StopAndCopy,
+];
 
 /// A name that is no algorithm's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown algorithm {0:?}; known are pre-copy, stop-and-copy")]
+#[error("unknown algorithm {0:?}; known are pre-copy, hybrid, post-copy, stop-and-copy")]
 pub struct UnknownAlgorithm(pub String);
 
 impl AlgorithmName {
@@ -42,6 +55,8 @@ impl AlgorithmName {
         match self {
             Self::StopAndCopy => Box::new(StopAndCopy),
             Self::PreCopy => Box::new(PreCopy::default()),
+            Self::PostCopy => Box::new(PostCopy),
+            Self::Hybrid => Box::new(Hybrid),
         }
     }
 
@@ -51,6 +66,8 @@ impl AlgorithmName {
         match self {
             Self::StopAndCopy => "stop-and-copy",
             Self::PreCopy => "pre-copy",
+            Self::PostCopy => "post-copy",
+            Self::Hybrid => "hybrid",
         }
     }
 }
@@ -96,6 +113,8 @@ pub enum Decision {
     },
     /// Pause the guest, copy the rest and hand over.
     Pause(StopReason),
+    /// Pause the guest and hand it over at once; the rest follows.
+    HandOver(StopReason),
     /// End the move; the guest runs on where it is.
     GiveUp(StopReason),
 }
@@ -107,6 +126,9 @@ pub trait Algorithm: fmt::Debug + Send {
 
     /// Whether pages must be tracked before the guest is paused.
     fn tracking(&self) -> Tracking;
+
+    /// Whether it may hand the guest over before all of its pages are at the destination.
+    fn may_owe(&self, limits: &Limits) -> bool;
 
     /// The longest downtime that it accepts by now: the operator's limit, or that limit widened as
     /// far as the operator allows.
@@ -161,6 +183,23 @@ impl View<'_> {
             Some(rate) => Duration::try_from_secs_f64(bytes / rate).unwrap_or(Duration::MAX),
             None if self.residue == PageCount::ZERO => Duration::ZERO,
             None => Duration::MAX,
+        }
+    }
+
+    /// The limit on rounds, bytes or time that has been reached, if one has.
+    #[must_use]
+    pub fn limit_reached(&self) -> Option<StopReason> {
+        let limits = self.limits;
+        let sent = self.rounds.iter().fold(0u64, |sent, round| sent.saturating_add(round.bytes));
+        let rounds = u32::try_from(self.rounds.len()).unwrap_or(u32::MAX);
+        if rounds >= limits.rounds_max {
+            Some(StopReason::RoundLimit)
+        } else if limits.bytes_max.is_some_and(|max| sent >= max) {
+            Some(StopReason::ByteLimit)
+        } else if limits.copy_time_max.is_some_and(|max| self.elapsed >= max) {
+            Some(StopReason::TimeLimit)
+        } else {
+            None
         }
     }
 

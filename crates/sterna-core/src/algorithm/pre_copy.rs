@@ -88,20 +88,8 @@ impl PreCopy {
     }
 
     fn end_of_rounds(&self, view: &View<'_>) -> Option<StopReason> {
-        let limits = view.limits;
-        let sent = view.rounds.iter().fold(0u64, |sent, round| sent.saturating_add(round.bytes));
-        let rounds = u32::try_from(view.rounds.len()).unwrap_or(u32::MAX);
-        if rounds >= limits.rounds_max {
-            Some(StopReason::RoundLimit)
-        } else if limits.bytes_max.is_some_and(|max| sent >= max) {
-            Some(StopReason::ByteLimit)
-        } else if limits.copy_time_max.is_some_and(|max| view.elapsed >= max) {
-            Some(StopReason::TimeLimit)
-        } else if self.fruitless >= FRUITLESS_ROUNDS_MAX {
-            Some(StopReason::NoProgress)
-        } else {
-            None
-        }
+        let no_progress = self.fruitless >= FRUITLESS_ROUNDS_MAX;
+        view.limit_reached().or(no_progress.then_some(StopReason::NoProgress))
     }
 }
 
@@ -112,6 +100,10 @@ impl Algorithm for PreCopy {
 
     fn tracking(&self) -> Tracking {
         Tracking::Needed
+    }
+
+    fn may_owe(&self, limits: &Limits) -> bool {
+        limits.when_stuck == WhenStuck::PostCopy
     }
 
     fn downtime_limit(&self, limits: &Limits) -> Duration {
@@ -148,6 +140,7 @@ impl Algorithm for PreCopy {
                 self.copy()
             }
             (Some(reason), WhenStuck::StopAndCopy) => Decision::Pause(reason),
+            (Some(reason), WhenStuck::PostCopy) => Decision::HandOver(reason),
             (Some(reason), WhenStuck::Abort | WhenStuck::Throttle) => Decision::GiveUp(reason),
         }
     }

@@ -1,6 +1,7 @@
 //! Pause, copy all, hand over: the fewest bytes, the longest downtime.
 
 use super::{Algorithm, AlgorithmName, Decision, Tracking, View};
+use crate::limits::Limits;
 use crate::receipt::StopReason;
 
 /// The policy of pausing first.
@@ -14,6 +15,10 @@ impl Algorithm for StopAndCopy {
 
     fn tracking(&self) -> Tracking {
         Tracking::NotNeeded
+    }
+
+    fn may_owe(&self, _limits: &Limits) -> bool {
+        false
     }
 
     fn next(&mut self, _view: &View<'_>) -> Decision {

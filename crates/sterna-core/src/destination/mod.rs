@@ -8,6 +8,9 @@
 //!    Ended                       ▼  time limit, Abort, Query   ◀─────────────┤
 //!                            Discarding ─▶ Ended (Discarded)                 ▼
 //!                                                                     Lost ─▶ Ended
+//!
+//!  Where pages follow the guest:   Activating ─▶ Owing ─▶ Active
+//!                                                  └────▶ Lost (the source lost the pages)
 //! ```
 //!
 //! **Guarantee.** No instruction of the guest is executed before `Owned` is on record, and that
@@ -19,6 +22,11 @@
 //! may have committed without our hearing it, so the machine waits for it to come back, until its
 //! time limit; then it refuses, which it may do at any time before it owns the guest.
 //!
+//! **Pages that follow.** With [`Rest::Owed`] faults are served before the state is loaded, because
+//! devices read guest RAM while they load. From the commitment on nothing takes the guest back: a
+//! lost link leaves the machine in `Owing`, where whoever in the guest needs a page waits for it,
+//! and where a new agent takes it up again.
+//!
 //! **Not here.** Whether the guest fits this host is the agent's answer to `Reserve`.
 
 mod steps;
@@ -29,8 +37,9 @@ use crate::source::Found;
 use crate::time::Time;
 use sterna_page::RamDigest;
 use sterna_proto::message::{
-    Accept, ActivationTimes, Offer, Reason, ReasonCode, ToDestination, ToSource, Verify,
+    Accept, ActivationTimes, Offer, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify,
 };
+use sterna_proto::preamble::MoveToken;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +70,15 @@ pub enum Event {
     RoundReceived(u32),
     /// The device state has arrived.
     StateReceived,
+    /// Faults are served: page connections that are made anew join by this.
+    Serving(Joining),
+    /// The source has made its page connections anew.
+    StreamsUp,
+    /// No page is owed any more.
+    AllHere {
+        /// The digest of the RAM as it arrived, if both hash.
+        digest: Option<RamDigest>,
+    },
     /// The device state is loaded.
     Loaded,
     /// The RAM digest was computed.
@@ -84,6 +102,24 @@ pub enum Event {
     GuestGone(Reason),
 }
 
+/// By what page connections join a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joining {
+    /// Names the move.
+    pub token: MoveToken,
+    /// Page streams that are served.
+    pub streams: u16,
+}
+
+/// Whether an earlier agent had begun to serve faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// Which pages are owed was told in this move; content of theirs that came before is stale.
+    First,
+    /// Which pages are owed was kept by an earlier agent; the guest may run.
+    Again,
+}
+
 /// Whether a guest that does not run may have run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MayHaveRun {
@@ -104,9 +140,24 @@ pub enum Effect {
     Record(DestinationRecord),
     /// Hash all RAM; `Digest` or `Failed`.
     Digest,
+    /// Let whoever touches a page that is owed wait for it, and fetch it; `Serving` or `Failed`,
+    /// later `AllHere`. Pages that are not owed are hashed first if `verify` says so.
+    Serve {
+        /// Whether an earlier agent had begun with it.
+        served: Served,
+        /// Whether to hash RAM as it arrives.
+        verify: Verify,
+    },
+    /// All pages are here: nobody waits for one any more.
+    EndServing,
+    /// Stop the guest for good: pages of it are lost.
+    Halt,
+    /// Tell the operator that the source, which has pages of the guest, cannot be reached.
+    CutOff,
     /// Load the device state; `Loaded` or `Failed`. This may write RAM.
     Load,
-    /// Let the guest run; `Activated` or `NotActivated`. Harmless if it runs already.
+    /// Let the guest run; `Activated` or `NotActivated`, or `GuestGone` where it may have run before
+    /// and has ended. Harmless if it runs already.
     Activate,
     /// Tell the network where the guest is, and clear up after the move: the guest runs already.
     Settle,
@@ -131,15 +182,46 @@ pub enum Ending {
 #[derive(Clone, Debug, PartialEq)]
 enum State {
     Reserving,
-    Recording { accept: Accept },
-    Receiving { last_round: Option<u32>, state_here: bool, switchover: Option<Switchover> },
-    Loading { digest: Option<RamDigest> },
-    Ready { digest: Option<RamDigest> },
-    Owning { gone: Option<Reason> },
+    Recording {
+        accept: Accept,
+    },
+    Receiving {
+        last_round: Option<u32>,
+        state_here: bool,
+        switchover: Option<Switchover>,
+    },
+    Loading {
+        digest: Option<RamDigest>,
+    },
+    Ready {
+        digest: Option<RamDigest>,
+    },
+    Owning {
+        gone: Option<Reason>,
+    },
     Activating,
-    Active { times: ActivationTimes },
-    Discarding { reason: Reason, recorded: Recorded, discarded: bool, said: bool },
-    Lost { reason: Reason },
+    Owing {
+        guest: Arriving,
+        cut_off: CutOff,
+    },
+    /// It cannot go on; that is being recorded, or was to be and could not.
+    Losing {
+        reason: Reason,
+        recording: bool,
+    },
+    Active {
+        times: ActivationTimes,
+        digest: Option<RamDigest>,
+    },
+    Discarding {
+        reason: Reason,
+        recorded: Recorded,
+        discarded: bool,
+        said: bool,
+    },
+    Lost {
+        reason: Reason,
+    },
     Ended,
 }
 
@@ -147,6 +229,24 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Switchover {
     round: u32,
+}
+
+/// Whether a guest whose pages follow was seen to run by this agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arriving {
+    /// Not yet. To let it run may take pages, so the streams are waited for.
+    Waiting,
+    /// It was told to.
+    Activating,
+    Runs,
+}
+
+/// Whether the source is out of reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CutOff {
+    No,
+    Since(Time),
+    Told,
 }
 
 /// How the record that refuses the attempt stands.
@@ -166,6 +266,13 @@ pub struct Destination {
     stages: StageLimits,
     state: State,
     entered: Time,
+    /// What becomes of the pages that are not here at the switchover.
+    rest: Rest,
+    /// Set while faults are served.
+    joining: Option<Joining>,
+    /// Set when no page is owed any more, with the digest of the RAM as it arrived.
+    all_here: Option<Option<RamDigest>>,
+    times: ActivationTimes,
     /// Records that were asked for and not answered. Answers come in the order of the questions,
     /// so only the one that leaves none is about the newest.
     unanswered: u32,
@@ -176,7 +283,7 @@ impl Destination {
     pub fn start(offer: Offer, stages: StageLimits, now: Time, effects: &mut Vec<Effect>) -> Self {
         let verify = offer.verify;
         effects.push(Effect::Reserve(Box::new(offer)));
-        Self { verify, stages, state: State::Reserving, entered: now, unanswered: 0 }
+        Self::reserving(verify, stages, now)
     }
 
     /// A move of which the journal has this record, found by an agent that was restarted, or asked
@@ -188,22 +295,29 @@ impl Destination {
         now: Time,
         effects: &mut Vec<Effect>,
     ) -> Self {
-        let mut machine = Self {
-            verify: Verify::No,
-            stages,
-            state: State::Reserving,
-            entered: now,
-            unanswered: 0,
-        };
+        let mut machine = Self::reserving(Verify::No, stages, now);
         match (record, found) {
             (Some(DestinationRecord::Active), _) => {
-                machine.enter(State::Active { times: ActivationTimes::default() }, now);
+                let times = ActivationTimes::default();
+                machine.enter(State::Active { times, digest: None }, now);
+            }
+            (Some(DestinationRecord::Lost), _) => {
+                let detail = "pages of the guest were lost with its source";
+                let reason = Reason::new(ReasonCode::Hypervisor, detail);
+                machine.enter(State::Lost { reason }, now);
+            }
+            (Some(DestinationRecord::Owing), Found::Running | Found::Paused) => {
+                machine.rest = Rest::Owed;
+                effects.push(Effect::Serve { served: Served::Again, verify: Verify::No });
+                let cut_off = CutOff::Since(now);
+                let guest = Arriving::Waiting;
+                machine.enter(State::Owing { guest, cut_off }, now);
             }
             (Some(DestinationRecord::Owned), Found::Running | Found::Paused) => {
                 effects.push(Effect::Activate);
                 machine.enter(State::Activating, now);
             }
-            (Some(DestinationRecord::Owned), Found::Gone) => {
+            (Some(DestinationRecord::Owned | DestinationRecord::Owing), Found::Gone) => {
                 let detail = "the destination took the guest over and its hypervisor ended";
                 let reason = Reason::new(ReasonCode::Hypervisor, detail);
                 machine.enter(State::Lost { reason }, now);
@@ -216,6 +330,20 @@ impl Destination {
         machine
     }
 
+    fn reserving(verify: Verify, stages: StageLimits, now: Time) -> Self {
+        Self {
+            verify,
+            stages,
+            state: State::Reserving,
+            entered: now,
+            rest: Rest::Sent,
+            joining: None,
+            all_here: None,
+            times: ActivationTimes::default(),
+            unanswered: 0,
+        }
+    }
+
     /// Name of the stage, for people.
     #[must_use]
     pub fn stage(&self) -> &'static str {
@@ -225,9 +353,10 @@ impl Destination {
             State::Loading { .. } => "loading",
             State::Ready { .. } => "ready",
             State::Owning { .. } | State::Activating => "activating",
+            State::Owing { .. } => "owing",
             State::Active { .. } => "active",
             State::Discarding { .. } => "discarding",
-            State::Lost { .. } => "lost",
+            State::Losing { .. } | State::Lost { .. } => "lost",
             State::Ended => "ended",
         }
     }
@@ -243,9 +372,19 @@ impl Destination {
             }
             State::Loading { .. } => self.stages.switchover,
             State::Ready { .. } => self.stages.commitment,
-            // Until the hypervisor has ended, which is asked for again and again.
+            // Until it is on record, or the hypervisor has ended: asked for again and again.
+            State::Losing { recording: false, .. } => self.stages.ask_again,
             State::Discarding { discarded: false, .. } => self.stages.ask_again,
-            State::Owning { .. } | State::Activating | State::Discarding { .. } | State::Ended => {
+            State::Owing { cut_off: CutOff::Since(since), .. } => {
+                return Some(*since + self.stages.doubt);
+            }
+            State::Owing { guest: Arriving::Waiting, cut_off: CutOff::No } => self.stages.ask_again,
+            State::Owning { .. }
+            | State::Activating
+            | State::Losing { .. }
+            | State::Owing { .. }
+            | State::Discarding { .. }
+            | State::Ended => {
                 return None;
             }
         };
@@ -260,9 +399,14 @@ impl Destination {
                 return;
             }
         }
+        if let Event::AllHere { digest } = event {
+            self.all_here = Some(digest);
+        }
         match &self.state {
             State::Ended => {}
             State::Owning { .. } | State::Activating => self.step_owning(event, now, effects),
+            State::Owing { .. } => self.step_owing(event, now, effects),
+            State::Losing { .. } => self.step_losing(&event, now, effects),
             State::Active { .. } | State::Lost { .. } => self.step_decided(&event, effects),
             State::Discarding { .. } => self.step_discarding(event, now, effects),
             State::Reserving

@@ -1,10 +1,13 @@
 //! The transitions of the destination's machine, one function for each group of states.
 
-use super::{Destination, Effect, Ending, Event, MayHaveRun, Recorded, State, Switchover};
+use super::{
+    Arriving, CutOff, Destination, Effect, Ending, Event, MayHaveRun, Recorded, Served, State,
+    Switchover,
+};
 use crate::journal::DestinationRecord;
 use crate::time::Time;
 use sterna_page::RamDigest;
-use sterna_proto::message::{Reason, ReasonCode, ToDestination, ToSource, Verify};
+use sterna_proto::message::{Reason, ReasonCode, Rest, ToDestination, ToSource, Verify};
 
 impl Destination {
     /// States in which the guest is not ours: whatever fails discards it.
@@ -23,6 +26,7 @@ impl Destination {
             Event::RoundReceived(round) => self.round_received(round, now, effects),
             Event::StateReceived => self.state_received(now, effects),
             Event::Digest(digest) => self.hashed(digest, effects),
+            Event::Serving(joining) => self.serving(joining, effects),
             Event::Loaded => self.loaded(now, effects),
             Event::LinkDown(_) if matches!(self.state, State::Ready { .. }) => {}
             Event::Cancel => {
@@ -33,15 +37,19 @@ impl Destination {
                 let detail = format!("{} took longer than its time limit", self.stage());
                 self.discard(Reason::new(ReasonCode::TimedOut, detail), now, effects);
             }
-            // Once all pages are here their connections are no longer needed.
+            // Once all pages are here their connections are no longer needed. Where some are owed,
+            // the load waits for them; after that the source makes its connections anew.
             Event::StreamDown(_)
-                if matches!(self.state, State::Loading { .. } | State::Ready { .. }) => {}
+                if matches!(self.state, State::Loading { .. }) && self.rest == Rest::Sent
+                    || matches!(self.state, State::Ready { .. }) => {}
             Event::LinkDown(reason)
             | Event::StreamDown(reason)
             | Event::RecordFailed(reason)
             | Event::Failed(reason)
             | Event::GuestGone(reason) => self.discard(reason, now, effects),
             Event::LinkUp
+            | Event::StreamsUp
+            | Event::AllHere { .. }
             | Event::Activated(_)
             | Event::NotActivated { .. }
             | Event::Discarded
@@ -54,11 +62,19 @@ impl Destination {
             (ToDestination::KeepAlive, _) => self.progress(now),
             (ToDestination::Abort { reason }, _) => self.discard(reason, now, effects),
             (ToDestination::Commit, State::Ready { .. }) => {
-                self.record(DestinationRecord::Owned, effects);
+                let record = match self.rest {
+                    Rest::Sent => DestinationRecord::Owned,
+                    Rest::Owed => DestinationRecord::Owing,
+                };
+                self.record(record, effects);
                 self.enter(State::Owning { gone: None }, now);
             }
-            (ToDestination::Switchover { round }, State::Receiving { switchover, .. }) => {
+            (
+                ToDestination::Switchover { round, rest },
+                State::Receiving { switchover: switchover @ None, .. },
+            ) => {
                 *switchover = Some(Switchover { round });
+                self.rest = rest;
                 self.try_load(now, effects);
             }
             // A source that asks does not know what it said before; it is told no.
@@ -122,17 +138,30 @@ impl Destination {
         let State::Receiving { last_round, state_here, switchover } = &self.state else { return };
         let all_ram = switchover.is_some_and(|s| *last_round == Some(s.round));
         if *state_here && all_ram {
-            effects.push(match self.verify {
-                Verify::RamDigest => Effect::Digest,
-                Verify::No => Effect::Load,
+            let verify = self.verify;
+            effects.push(match (self.rest, verify) {
+                (Rest::Owed, _) => Effect::Serve { served: Served::First, verify },
+                (Rest::Sent, Verify::RamDigest) => Effect::Digest,
+                (Rest::Sent, Verify::No) => Effect::Load,
             });
             self.enter(State::Loading { digest: None }, now);
+        }
+    }
+
+    fn serving(&mut self, joining: super::Joining, effects: &mut Vec<Effect>) {
+        if matches!(self.state, State::Loading { .. })
+            && self.rest == Rest::Owed
+            && self.joining.is_none()
+        {
+            self.joining = Some(joining);
+            effects.push(Effect::Load);
         }
     }
 
     fn hashed(&mut self, hash: RamDigest, effects: &mut Vec<Effect>) {
         if let State::Loading { digest: digest @ None } = &mut self.state
             && self.verify == Verify::RamDigest
+            && self.rest == Rest::Sent
         {
             *digest = Some(hash);
             effects.push(Effect::Load);
@@ -141,7 +170,11 @@ impl Destination {
 
     fn loaded(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let State::Loading { digest } = self.state else { return };
-        if digest.is_some() == (self.verify == Verify::RamDigest) {
+        let here = match self.rest {
+            Rest::Sent => digest.is_some() == (self.verify == Verify::RamDigest),
+            Rest::Owed => self.joining.is_some(),
+        };
+        if here {
             effects.push(Effect::Send(ToSource::Ready { digest }));
             self.enter(State::Ready { digest }, now);
         }
@@ -164,13 +197,31 @@ impl Destination {
             }
             (Event::GuestGone(reason), State::Owning { gone }) => *gone = Some(reason),
             (Event::Activated(times), State::Activating) => {
-                effects.push(Effect::Send(ToSource::Active { times }));
-                effects.push(Effect::Settle);
-                self.record(DestinationRecord::Active, effects);
-                self.enter(State::Active { times }, now);
+                self.times = times;
+                match self.rest {
+                    Rest::Sent => {
+                        self.active(None, now, effects);
+                        effects.push(Effect::Settle);
+                    }
+                    Rest::Owed => {
+                        effects.push(Effect::Settle);
+                        self.say_owing(effects);
+                        let (guest, cut_off) = (Arriving::Runs, CutOff::No);
+                        self.enter(State::Owing { guest, cut_off }, now);
+                        self.try_complete(now, effects);
+                    }
+                }
             }
             (Event::NotActivated { reason, run: MayHaveRun::No }, State::Activating) => {
                 self.discard(reason, now, effects);
+            }
+            // It may just have waited for a page that did not come.
+            (Event::NotActivated { run: MayHaveRun::Yes, .. }, State::Activating)
+                if self.rest == Rest::Owed =>
+            {
+                self.say_owing(effects);
+                let (guest, cut_off) = (Arriving::Waiting, CutOff::No);
+                self.enter(State::Owing { guest, cut_off }, now);
             }
             (Event::NotActivated { reason, run: MayHaveRun::Yes }, State::Activating) => {
                 effects.push(Effect::Send(ToSource::Lost { reason: reason.clone() }));
@@ -181,19 +232,133 @@ impl Destination {
         }
     }
 
+    fn active(&mut self, digest: Option<RamDigest>, now: Time, effects: &mut Vec<Effect>) {
+        let times = self.times;
+        effects.push(Effect::Send(ToSource::Active { times, digest }));
+        self.record(DestinationRecord::Active, effects);
+        self.enter(State::Active { times, digest }, now);
+    }
+
+    fn say_owing(&self, effects: &mut Vec<Effect>) {
+        // Before faults are served again there is nothing that page connections could join.
+        if let Some(super::Joining { token, streams }) = self.joining {
+            let times = self.times;
+            effects.push(Effect::Send(ToSource::Owing { times, token, streams }));
+        }
+    }
+
+    /// The guest is ours and pages of it follow. Nothing but their loss takes it from us.
+    pub(super) fn step_owing(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
+        let State::Owing { guest, cut_off } = &mut self.state else { return };
+        match event {
+            Event::Message(ToDestination::Commit | ToDestination::Query) => self.say_owing(effects),
+            // Pages that are here already, or on record as owed although they are, are not missed.
+            Event::Message(ToDestination::PagesLost { reason }) if self.all_here.is_none() => {
+                effects.push(Effect::Halt);
+                self.lost(reason, now, effects);
+            }
+            Event::Serving(joining) => {
+                self.joining = Some(joining);
+                self.say_owing(effects);
+            }
+            Event::StreamsUp => {
+                *cut_off = CutOff::No;
+                self.activate_again(effects);
+            }
+            Event::AllHere { .. } => {
+                *cut_off = CutOff::No;
+                self.activate_again(effects);
+                self.try_complete(now, effects);
+            }
+            Event::Activated(times) if *guest == Arriving::Activating => {
+                *guest = Arriving::Runs;
+                self.times = times;
+                effects.push(Effect::Settle);
+                self.try_complete(now, effects);
+            }
+            Event::NotActivated { .. } if *guest == Arriving::Activating => {
+                *guest = Arriving::Waiting;
+                self.entered = now;
+            }
+            // It ran here and has ended, as any guest may: nobody needs its pages any more.
+            Event::GuestGone(_) if *guest == Arriving::Runs => self.active(None, now, effects),
+            Event::GuestGone(reason) => self.lost(reason, now, effects),
+            Event::LinkDown(_) | Event::StreamDown(_)
+                if *cut_off == CutOff::No && self.all_here.is_none() =>
+            {
+                *cut_off = CutOff::Since(now);
+            }
+            Event::Deadline => match cut_off {
+                CutOff::Since(_) => {
+                    *cut_off = CutOff::Told;
+                    effects.push(Effect::CutOff);
+                }
+                CutOff::No => self.activate_again(effects),
+                CutOff::Told => {}
+            },
+            // What fails here is tried again when the source comes back.
+            _ => {}
+        }
+    }
+
+    /// Lets a guest run that an earlier agent may not have let run.
+    fn activate_again(&mut self, effects: &mut Vec<Effect>) {
+        if let State::Owing { guest: guest @ Arriving::Waiting, .. } = &mut self.state {
+            *guest = Arriving::Activating;
+            effects.push(Effect::Activate);
+        }
+    }
+
+    fn try_complete(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if let (State::Owing { guest: Arriving::Runs, .. }, Some(digest)) =
+            (&self.state, self.all_here)
+        {
+            effects.push(Effect::EndServing);
+            self.active(digest, now, effects);
+        }
+    }
+
+    fn lost(&mut self, reason: Reason, now: Time, effects: &mut Vec<Effect>) {
+        self.record(DestinationRecord::Lost, effects);
+        self.enter(State::Losing { reason, recording: true }, now);
+    }
+
+    /// The source ends when it is told, so a new agent of this side must know without it.
+    pub(super) fn step_losing(&mut self, event: &Event, now: Time, effects: &mut Vec<Effect>) {
+        let State::Losing { reason, recording } = &mut self.state else { return };
+        match event {
+            Event::Recorded => {
+                let reason = reason.clone();
+                effects.push(Effect::Send(ToSource::Lost { reason: reason.clone() }));
+                self.enter(State::Lost { reason }, now);
+            }
+            Event::RecordFailed(_) => {
+                *recording = false;
+                self.entered = now;
+            }
+            Event::Deadline if !*recording => {
+                *recording = true;
+                self.record(DestinationRecord::Lost, effects);
+            }
+            _ => {}
+        }
+    }
+
     /// It is decided; what is left is to tell the source.
     pub(super) fn step_decided(&mut self, event: &Event, effects: &mut Vec<Effect>) {
         let (answer, ending) = match &self.state {
-            State::Active { times } => (ToSource::Active { times: *times }, Ending::Active),
+            State::Active { times, digest } => {
+                (ToSource::Active { times: *times, digest: *digest }, Ending::Active)
+            }
             State::Lost { reason } => {
                 (ToSource::Lost { reason: reason.clone() }, Ending::Lost(reason.clone()))
             }
             _ => return,
         };
         match event {
-            Event::Message(ToDestination::Commit | ToDestination::Query) => {
-                effects.push(Effect::Send(answer));
-            }
+            Event::Message(
+                ToDestination::Commit | ToDestination::Query | ToDestination::PagesLost { .. },
+            ) => effects.push(Effect::Send(answer)),
             Event::Message(ToDestination::Farewell) | Event::LinkDown(_) | Event::Deadline => {
                 self.state = State::Ended;
                 effects.push(Effect::End(ending));
@@ -245,6 +410,7 @@ fn name(message: &ToDestination) -> &'static str {
         ToDestination::Commit => "Commit",
         ToDestination::Abort { .. } => "Abort",
         ToDestination::Query => "Query",
+        ToDestination::PagesLost { .. } => "PagesLost",
         ToDestination::Farewell => "Farewell",
         ToDestination::KeepAlive => "KeepAlive",
     }

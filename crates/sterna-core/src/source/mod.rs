@@ -14,6 +14,10 @@
 //!                    Ended (Undone | GuestGone | Stuck)
 //! ```
 //!
+//! Where pages follow the guest, `Serving` stands between `Committing` and `Releasing`: the
+//! destination has said that it runs the guest and is owed pages, and all this side does is to send
+//! them. It ends when the destination has said `Active`; a lost link is made again until then.
+//!
 //! **Guarantee.** The guest is resumed only from `Undoing`, which is entered before `Commit` was
 //! sent, or when the destination has said `Never` (and it says so only after it has recorded that
 //! it will keep to it). The guest is released only after the destination has said `Active`. In
@@ -37,8 +41,10 @@ use crate::time::Time;
 use std::time::Duration;
 use sterna_page::{PageCount, RamDigest};
 use sterna_proto::message::{
-    Accept, ActivationTimes, JournalId, Offer, Reason, ReasonCode, ToDestination, ToSource, Verify,
+    Accept, ActivationTimes, Coding, JournalId, Offer, Reason, ReasonCode, Rest, ToDestination,
+    ToSource, Verify,
 };
+use sterna_proto::preamble::MoveToken;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +77,10 @@ pub enum Event {
     RestSent(RoundSent),
     /// The device state was saved and sent.
     StateSent,
+    /// The page connections over which owed pages follow stand again, after [`Effect::Serve`].
+    Serving,
+    /// They are gone, or could not be made.
+    ServingFailed(Reason),
     /// The RAM digest was computed.
     Digest(RamDigest),
     /// The guest runs as before the move, and all else the move had is given back.
@@ -134,16 +144,27 @@ pub enum Effect {
     Scan,
     /// Pause the guest; `Paused` or `Failed`.
     Pause,
-    /// With the guest paused: send all the destination lacks, and its marks (`RestSent`), save and
-    /// send the device state (`StateSent`), and hash all RAM if `verify` says so (`Digest`), in any
-    /// order and side by side; or `Failed`.
+    /// With the guest paused: send all the destination lacks or tell which pages that are, as `rest`
+    /// says, and the marks (`RestSent`), save and send the device state (`StateSent`), and hash all
+    /// RAM if `verify` says so (`Digest`), in any order and side by side; or `Failed`. From then on
+    /// owed pages are sent as the destination wants them, until `ServingFailed`, `Resume` or
+    /// `Release`.
     Finish {
         /// Number of the round.
         round: u32,
         /// Which pages.
         selection: Selection,
+        /// Whether they are sent now or later.
+        rest: Rest,
         /// Whether to hash all RAM.
         verify: Verify,
+    },
+    /// Make the page connections anew and go on sending owed pages; `Serving` or `ServingFailed`.
+    Serve {
+        /// Names the move.
+        token: MoveToken,
+        /// Page streams that the destination serves.
+        streams: u16,
     },
     /// End the streams and tracking and let the guest run, at full speed; `Resumed` or `ResumeFailed`. Also when
     /// the guest was never paused.
@@ -154,6 +175,8 @@ pub enum Effect {
     CancelTooLate,
     /// Tell the operator that the destination does not answer whether it runs the guest.
     InDoubt,
+    /// Tell the operator that the destination runs the guest, is owed pages, and cannot be reached.
+    CutOff,
     /// The move has ended; no further event is expected.
     End(Ending),
 }
@@ -213,9 +236,16 @@ enum Guest {
 struct Parts {
     rest_sent: bool,
     state_sent: bool,
-    digest: Option<RamDigest>,
     /// The destination is ready, with its digest if it was to hash.
     ready: Option<Option<RamDigest>>,
+}
+
+/// Whether owed pages can get through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Streams {
+    Up,
+    Down,
+    Connecting,
 }
 
 /// Where a copying move stands within its round.
@@ -236,6 +266,7 @@ enum State {
     Pausing,
     Finishing { parts: Parts, switched: bool, started: Time },
     Committing { question: Question, link: Link, asked: Time, told: bool },
+    Serving { link: Link, asked: Time, told: bool, confirmed: Option<Option<RamDigest>> },
     Releasing { recorded: bool },
     Undoing { reasons: Vec<Reason>, guest: Guest, resumed: Option<Result<(), Reason>> },
     Ended,
@@ -254,6 +285,11 @@ pub struct Source {
     vcpus: VcpuSpeed,
     downtime_limit: Duration,
     stopped: Option<StopReason>,
+    /// What becomes of what is left at the pause.
+    rest: Rest,
+    streams: Streams,
+    /// This side's digest of all RAM.
+    digest: Option<RamDigest>,
     ram_check: RamCheck,
     activation: ActivationTimes,
     /// Records that were asked for and not answered. Answers come in the order of the questions,
@@ -261,6 +297,8 @@ pub struct Source {
     unanswered: u32,
     /// Why the hypervisor ended, if it did while that did not matter yet.
     gone: Option<Reason>,
+    /// Why the guest's RAM no longer exists, if it does not: hypervisor and agent had ended.
+    ram_gone: Option<Reason>,
 }
 
 impl Source {
@@ -291,6 +329,7 @@ impl Source {
                 if found == Found::Gone {
                     let detail = "the hypervisor ended while no agent was there";
                     machine.gone = Some(Reason::new(ReasonCode::Hypervisor, detail));
+                    machine.ram_gone = machine.gone.clone();
                 }
                 machine
             }
@@ -309,10 +348,14 @@ impl Source {
             selection: Selection::Populated,
             vcpus: VcpuSpeed::FULL,
             stopped: None,
+            rest: Rest::Sent,
+            streams: Streams::Down,
+            digest: None,
             ram_check: RamCheck::NotChecked,
             activation: ActivationTimes::default(),
             unanswered: 0,
             gone: None,
+            ram_gone: None,
         }
     }
 
@@ -356,6 +399,7 @@ impl Source {
             State::Pausing => "pausing",
             State::Finishing { .. } => "switching over",
             State::Committing { .. } => "committing",
+            State::Serving { .. } => "serving",
             State::Releasing { .. } => "releasing",
             State::Undoing { .. } => "undoing",
             State::Ended => "ended",
@@ -373,7 +417,9 @@ impl Source {
             State::Copying { .. } => stages.copy_stall,
             State::Pausing => stages.pause,
             State::Finishing { .. } => stages.switchover,
-            State::Committing { asked, .. } => return Some(*asked + stages.ask_again),
+            State::Committing { asked, .. } | State::Serving { asked, .. } => {
+                return Some(*asked + stages.ask_again);
+            }
             State::Releasing { .. } | State::Undoing { .. } | State::Ended => return None,
         };
         Some(self.entered + limit)
@@ -393,6 +439,7 @@ impl Source {
             State::Undoing { .. } => self.step_undoing(event, effects),
             State::Releasing { .. } => self.step_releasing(&event, effects),
             State::Committing { .. } => self.step_committing(event, now, effects),
+            State::Serving { .. } => self.step_serving(event, now, effects),
             State::Negotiating
             | State::Recording { .. }
             | State::Preparing
@@ -430,11 +477,8 @@ impl Source {
                 self.vcpus = vcpus;
                 self.begin_round(now, effects);
             }
-            Decision::Pause(reason) => {
-                self.stopped = Some(reason);
-                self.enter(State::Pausing, now);
-                effects.push(Effect::Pause);
-            }
+            Decision::Pause(reason) => self.begin_pause(reason, Rest::Sent, now, effects),
+            Decision::HandOver(reason) => self.begin_pause(reason, Rest::Owed, now, effects),
             Decision::GiveUp(reason) => {
                 self.stopped = Some(reason);
                 let downtime = self.view(residue, now).downtime();
@@ -443,10 +487,35 @@ impl Source {
         }
     }
 
+    fn begin_pause(
+        &mut self,
+        reason: StopReason,
+        rest: Rest,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.stopped = Some(reason);
+        self.rest = rest;
+        self.enter(State::Pausing, now);
+        effects.push(Effect::Pause);
+    }
+
+    /// Why a destination that grants this cannot take part, if it cannot.
+    fn unfit(&self, accept: &Accept) -> Option<Reason> {
+        let owes = self.config.algorithm.may_owe(&self.config.limits);
+        let granted = accept.codings.contains(&Coding::Owed);
+        let detail = format!(
+            "the destination cannot let pages follow the guest, which {} needs; use pre-copy with \
+             --when-stuck throttle",
+            self.config.algorithm.name()
+        );
+        (owes && !granted).then(|| Reason::new(ReasonCode::Incompatible, detail))
+    }
+
     fn not_converging(&self, reason: StopReason, downtime: Duration) -> Reason {
         let slower = match self.config.limits.when_stuck {
             WhenStuck::Throttle => "",
-            WhenStuck::Abort | WhenStuck::StopAndCopy => {
+            WhenStuck::Abort | WhenStuck::StopAndCopy | WhenStuck::PostCopy => {
                 " slow the guest down with --when-stuck throttle,"
             }
         };

@@ -1,15 +1,16 @@
 //! The transitions of the source's machine, one function for each group of states.
 
 use super::{
-    Effect, Event, Guest, Link, Parts, Phase, Question, RoundSent, Selection, Source, State, moving,
+    Effect, Event, Guest, Link, Parts, Phase, Question, RoundSent, Selection, Source, State,
+    Streams, moving,
 };
 use crate::algorithm::Tracking;
 use crate::journal::SourceRecord;
 use crate::receipt::{Ending, RamCheck, Round};
 use crate::time::Time;
 use std::time::Duration;
-use sterna_page::PageCount;
-use sterna_proto::message::{Reason, ReasonCode, ToDestination, ToSource, Verify};
+use sterna_page::{PageCount, RamDigest};
+use sterna_proto::message::{Reason, ReasonCode, Rest, ToDestination, ToSource, Verify};
 
 impl Source {
     /// States in which the guest is still ours without any doubt: whatever fails undoes the move.
@@ -24,9 +25,10 @@ impl Source {
                 let detail = format!("{} took longer than its time limit", self.stage());
                 self.undo(vec![Reason::new(ReasonCode::TimedOut, detail)], now, effects);
             }
-            Event::LinkDown(reason) | Event::Failed(reason) | Event::RecordFailed(reason) => {
-                self.undo(vec![reason], now, effects);
-            }
+            Event::LinkDown(reason)
+            | Event::Failed(reason)
+            | Event::RecordFailed(reason)
+            | Event::ServingFailed(reason) => self.undo(vec![reason], now, effects),
             Event::GuestGone(reason) => self.guest_gone(reason, now, effects),
             Event::Progress if matches!(self.state, State::Copying { .. }) => self.entered = now,
             Event::Recorded => self.recorded(now, effects),
@@ -40,6 +42,7 @@ impl Source {
             // Answers to effects that only other states ask for.
             Event::Progress
             | Event::LinkUp
+            | Event::Serving
             | Event::Resumed
             | Event::ResumeFailed(_)
             | Event::Released => {}
@@ -50,6 +53,9 @@ impl Source {
         match (message, &mut self.state) {
             (ToSource::KeepAlive, _) => {}
             (ToSource::Accept(accept), State::Negotiating) => {
+                if let Some(reason) = self.unfit(&accept) {
+                    return self.undo(vec![reason], now, effects);
+                }
                 self.record(moving(accept.journal), effects);
                 self.enter(State::Recording { accept }, now);
             }
@@ -142,6 +148,7 @@ impl Source {
         effects.push(Effect::Finish {
             round: u32::try_from(self.rounds.len()).unwrap_or(u32::MAX),
             selection: self.selection,
+            rest: self.rest,
             verify: self.config.offer.verify,
         });
         let finishing = State::Finishing { parts: Parts::default(), switched: false, started: now };
@@ -153,7 +160,7 @@ impl Source {
         let started = *started;
         match event {
             Event::StateSent => parts.state_sent = true,
-            Event::Digest(digest) => parts.digest = Some(*digest),
+            Event::Digest(digest) => self.digest = Some(*digest),
             Event::RestSent(sent) if !parts.rest_sent => {
                 parts.rest_sent = true;
                 self.push_round(*sent, started, now);
@@ -164,18 +171,22 @@ impl Source {
         let State::Finishing { parts, switched, .. } = &mut self.state else { return };
         if parts.rest_sent && parts.state_sent && !*switched {
             *switched = true;
-            effects.push(Effect::Send(ToDestination::Switchover { round }));
+            let rest = self.rest;
+            if rest == Rest::Owed {
+                self.streams = Streams::Up;
+            }
+            effects.push(Effect::Send(ToDestination::Switchover { round, rest }));
         }
         self.try_commit(now, effects);
     }
 
     /// Commits once the destination is ready and, if RAM is to be compared, both digests are here:
-    /// the two sides hash at the same time.
+    /// the two sides hash at the same time. Where pages follow they are compared at the end.
     fn try_commit(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let State::Finishing { parts, .. } = &self.state else { return };
         let Some(theirs) = parts.ready else { return };
-        if self.config.offer.verify == Verify::RamDigest {
-            let Some(own) = parts.digest else { return };
+        if self.config.offer.verify == Verify::RamDigest && self.rest == Rest::Sent {
+            let Some(own) = self.digest else { return };
             if Some(own) != theirs {
                 self.ram_check = RamCheck::Different;
                 let detail = "the RAM digests of source and destination differ; the guest was not \
@@ -210,11 +221,20 @@ impl Source {
     /// The destination may own the guest. Only its word ends this state.
     pub(super) fn step_committing(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
         match event {
-            Event::Message(ToSource::Active { times }) => {
+            Event::Message(ToSource::Active { times, digest }) => {
                 self.activation = times;
-                self.record(SourceRecord::Released, effects);
-                self.enter(State::Releasing { recorded: false }, now);
+                let State::Committing { link, .. } = self.state else { return };
+                self.serve(link, now);
+                self.confirmed(digest, now, effects);
             }
+            Event::Message(ToSource::Owing { times, token, streams }) => {
+                self.activation = times;
+                let State::Committing { link, .. } = self.state else { return };
+                self.serve(link, now);
+                self.connect_streams(token, streams, effects);
+            }
+            Event::ServingFailed(_) => self.streams = Streams::Down,
+            Event::Digest(digest) => self.digest = Some(digest),
             Event::Message(ToSource::Never { reason }) => self.undo(vec![reason], now, effects),
             Event::Message(ToSource::Lost { reason }) => self.end(Ending::Lost { reason }, effects),
             Event::LinkDown(_) => self.link(Link::Down),
@@ -237,7 +257,7 @@ impl Source {
             | Event::Paused
             | Event::RestSent(_)
             | Event::StateSent
-            | Event::Digest(_)
+            | Event::Serving
             | Event::Resumed
             | Event::ResumeFailed(_)
             | Event::Released
@@ -246,9 +266,120 @@ impl Source {
     }
 
     fn link(&mut self, new: Link) {
-        if let State::Committing { link, .. } = &mut self.state {
+        if let State::Committing { link, .. } | State::Serving { link, .. } = &mut self.state {
             *link = new;
         }
+    }
+
+    fn serve(&mut self, link: Link, now: Time) {
+        self.enter(State::Serving { link, asked: now, told: false, confirmed: None }, now);
+    }
+
+    /// The destination runs the guest and is owed pages: nothing brings the guest back.
+    pub(super) fn step_serving(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Message(ToSource::Active { times, digest }) => {
+                self.activation = times;
+                self.confirmed(digest, now, effects);
+            }
+            Event::Message(ToSource::Owing { token, streams, .. }) => {
+                self.connect_streams(token, streams, effects);
+            }
+            Event::Message(ToSource::Lost { reason }) => self.end(Ending::Lost { reason }, effects),
+            Event::Digest(digest) => {
+                self.digest = Some(digest);
+                self.try_release(now, effects);
+            }
+            // Without a digest of this side there is nothing to compare.
+            Event::Failed(_) => {
+                self.config.offer.verify = Verify::No;
+                self.try_release(now, effects);
+            }
+            Event::Serving => {
+                self.streams = Streams::Up;
+                if let State::Serving { told, .. } = &mut self.state {
+                    *told = false;
+                }
+                self.entered = now;
+            }
+            Event::ServingFailed(_) => self.streams_lost(now),
+            Event::LinkDown(_) => {
+                self.link(Link::Down);
+                self.streams_lost(now);
+            }
+            Event::LinkUp => {
+                self.link(Link::Up);
+                self.ask_what_is_owed(now, effects);
+            }
+            Event::Deadline => self.ask_what_is_owed(now, effects),
+            Event::Cancel => effects.push(Effect::CancelTooLate),
+            // The agent has the RAM, whatever becomes of the hypervisor.
+            Event::GuestGone(reason) => self.gone = Some(reason),
+            _ => {}
+        }
+    }
+
+    fn streams_lost(&mut self, now: Time) {
+        if self.streams == Streams::Up {
+            self.entered = now;
+        }
+        self.streams = Streams::Down;
+    }
+
+    fn connect_streams(
+        &mut self,
+        token: sterna_proto::preamble::MoveToken,
+        streams: u16,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(reason) = self.ram_gone.clone() {
+            effects.push(Effect::Send(ToDestination::PagesLost { reason }));
+        } else if self.streams == Streams::Down {
+            self.streams = Streams::Connecting;
+            effects.push(Effect::Serve { token, streams });
+        }
+    }
+
+    fn ask_what_is_owed(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let entered = self.entered;
+        let doubt = self.config.stages.doubt;
+        let cut_off = self.streams != Streams::Up;
+        let State::Serving { link, asked, told, .. } = &mut self.state else { return };
+        *asked = now;
+        match *link {
+            Link::Up => effects.push(Effect::Send(ToDestination::Query)),
+            Link::Down => {
+                *link = Link::Connecting;
+                effects.push(Effect::Reconnect);
+            }
+            Link::Connecting => {}
+        }
+        if cut_off && !*told && now.since(entered) >= doubt && doubt > Duration::ZERO {
+            *told = true;
+            effects.push(Effect::CutOff);
+        }
+    }
+
+    /// The destination has all of the guest.
+    fn confirmed(&mut self, digest: Option<RamDigest>, now: Time, effects: &mut Vec<Effect>) {
+        if let State::Serving { confirmed, .. } = &mut self.state {
+            *confirmed = Some(digest);
+            self.try_release(now, effects);
+        }
+    }
+
+    /// Releases the guest once it is confirmed and, if both sides hash, the digests are compared.
+    fn try_release(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let State::Serving { confirmed: Some(theirs), .. } = self.state else { return };
+        if self.config.offer.verify == Verify::RamDigest
+            && self.rest == Rest::Owed
+            && let Some(theirs) = theirs
+        {
+            let Some(own) = self.digest else { return };
+            self.ram_check = if own == theirs { RamCheck::Equal } else { RamCheck::Different };
+        }
+        self.record(SourceRecord::Released, effects);
+        self.enter(State::Releasing { recorded: false }, now);
     }
 
     fn ask(&mut self, now: Time, effects: &mut Vec<Effect>) {
@@ -328,6 +459,7 @@ fn name(message: &ToSource) -> &'static str {
         ToSource::Refuse { .. } => "Refuse",
         ToSource::RoundReceived { .. } => "RoundReceived",
         ToSource::Ready { .. } => "Ready",
+        ToSource::Owing { .. } => "Owing",
         ToSource::Active { .. } => "Active",
         ToSource::Never { .. } => "Never",
         ToSource::Lost { .. } => "Lost",

@@ -12,7 +12,8 @@ use sterna_core::source::{self, Config, Found, RoundSent, Source};
 use sterna_core::{Time, journal};
 use sterna_page::{PageCount, RamBlock, RamLayout, ram_digest};
 use sterna_proto::message::{
-    Accept, ActivationTimes, JournalId, Offer, Reason, ReasonCode, ToDestination, ToSource, Verify,
+    Accept, ActivationTimes, Coding, JournalId, Offer, Reason, ReasonCode, Rest, ToDestination,
+    ToSource, Verify,
 };
 use sterna_proto::preamble::MoveToken;
 
@@ -50,8 +51,21 @@ pub(crate) fn accept() -> Accept {
         journal: JournalId(uuid::Uuid::nil()),
         token: MoveToken([0; 16]),
         streams: 1,
-        codings: Vec::new(),
+        codings: vec![Coding::Owed],
     }
+}
+
+pub(crate) fn active() -> ToSource {
+    ToSource::Active { times: ActivationTimes::default(), digest: None }
+}
+
+pub(crate) fn joining() -> destination::Joining {
+    destination::Joining { token: MoveToken([0; 16]), streams: 1 }
+}
+
+pub(crate) fn owing() -> ToSource {
+    let destination::Joining { token, streams } = joining();
+    ToSource::Owing { times: ActivationTimes::default(), token, streams }
 }
 
 pub(crate) fn offer(verify: Verify) -> Offer {
@@ -94,9 +108,14 @@ fn source_answers(effect: &source::Effect, due: &mut Vec<source::Event>) {
             due.push(Event::Message(ToSource::Ready { digest: Some(digest) }));
         }
         Effect::Send(ToDestination::Commit | ToDestination::Query) => {
-            due.push(Event::Message(ToSource::Active { times: ActivationTimes::default() }));
+            due.push(Event::Message(active()));
         }
-        Effect::Send(_) | Effect::CancelTooLate | Effect::InDoubt | Effect::End(_) => {}
+        Effect::Send(_)
+        | Effect::CancelTooLate
+        | Effect::InDoubt
+        | Effect::CutOff
+        | Effect::End(_) => {}
+        Effect::Serve { .. } => due.push(Event::Serving),
         Effect::Reconnect => due.push(Event::LinkUp),
         Effect::Record(_) => due.push(Event::Recorded),
         Effect::Prepare { .. } => due.push(Event::Prepared),
@@ -124,13 +143,16 @@ pub(crate) struct SourceRules {
     /// It has committed, or may have, and was not told `Never` since.
     committed: bool,
     pub(crate) active: bool,
+    /// The destination has said that it owns the guest.
+    owing: bool,
     pub(crate) ended: bool,
 }
 
 impl SourceRules {
     fn event(&mut self, event: &source::Event) {
         match event {
-            source::Event::Message(ToSource::Never { .. }) => self.committed = false,
+            source::Event::Message(ToSource::Never { .. }) => self.committed = self.owing,
+            source::Event::Message(ToSource::Owing { .. }) => self.owing |= self.committed,
             source::Event::Message(ToSource::Active { .. }) => self.active = true,
             source::Event::Recorded | source::Event::RecordFailed(_) => {
                 self.undone |= self.asked.pop_front() == Some(journal::SourceRecord::Undone);
@@ -196,17 +218,28 @@ pub(crate) fn run_source(
 }
 
 /// What a well-behaved engine and source would make of an effect.
-fn destination_answers(effect: &destination::Effect, due: &mut Vec<destination::Event>) {
+fn destination_answers(
+    effect: &destination::Effect,
+    rest: Rest,
+    due: &mut Vec<destination::Event>,
+) {
     use destination::{Effect, Event};
     match effect {
         Effect::Send(ToSource::Accept(_)) => {
-            let switchover = ToDestination::Switchover { round: 0 };
+            let switchover = ToDestination::Switchover { round: 0, rest };
             due.extend([Event::RoundReceived(0), Event::StateReceived]);
             due.push(Event::Message(switchover));
         }
         Effect::Send(ToSource::Ready { .. }) => due.push(Event::Message(ToDestination::Commit)),
         Effect::Send(ToSource::Active { .. }) => due.push(Event::Message(ToDestination::Farewell)),
-        Effect::Send(_) | Effect::Settle | Effect::End(_) => {}
+        Effect::Send(ToSource::Owing { .. }) => due.push(Event::AllHere { digest: None }),
+        Effect::Serve { .. } => due.push(Event::Serving(joining())),
+        Effect::Send(_)
+        | Effect::Settle
+        | Effect::EndServing
+        | Effect::Halt
+        | Effect::CutOff
+        | Effect::End(_) => {}
         Effect::Reserve(_) => due.push(Event::Reserved(accept())),
         Effect::Record(_) => due.push(Event::Recorded),
         Effect::Load => due.push(Event::Loaded),
@@ -225,6 +258,12 @@ pub(crate) struct DestinationRules {
     pub(crate) owned: bool,
     discarding: bool,
     given_up: bool,
+    /// The source has said that pages follow.
+    owes: bool,
+    switched: bool,
+    /// Faults are being served for the guest.
+    serves: bool,
+    all_here: bool,
     pub(crate) ended: bool,
 }
 
@@ -233,15 +272,26 @@ impl DestinationRules {
         use destination::Event;
         match event {
             Event::Message(ToDestination::Commit) => self.committed = true,
+            Event::Message(ToDestination::Switchover { rest, .. }) => {
+                // A second one is not taken.
+                self.owes |= *rest == Rest::Owed && !self.switched;
+                self.switched = true;
+            }
             Event::Recorded => match self.asked.pop_front() {
-                Some(DestinationRecord::Owned) => self.owned = true,
+                Some(DestinationRecord::Owned | DestinationRecord::Owing) => self.owned = true,
                 Some(DestinationRecord::Refused) => self.given_up = true,
-                Some(DestinationRecord::Receiving | DestinationRecord::Active) | None => {}
+                Some(
+                    DestinationRecord::Receiving
+                    | DestinationRecord::Active
+                    | DestinationRecord::Lost,
+                )
+                | None => {}
             },
             Event::RecordFailed(_) => {
                 self.asked.pop_front();
             }
             Event::Discarded if self.discarding => self.given_up = true,
+            Event::AllHere { .. } => self.all_here = true,
             _ => {}
         }
     }
@@ -251,7 +301,7 @@ impl DestinationRules {
         assert!(!self.ended, "{effect:?} after the end");
         match effect {
             Effect::Record(record) => {
-                let owns = *record == DestinationRecord::Owned;
+                let owns = matches!(record, DestinationRecord::Owned | DestinationRecord::Owing);
                 assert!(!owns || self.committed && !self.discarding, "owned without Commit");
                 self.asked.push_back(*record);
             }
@@ -259,6 +309,10 @@ impl DestinationRules {
                 assert!(self.owned && !self.discarding, "activated what is not owned");
             }
             Effect::Discard => self.discarding = true,
+            Effect::Serve { .. } => self.serves = true,
+            Effect::Load => assert!(self.serves || !self.owes, "loaded while pages are missing"),
+            Effect::EndServing => assert!(self.all_here, "faults are no longer served too early"),
+            Effect::Halt => assert!(self.owned, "halted what is not owned"),
             Effect::Send(ToSource::Never { .. }) => assert!(self.given_up, "Never too early"),
             Effect::End(_) => self.ended = true,
             _ => {}
@@ -268,6 +322,7 @@ impl DestinationRules {
 
 pub(crate) fn run_destination(
     verify: Verify,
+    rest: Rest,
     recovered: Option<(Option<DestinationRecord>, Found)>,
     script: Vec<Step<destination::Event>>,
 ) -> (DestinationRules, Destination) {
@@ -278,14 +333,15 @@ pub(crate) fn run_destination(
     let mut machine = match recovered {
         None => Destination::start(offer(verify), stages, now, &mut effects),
         Some((record, found)) => {
-            rules.owned = record == Some(DestinationRecord::Owned);
+            let owned = [Some(DestinationRecord::Owned), Some(DestinationRecord::Owing)];
+            rules.owned = owned.contains(&record);
             Destination::recover(record, found, stages, now, &mut effects)
         }
     };
     for step in script {
         for effect in effects.drain(..) {
             rules.effect(&effect);
-            destination_answers(&effect, &mut due);
+            destination_answers(&effect, rest, &mut due);
         }
         let event = match step {
             Step::Answer(which) => take(&mut due, which),

@@ -1,7 +1,7 @@
 //! What must hold, judged from outside: the checkers look only at the modelled hypervisors, and at
 //! what the machines said at their end, and know nothing of the machines' states.
 
-use crate::guest::{Hypervisor, Instance, Snapshot};
+use crate::guest::{Hypervisor, Instance, PAGES, Snapshot};
 use crate::plan::Climate;
 use crate::world::{Attempt, World};
 use sterna_core::destination;
@@ -86,6 +86,12 @@ impl Checkers {
             }
             (_, Hypervisor::Running) => self.runs(index, &now, world),
             (_, Hypervisor::Gone) if !now.killed && now.has_run => {
+                let owed = world.attempts.iter().any(|a| {
+                    let destination = destination(a, world);
+                    a.source_instance == index
+                        && destination.is_some_and(|i| i.has_run && i.missing != 0 && !i.killed)
+                });
+                world.check(!owed, "no guest is ended while pages of it are owed");
                 let held = handed_over(index, world);
                 world.check(held, "a guest is only ended where it ran once it ran elsewhere");
             }
@@ -101,7 +107,10 @@ impl Checkers {
         let at_pause = self.seen[source].at_pause;
         let stopped = matches!(source_hypervisor, Hypervisor::Paused | Hypervisor::Gone);
         world.check(stopped, "the source stands still when the destination lets the guest run");
-        let same_ram = at_pause.is_some_and(|paused| paused.ram == now.guest.ram);
+        let here = |page: usize| now.missing >> page & 1 == 0;
+        let same_ram = at_pause.is_some_and(|paused| {
+            (0..PAGES).all(|page| !here(page) || paused.ram[page] == now.guest.ram[page])
+        });
         world.check(same_ram, "the guest begins with the RAM it was paused with");
         let same = at_pause.is_some_and(|paused| paused.registers == now.guest.registers);
         world.check(same, "the guest begins with the registers it was paused with");
@@ -152,7 +161,7 @@ impl Checkers {
             let has_run = instance.is_some_and(|i| i.has_run);
             let here = instance.is_some_and(|i| i.hypervisor != Hypervisor::Gone);
             let holds = match &attempt.destination_ending {
-                Some(destination::Ending::Active) => has_run,
+                Some(destination::Ending::Active) => has_run && arrived_whole(attempt, world),
                 Some(destination::Ending::Discarded(_)) => !has_run && !here,
                 Some(destination::Ending::Lost(_)) => explains_lost(attempt, world),
                 None => true,
@@ -180,7 +189,20 @@ fn handed_over(index: usize, world: &World) -> bool {
 
 fn explains_lost(attempt: &Attempt, world: &World) -> bool {
     attempt.activation_doubtful
+        || attempt.pages_lost && world.instances[attempt.source_instance].ram_lost
         || attempt.owned_record_failed
         || attempt.refusal_unrecorded
         || destination(attempt, world).is_some_and(|i| i.killed)
+}
+
+/// Whether every page that the guest has not written since it arrived is as it was at the pause.
+fn arrived_whole(attempt: &Attempt, world: &World) -> bool {
+    let source = &world.instances[attempt.source_instance];
+    destination(attempt, world).is_some_and(|arrived| {
+        arrived.killed
+            || (0..PAGES).all(|page| {
+                let touched = arrived.touched >> page & 1 == 1;
+                touched || arrived.guest.ram[page] == source.guest.ram[page]
+            })
+    })
 }

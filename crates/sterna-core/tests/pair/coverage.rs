@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Endings and notices that must have occurred.
-const ENDINGS: [&str; 13] = [
+const ENDINGS: [&str; 18] = [
     "source moved",
     "source undone",
     "source guest-gone",
@@ -19,6 +19,11 @@ const ENDINGS: [&str; 13] = [
     "in doubt",
     "digests differ",
     "slowed down",
+    "handed over with pages owed",
+    "a guest waited for a page",
+    "streams were made anew",
+    "cut off, seen from the source",
+    "cut off, seen from the destination",
 ];
 
 /// How often what occurred.

@@ -1,15 +1,18 @@
 //! The destination's agent and host: routes what comes to it, and performs what its machine asks
 //! for, in virtual time.
 
+use crate::following::Following;
 use crate::guest::{Hypervisor, Instance};
 use crate::network::{Frame, Item};
 use crate::plan::Role;
 use crate::source_side::injected;
 use crate::world::{Action, Broken, World, micros_until};
-use sterna_core::destination::{Destination, Effect, Ending, Event, MayHaveRun};
+use sterna_core::destination::{Destination, Effect, Ending, Event, MayHaveRun, Served};
 use sterna_core::journal::DestinationRecord;
 use sterna_core::source::Found;
-use sterna_proto::message::{Accept, ActivationTimes, JournalId, Offer, ToDestination, ToSource};
+use sterna_proto::message::{
+    Accept, ActivationTimes, Coding, JournalId, Offer, ToDestination, ToSource, Verify,
+};
 use sterna_proto::preamble::MoveToken;
 
 /// A destination's machine and what its agent has under way for it.
@@ -23,6 +26,7 @@ pub(crate) struct DestinationSide {
     pending: Vec<(u64, Work)>,
     recovered: Recovered,
     registers: u64,
+    pub(crate) following: Following,
 }
 
 /// Whether an earlier agent may have let the guest run.
@@ -39,12 +43,13 @@ enum Work {
     Record(DestinationRecord),
     Load,
     Digest,
+    Serve(Served, Verify),
     Activate,
     Discard,
 }
 
 impl World {
-    fn destination_side(&mut self, attempt: usize) -> &mut DestinationSide {
+    pub(crate) fn destination_side(&mut self, attempt: usize) -> &mut DestinationSide {
         self.attempts[attempt].destination.as_mut().expect("only asked while the machine lives")
     }
 
@@ -96,7 +101,8 @@ impl World {
         let instance = self.attempts[attempt].destination_instance;
         let found = instance.map_or(Found::Gone, |i| self.instances[i].found());
         let mut record = self.effective_destination_record(attempt);
-        if self.broken == Some(Broken::OwnedForgotten) && record == Some(DestinationRecord::Owned) {
+        let owns = matches!(record, Some(DestinationRecord::Owned | DestinationRecord::Owing));
+        if self.broken == Some(Broken::OwnedForgotten) && owns {
             record = Some(DestinationRecord::Receiving);
         }
         self.note(|| format!("a{attempt} destination recovers {record:?}, found {found:?}"));
@@ -123,6 +129,7 @@ impl World {
             pending: Vec::new(),
             recovered,
             registers: 0,
+            following: Following::default(),
         });
         if let Some(gap) = self.plan.keep_alive {
             let role = Role::Destination;
@@ -205,7 +212,7 @@ impl World {
             }
             Effect::Reserve(_) => self.begin_destination(attempt, Work::Reserve, 50..1_500),
             Effect::Record(record) => {
-                if record == DestinationRecord::Owned
+                if matches!(record, DestinationRecord::Owned | DestinationRecord::Owing)
                     && self.broken == Some(Broken::ActivateUnrecorded)
                     && let Some(instance) = self.attempts[attempt].destination_instance
                 {
@@ -215,6 +222,17 @@ impl World {
             }
             Effect::Load => self.begin_destination(attempt, Work::Load, 20..800),
             Effect::Digest => self.begin_destination(attempt, Work::Digest, 20..600),
+            Effect::Serve { served, verify } => {
+                self.begin_destination(attempt, Work::Serve(served, verify), 20..600);
+            }
+            Effect::EndServing => self.end_serving(attempt),
+            Effect::Halt => {
+                self.attempts[attempt].pages_lost = true;
+                if let Some(instance) = self.arriving(attempt) {
+                    instance.hypervisor = Hypervisor::Paused;
+                }
+            }
+            Effect::CutOff => self.coverage.outcome("cut off, seen from the destination"),
             Effect::Activate => self.begin_destination(attempt, Work::Activate, 10..600),
             // The guest runs already; what the network learns is not modelled.
             Effect::Settle => {}
@@ -247,8 +265,13 @@ impl World {
         let side = self.destination_side(attempt);
         let Some(place) = side.pending.iter().position(|(t, _)| *t == token) else { return };
         let (_, work) = side.pending.remove(place);
+        // Devices read guest RAM while they load.
+        if matches!(work, Work::Load) && self.must_wait_for_page(attempt, 0) {
+            return self.begin_destination(attempt, work, 50..200);
+        }
         let event = self.destination_work(attempt, work);
         self.step_destination(attempt, event);
+        self.tell_all_here(attempt);
     }
 
     /// Does a piece of work, or fails at it.
@@ -267,13 +290,15 @@ impl World {
                 } else if record == DestinationRecord::Refused {
                     self.attempts[attempt].refusal_unrecorded = true;
                 }
-                if fails && record == DestinationRecord::Owned {
+                let owns = matches!(record, DestinationRecord::Owned | DestinationRecord::Owing);
+                if fails && owns {
                     self.attempts[attempt].owned_record_failed = true;
                 }
                 if fails { Event::RecordFailed(injected("record")) } else { Event::Recorded }
             }
             Work::Load => self.loaded(attempt, fails),
             Work::Digest => self.digested(attempt, fails),
+            Work::Serve(served, verify) => self.served(attempt, served, verify, fails),
             Work::Activate => self.activated(attempt, fails),
             Work::Discard => {
                 let pretends = self.broken == Some(Broken::DiscardPretended) && fails;
@@ -294,11 +319,11 @@ impl World {
             journal: JournalId(uuid::Uuid::nil()),
             token: MoveToken([0; 16]),
             streams: 1,
-            codings: Vec::new(),
+            codings: vec![Coding::Owed],
         })
     }
 
-    fn arriving(&mut self, attempt: usize) -> Option<&mut Instance> {
+    pub(crate) fn arriving(&mut self, attempt: usize) -> Option<&mut Instance> {
         let instance = self.attempts[attempt].destination_instance?;
         Some(&mut self.instances[instance]).filter(|i| i.hypervisor != Hypervisor::Gone)
     }
@@ -332,10 +357,13 @@ impl World {
     /// told the hypervisor to run it can say that it never ran.
     fn activated(&mut self, attempt: usize, fails: bool) -> Event {
         let recovered = self.destination_side(attempt).recovered == Recovered::Yes;
+        let record = self.attempts[attempt].destination_record;
+        let owing = record == Some(DestinationRecord::Owing);
         let unknown = if recovered { MayHaveRun::Yes } else { MayHaveRun::No };
         let how = self.random(0..5);
         let doubt = |run| Event::NotActivated { reason: injected("activate"), run };
         let (event, kill) = match self.arriving(attempt) {
+            None if recovered && owing => (Event::GuestGone(injected("gone")), false),
             None => (doubt(unknown), false),
             Some(instance) if !fails || instance.hypervisor == Hypervisor::Running => {
                 instance.run();
@@ -374,6 +402,11 @@ impl World {
                     self.check(still_empty, "no page lands after the state was loaded");
                 }
             }
+            Item::Owed(pages) => {
+                self.destination_side(attempt).following.owed = pages;
+                self.destination_side(attempt).following.stream = Some(stream);
+            }
+            Item::Follow { page, content } => self.page_followed(attempt, stream, page, content),
             Item::Mark(round) => self.step_destination(attempt, Event::RoundReceived(round)),
         }
     }
@@ -411,7 +444,15 @@ impl World {
                         instance.hypervisor = Hypervisor::Gone;
                     }
                 }
-                Work::Reserve | Work::Load | Work::Digest | Work::Activate | Work::Discard => {}
+                Work::Serve(Served::First, _) if self.coin() => {
+                    self.empty_owed(attempt, &side.following)
+                }
+                Work::Reserve
+                | Work::Load
+                | Work::Digest
+                | Work::Serve(..)
+                | Work::Activate
+                | Work::Discard => {}
             }
         }
         self.note(|| format!("a{attempt} destination's agent is gone"));

@@ -79,6 +79,7 @@ impl World {
         }
         self.instances[instance].hypervisor = Hypervisor::Gone;
         self.instances[instance].killed = true;
+        self.ram_may_be_lost(instance);
         for attempt in 0..self.attempts.len() {
             let due = self.now + self.random(1..1_000);
             let a = &self.attempts[attempt];
@@ -137,7 +138,12 @@ impl World {
                 self.restart_source(attempt);
             } else {
                 let record = self.effective_destination_record(attempt);
-                if matches!(record, Some(DestinationRecord::Receiving | DestinationRecord::Owned)) {
+                let unfinished = [
+                    DestinationRecord::Receiving,
+                    DestinationRecord::Owned,
+                    DestinationRecord::Owing,
+                ];
+                if record.is_some_and(|record| unfinished.contains(&record)) {
                     self.recover_destination(attempt);
                 }
             }

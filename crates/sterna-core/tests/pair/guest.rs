@@ -47,6 +47,16 @@ pub(crate) struct Instance {
     /// Whether a write of the running guest is in the queue.
     pub(crate) write_due: bool,
     pub(crate) speed: VcpuSpeed,
+    /// Pages that are owed and not here. Whoever touches one waits for it.
+    pub(crate) missing: Pages,
+    /// The missing page that the guest waits for.
+    pub(crate) waits_for: Option<usize>,
+    /// The RAM as it arrived, before the guest wrote any of it here.
+    pub(crate) arrived: Ram,
+    /// Pages that the guest has written here.
+    pub(crate) touched: Pages,
+    /// Whether neither a hypervisor nor an agent has the RAM any more.
+    pub(crate) ram_lost: bool,
 }
 
 impl Instance {
@@ -60,6 +70,11 @@ impl Instance {
             killed: false,
             write_due: false,
             speed: VcpuSpeed::FULL,
+            missing: 0,
+            waits_for: None,
+            arrived: [0; PAGES],
+            touched: 0,
+            ram_lost: false,
         }
     }
 
@@ -81,6 +96,7 @@ impl Instance {
 
     /// One step of the running guest; every value written is new.
     pub(crate) fn write(&mut self, page: usize) {
+        self.touched |= 1 << page;
         self.guest.registers += 1;
         self.guest.ram[page] = self.guest.registers << 8 | page as u64;
         if self.tracking {
@@ -97,16 +113,9 @@ impl Instance {
         (0..PAGES).filter(|page| self.guest.ram[*page] != 0).fold(0, |set, page| set | 1 << page)
     }
 
-    /// The digest of exactly this RAM: four pages to a "chunk", their content as its digest.
+    /// The digest of exactly this RAM.
     pub(crate) fn digest(&self) -> RamDigest {
-        let (quads, _) = self.guest.ram.as_chunks::<4>();
-        ram_digest(quads.iter().map(|quad| {
-            let mut chunk = [0; 32];
-            for (bytes, page) in chunk.as_chunks_mut::<8>().0.iter_mut().zip(quad) {
-                *bytes = page.to_le_bytes();
-            }
-            Some(chunk)
-        }))
+        digest_of(&self.guest.ram)
     }
 
     /// What an agent that was restarted sees.
@@ -117,4 +126,16 @@ impl Instance {
             Hypervisor::Gone => Found::Gone,
         }
     }
+}
+
+/// The digest of this RAM: four pages to a "chunk", their content as its digest.
+pub(crate) fn digest_of(ram: &Ram) -> RamDigest {
+    let (quads, _) = ram.as_chunks::<4>();
+    ram_digest(quads.iter().map(|quad| {
+        let mut chunk = [0; 32];
+        for (bytes, page) in chunk.as_chunks_mut::<8>().0.iter_mut().zip(quad) {
+            *bytes = page.to_le_bytes();
+        }
+        Some(chunk)
+    }))
 }

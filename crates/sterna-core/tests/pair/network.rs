@@ -5,6 +5,7 @@
 //! at once, while each side finds out in its own time. What a closed end had sent before still
 //! arrives, unless the other end has closed meanwhile.
 
+use crate::guest::{Hypervisor, Pages};
 use crate::plan::Role;
 use crate::world::{Action, Broken, World};
 use sterna_core::{destination, source};
@@ -43,8 +44,18 @@ pub(crate) struct Connection {
 /// What travels on a page stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Item {
-    Page { page: usize, content: u64 },
+    Page {
+        page: usize,
+        content: u64,
+    },
+    /// These are not sent now; they follow.
+    Owed(Pages),
     Mark(u32),
+    /// A page that was owed.
+    Follow {
+        page: usize,
+        content: u64,
+    },
 }
 
 /// The page connections of one attempt, taken as one.
@@ -147,6 +158,12 @@ impl World {
                     .as_ref()
                     .is_some_and(|s| s.connection == Some(index))
                 {
+                    if self.broken == Some(Broken::ReleaseOnOwing)
+                        && matches!(message, ToSource::Owing { .. })
+                    {
+                        let instance = self.attempts[attempt].source_instance;
+                        self.instances[instance].hypervisor = Hypervisor::Gone;
+                    }
                     self.step_source(attempt, source::Event::Message(message));
                 }
             }
@@ -243,10 +260,18 @@ impl World {
         let reason = Reason::new(ReasonCode::LinkLost, "the page connections were lost");
         match role {
             Role::Source if self.source_lives(attempt, source_life) => {
-                self.step_source(attempt, source::Event::Failed(reason));
+                let side = self.side(attempt);
+                // One that was replaced means nothing any more.
+                if side.stream == Some(index) {
+                    let event = match side.follows {
+                        Some(_) => source::Event::ServingFailed(reason),
+                        None => source::Event::Failed(reason),
+                    };
+                    self.step_source(attempt, event);
+                }
             }
             Role::Destination if self.destination_lives(attempt, destination_life) => {
-                self.step_destination(attempt, destination::Event::Failed(reason));
+                self.destination_stream_broken(attempt, index, reason);
             }
             Role::Source | Role::Destination => {}
         }

@@ -3,6 +3,7 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::time::Duration;
+use sterna_core::algorithm::ALGORITHMS;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::{Limits, StageLimits, WhenStuck};
 use sterna_proto::message::Verify;
@@ -51,20 +52,30 @@ pub(crate) const FAULT_KINDS: [FaultKind; 7] = [
 ];
 
 /// The source machine's stages, as they name themselves.
-pub(crate) const SOURCE_STAGES: [&str; 8] = [
+pub(crate) const SOURCE_STAGES: [&str; 9] = [
     "negotiating",
     "preparing",
     "copying",
     "pausing",
     "switching over",
     "committing",
+    "serving",
     "releasing",
     "undoing",
 ];
 
 /// The destination machine's stages.
-pub(crate) const DESTINATION_STAGES: [&str; 8] =
-    ["reserving", "receiving", "loading", "ready", "activating", "active", "discarding", "lost"];
+pub(crate) const DESTINATION_STAGES: [&str; 9] = [
+    "reserving",
+    "receiving",
+    "loading",
+    "ready",
+    "activating",
+    "owing",
+    "active",
+    "discarding",
+    "lost",
+];
 
 /// When a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,12 +134,14 @@ pub(crate) struct Plan {
     pub(crate) write_gap: u64,
     /// For each page, on average.
     pub(crate) page_time: u64,
+    /// The same for pages that follow the guest: others may have the link then.
+    pub(crate) follow_time: u64,
 }
 
 impl Plan {
     pub(crate) fn draw(rng: &mut StdRng) -> Self {
         let climate = if rng.random_ratio(1, 10) { Climate::Calm } else { Climate::Storm };
-        let algorithm = pick(rng, &[AlgorithmName::PreCopy, AlgorithmName::StopAndCopy]);
+        let algorithm = pick(rng, &ALGORITHMS);
         let verify = pick(rng, &[Verify::No, Verify::RamDigest]);
         let faults_end = rng.random_range(20_000..120_000);
         let mut plan = Self {
@@ -144,9 +157,14 @@ impl Plan {
             keep_alive: rng.random_bool(0.3).then(|| rng.random_range(2_000..8_000)),
             write_gap: rng.random_range(100..2_000),
             page_time: rng.random_range(10..200),
+            follow_time: rng.random_range(10..1_500),
         };
         if climate == Climate::Storm {
             plan.weather = draw_weather(rng, verify);
+            if algorithm.start().may_owe(&plan.limits) {
+                // What arrives after the guest runs is only compared at the end.
+                plan.weather.corrupt_page = 0;
+            }
             let faults = rng.random_range(0..=4);
             plan.faults = (0..faults).map(|_| draw_fault(rng, faults_end)).collect();
         }
@@ -164,7 +182,8 @@ fn micros(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
 
 /// A calm move must end well, so its limits are such that it may always pause.
 fn draw_limits(rng: &mut StdRng, climate: Climate) -> Limits {
-    let stuck = [WhenStuck::StopAndCopy, WhenStuck::Throttle, WhenStuck::Abort];
+    let stuck =
+        [WhenStuck::StopAndCopy, WhenStuck::PostCopy, WhenStuck::Throttle, WhenStuck::Abort];
     let calm = climate == Climate::Calm;
     Limits {
         downtime_max: micros(rng, 500..20_000),

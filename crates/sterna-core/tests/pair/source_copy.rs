@@ -8,6 +8,7 @@ use crate::world::{Action, Broken, World};
 use sterna_core::receipt::PagesByCoding;
 use sterna_core::source::{Event, RoundSent, Selection};
 use sterna_page::{PAGE_SIZE_BYTES, PageCount};
+use sterna_proto::message::Rest;
 
 impl World {
     /// Takes the tracker's report to the pages that are still to be sent.
@@ -52,6 +53,10 @@ impl World {
         if self.streams[stream].broken {
             return;
         }
+        if copy.last == Last::Yes(Rest::Owed) {
+            self.send_item(stream, Item::Owed(std::mem::take(&mut copy.pages)));
+            self.side(attempt).follows = Some(0);
+        }
         if copy.pages == 0 {
             self.side(attempt).copy = None;
             self.send_item(stream, Item::Mark(copy.round));
@@ -82,7 +87,7 @@ impl World {
         let event = match copy.last {
             _ if self.mishap(self.plan.weather.fail_effect) => Event::Failed(injected("copy")),
             Last::No => Event::RoundSent(sent),
-            Last::Yes => Event::RestSent(sent),
+            Last::Yes(_) => Event::RestSent(sent),
         };
         self.step_source(attempt, event);
     }

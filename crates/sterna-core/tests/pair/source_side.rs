@@ -11,7 +11,7 @@ use sterna_core::receipt::{Ending, RamCheck};
 use sterna_core::source::{Config, Effect, Event, Source};
 use sterna_core::speed::VcpuSpeed;
 use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
-use sterna_proto::message::{Offer, Reason, ReasonCode, ToDestination, Verify};
+use sterna_proto::message::{Offer, Reason, ReasonCode, Rest, ToDestination, Verify};
 
 /// A source's machine and what its agent has under way for it.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct SourceSide {
     pub(crate) pending: Vec<(u64, Work)>,
     pub(crate) copy: Option<Copy>,
     pub(crate) stream: Option<usize>,
+    /// Pages that are still to follow the guest, once it was handed over.
+    pub(crate) follows: Option<Pages>,
     /// Pages that scans have reported and no round has sent since.
     pub(crate) unsent: Pages,
     committed: bool,
@@ -41,6 +43,7 @@ pub(crate) enum Work {
     Pause,
     SaveState,
     Digest,
+    Serve,
     Resume,
     Release,
 }
@@ -58,7 +61,8 @@ pub(crate) struct Copy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Last {
     No,
-    Yes,
+    /// With what becomes of the pages.
+    Yes(Rest),
 }
 
 pub(crate) fn injected(what: &str) -> Reason {
@@ -110,6 +114,7 @@ impl World {
             destination_ending: None,
             resume_failed: false,
             activation_doubtful: false,
+            pages_lost: false,
             owned_record_failed: false,
             refusal_unrecorded: false,
         });
@@ -154,6 +159,7 @@ impl World {
             pending: Vec::new(),
             copy: None,
             stream: None,
+            follows: None,
             unsent: 0,
             committed: false,
         });
@@ -251,14 +257,16 @@ impl World {
             }
             Effect::Scan => self.begin(attempt, Work::Scan, 5..200),
             Effect::Pause => self.begin(attempt, Work::Pause, 5..600),
-            Effect::Finish { round, selection, verify } => {
+            Effect::Finish { round, selection, rest, verify } => {
                 self.scan(attempt);
-                self.begin_copy(attempt, round, selection, Last::Yes);
+                self.begin_copy(attempt, round, selection, Last::Yes(rest));
                 self.begin(attempt, Work::SaveState, 20..600);
                 if verify == Verify::RamDigest {
                     self.begin(attempt, Work::Digest, 20..600);
                 }
             }
+            Effect::Serve { .. } => self.begin(attempt, Work::Serve, 50..800),
+            Effect::CutOff => self.coverage.outcome("cut off, seen from the source"),
             Effect::Resume => self.begin_resume(attempt),
             Effect::Release => self.begin(attempt, Work::Release, 10..500),
             Effect::CancelTooLate => self.coverage.outcome("cancel too late"),
@@ -305,6 +313,7 @@ impl World {
         let instance = self.attempts[attempt].source_instance;
         let side = self.side(attempt);
         side.copy = None;
+        side.follows = None;
         let stream = side.stream.take();
         let pausing = side.pending.iter().any(|(_, work)| matches!(work, Work::Pause));
         side.pending.retain(|(_, work)| !matches!(work, Work::Pause | Work::Prepare(_)));
@@ -345,6 +354,9 @@ impl World {
         if let Some(connection) = side.connection {
             self.close(connection, Role::Source);
         }
+        if let Some(stream) = side.stream {
+            self.break_stream(stream);
+        }
         if matches!(ending, Ending::Moved | Ending::Undone { .. }) {
             let due = self.now + self.random(1..4_000);
             self.schedule(due, Action::NextAttempt);
@@ -365,7 +377,8 @@ impl World {
         let busy = self.attempts.iter().any(|a| {
             let destination = a.destination.as_ref().map(|side| side.machine.stage());
             a.source.is_some()
-                || a.destination_instance == Some(instance) && destination == Some("activating")
+                || a.destination_instance == Some(instance)
+                    && matches!(destination, Some("activating" | "owing"))
         });
         if self.hosts[host].up && !busy {
             self.start_attempt(instance);

@@ -62,6 +62,10 @@ impl World {
                 self.send(connection, Role::Source, Frame::DeviceState(registers));
                 Event::StateSent
             }
+            Work::Serve => match self.open_stream(attempt, life) {
+                Some(stream) if !fails => self.serves_again(attempt, stream),
+                _ => Event::ServingFailed(injected("serve")),
+            },
             Work::Digest => Event::Digest(self.instances[instance].digest()),
             Work::Resume if gone => Event::ResumeFailed(injected("no hypervisor")),
             Work::Resume if fails => {
@@ -114,6 +118,9 @@ impl World {
                 }
                 _ => {}
             }
+        }
+        if self.instances[instance].hypervisor == Hypervisor::Gone {
+            self.instances[instance].ram_lost = true;
         }
         // Tracking needs an agent that reads it.
         self.instances[instance].tracking = false;

@@ -7,6 +7,7 @@
 use crate::checkers::{Checkers, Violation};
 use crate::coverage::Coverage;
 use crate::destination_side::DestinationSide;
+use crate::following::Wanted;
 use crate::guest::{Instance, PAGES};
 use crate::network::{Connection, Frame, Item, Stream};
 use crate::plan::{Plan, Role};
@@ -56,6 +57,12 @@ pub(crate) enum Broken {
     ScanOverlooks,
     /// A guest that was slowed down and resumed stays slow.
     StaysSlow,
+    /// Pages that came in rounds and were written again since are not dropped at the hand-over.
+    StaleKept,
+    /// The source ends its guest when the destination says that it is owed pages.
+    ReleaseOnOwing,
+    /// A new agent takes a page for received that was not.
+    ForgottenPage,
 }
 
 /// Something that happens at a time.
@@ -67,6 +74,8 @@ pub(crate) enum Action {
     Item { stream: usize, item: Item },
     StreamBroken { stream: usize, role: Role },
     CopyStep { attempt: usize, life: u64 },
+    FollowStep { stream: usize, source_life: u64 },
+    Wanted { stream: usize, wanted: Wanted },
     Done { attempt: usize, role: Role, life: u64, token: u64 },
     Timer { attempt: usize, role: Role, life: u64 },
     KeepAlive { attempt: usize, role: Role, life: u64 },
@@ -124,6 +133,7 @@ pub(crate) struct Attempt {
     /// Mishaps that explain an ending.
     pub(crate) resume_failed: bool,
     pub(crate) activation_doubtful: bool,
+    pub(crate) pages_lost: bool,
     pub(crate) owned_record_failed: bool,
     pub(crate) refusal_unrecorded: bool,
 }
@@ -297,6 +307,8 @@ impl World {
             Action::Item { stream, item } => self.item_arrived(stream, item),
             Action::StreamBroken { stream, role } => self.stream_broken(stream, role),
             Action::CopyStep { attempt, life } => self.copy_step(attempt, life),
+            Action::FollowStep { stream, source_life } => self.follow_step(stream, source_life),
+            Action::Wanted { stream, wanted } => self.wanted(stream, wanted),
             Action::Done { attempt, role: Role::Source, life, token } => {
                 self.source_done(attempt, life, token);
             }
@@ -341,7 +353,10 @@ impl World {
             // Half of the writes go to two pages.
             let hot = self.coin();
             let page = self.rng.random_range(0..if hot { 2 } else { PAGES });
-            self.instances[instance].write(page);
+            let page = self.instances[instance].waits_for.unwrap_or(page);
+            if self.may_touch(instance, page) {
+                self.instances[instance].write(page);
+            }
         }
         if self.any_machine() {
             self.wake_guests();

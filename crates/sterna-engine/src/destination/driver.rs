@@ -30,6 +30,9 @@ use sterna_vmm::{DeviceState, VmmError};
 /// How often the source is told that we are alive.
 const BEAT: Duration = Duration::from_millis(500);
 
+/// Codings that this side reads.
+const KNOWN: [Coding; 3] = [Coding::Absent, Coding::Zero, Coding::Raw];
+
 /// What reaches the machine's thread.
 pub(crate) enum Input {
     Message(ToDestination),
@@ -245,6 +248,12 @@ impl Driver {
             Effect::Record(record) => Some(self.record(record)),
             Effect::Load => Some(self.load()),
             Effect::Digest => Some(self.digest()),
+            // Never granted, so never asked for.
+            Effect::Serve { .. } => {
+                let detail = "this agent does not serve faults";
+                Some(Event::Failed(Reason::new(ReasonCode::Incompatible, detail)))
+            }
+            Effect::EndServing | Effect::Halt | Effect::CutOff => None,
             Effect::Activate => Some(self.activate()),
             Effect::Settle => {
                 self.settle();
@@ -263,10 +272,8 @@ impl Driver {
 
     fn reserve(&mut self, offer: &Offer) -> Event {
         let codings: Vec<Coding> =
-            offer.codings.iter().copied().filter(|c| *c != Coding::Unknown).collect();
-        let missing = [Coding::Absent, Coding::Zero, Coding::Raw]
-            .iter()
-            .any(|needed| !codings.contains(needed));
+            offer.codings.iter().copied().filter(|c| KNOWN.contains(c)).collect();
+        let missing = KNOWN.iter().any(|needed| !codings.contains(needed));
         if missing {
             let detail = "the source does not offer the codings absent, zero and raw";
             return Event::NotReserved(vec![Reason::new(ReasonCode::Incompatible, detail)]);

@@ -241,6 +241,13 @@ impl<'a> Driver<'a> {
                     self.wait_for(text);
                     None
                 }
+                Effect::CutOff => {
+                    let text = "the destination runs the guest and cannot be reached; whoever needs \
+                                a page there that is still here waits for it";
+                    tracing::error!(attempt = %self.request.attempt, "{text}");
+                    self.wait_for(text);
+                    None
+                }
                 Effect::InDoubt => {
                     let text = "the destination does not say whether it runs the guest; the guest \
                                 stays paused here until it does";
@@ -270,9 +277,10 @@ impl<'a> Driver<'a> {
             }
             Effect::Scan => Order::Scan,
             Effect::Pause => Order::Pause,
-            Effect::Finish { round, selection, verify } => {
-                Order::Finish { round, selection, verify }
+            Effect::Finish { round, selection, rest, verify } => {
+                Order::Finish { round, selection, rest, verify }
             }
+            Effect::Serve { token, streams } => Order::Serve { token, streams },
             Effect::Resume => {
                 self.shared.cut_streams();
                 Order::Resume
@@ -283,6 +291,7 @@ impl<'a> Driver<'a> {
             | Effect::Record(_)
             | Effect::CancelTooLate
             | Effect::InDoubt
+            | Effect::CutOff
             | Effect::End(_) => return,
         };
         tracing::debug!(attempt = %self.request.attempt, ?order, "order");

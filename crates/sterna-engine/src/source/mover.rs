@@ -17,8 +17,8 @@ use sterna_core::algorithm::Tracking;
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
 use sterna_page::PageSet;
-use sterna_proto::message::{Accept, Reason, ReasonCode, Verify};
-use sterna_proto::preamble::Role;
+use sterna_proto::message::{Accept, Reason, ReasonCode, Rest, Verify};
+use sterna_proto::preamble::{MoveToken, Role};
 use sterna_vmm::{Discarding, InFlightIo, Source, VmmError};
 
 /// How often a round looks for pages that were written again before their turn. A look takes 0.5 to
@@ -32,7 +32,8 @@ pub(crate) enum Order {
     CopyRound { round: u32, selection: Selection, vcpus: VcpuSpeed },
     Scan,
     Pause,
-    Finish { round: u32, selection: Selection, verify: Verify },
+    Finish { round: u32, selection: Selection, rest: Rest, verify: Verify },
+    Serve { token: MoveToken, streams: u16 },
     Resume,
     Release,
 }
@@ -151,7 +152,12 @@ impl Mover {
             }
             Order::Scan => self.scan(),
             Order::Pause => self.pause(),
-            Order::Finish { round, selection, verify } => self.finish(round, selection, verify),
+            Order::Finish { round, selection, verify, .. } => self.finish(round, selection, verify),
+            // No destination grants this yet.
+            Order::Serve { .. } => Err(Event::ServingFailed(Reason::new(
+                ReasonCode::Incompatible,
+                "this agent sends no owed pages",
+            ))),
             Order::Resume => self.resume(),
             Order::Release => self.release(),
         }
