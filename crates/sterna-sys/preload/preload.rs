@@ -4,6 +4,9 @@
 //! so that children do not inherit it. When no userfaultfd can be had it says so in one line and
 //! lets the process start: such a guest runs, and is refused when it is to be moved.
 //!
+//! The kernel does not tell of a userfaultfd whether it sees faults taken inside the kernel. If it
+//! does, an empty memfd of a known name is kept beside it.
+//!
 //! Built without the standard library and linked against nothing: the few C functions below are
 //! found in whichever C library the process itself brings along.
 
@@ -26,11 +29,16 @@ unsafe extern "C" {
 const SYS_USERFAULTFD: c_long = 323;
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
 const SYS_USERFAULTFD: c_long = 282;
+#[cfg(target_arch = "x86_64")]
+const SYS_MEMFD_CREATE: c_long = 319;
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
+const SYS_MEMFD_CREATE: c_long = 279;
 
 const O_RDWR: c_int = 2;
 const O_NONBLOCK: c_int = 0o4000;
 const O_CLOEXEC: c_int = 0o2_000_000;
 const UFFD_USER_MODE_ONLY: c_int = 1;
+const MFD_CLOEXEC: c_uint = 1;
 /// `_IO(0xAA, 0x00)`
 const USERFAULTFD_IOC_NEW: c_ulong = 0xAA00;
 const STANDARD_ERROR: c_int = 2;
@@ -38,6 +46,8 @@ const STANDARD_ERROR: c_int = 2;
 const ENABLE: &CStr = c"STERNA_PRELOAD";
 const LOADER: &CStr = c"LD_PRELOAD";
 const DEVICE: &CStr = c"/dev/userfaultfd";
+/// `sterna_sys::preload` has it as well.
+const SEES_ALL_FAULTS: &CStr = c"sterna-userfaultfd-sees-all-faults";
 const FAILED: &[u8] = b"sterna-preload: no userfaultfd (not by the system call, not from \
 /dev/userfaultfd, not for user mode only): this guest cannot be moved live\n";
 
@@ -62,18 +72,20 @@ extern "C" fn start() {
     }
 }
 
-/// The descriptor is never closed: it lives and dies with the process.
+/// The descriptors are never closed: they live and die with the process.
 fn create() -> c_int {
     let flags = O_CLOEXEC | O_NONBLOCK;
-    let direct = userfaultfd(flags);
-    if direct >= 0 {
-        return direct;
+    let mut descriptor = userfaultfd(flags);
+    if descriptor < 0 {
+        descriptor = from_device(flags);
     }
-    let from_device = from_device(flags);
-    if from_device >= 0 {
-        return from_device;
+    if descriptor < 0 {
+        return userfaultfd(flags | UFFD_USER_MODE_ONLY);
     }
-    userfaultfd(flags | UFFD_USER_MODE_ONLY)
+    // Without the mark it passes for one that sees less, which is safe.
+    // SAFETY: the name is NUL-terminated; a new descriptor is all that comes of it.
+    unsafe { syscall(SYS_MEMFD_CREATE, SEES_ALL_FAULTS.as_ptr(), MFD_CLOEXEC) };
+    descriptor
 }
 
 fn userfaultfd(flags: c_int) -> c_int {

@@ -5,7 +5,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`memory`] | guest RAM mapped into this process; which of its pages exist |
-//! | [`uffd`] | userfaultfds: made here or taken from another process; write protection |
+//! | [`uffd`] | userfaultfds: made here or taken from another process; write protection, missing pages |
 //! | [`pagemap`] | which pages of a process were written since the last scan |
 //! | [`process`] | other processes: pidfd, descriptors, mappings, detached start |
 //! | [`cgroup`] | a limit on the processor time of some threads |

@@ -319,6 +319,24 @@ impl GuestMemory {
         Ok(pages)
     }
 
+    /// Whether none of `run`'s pages exist. Of huge pages all count as existing.
+    ///
+    /// # Errors
+    /// When the guest has no such pages or the kernel refuses.
+    pub fn is_hole(&self, run: PageRun) -> Result<bool, MemoryError> {
+        self.check_bounds(run)?;
+        for block in &self.blocks {
+            let Some(part) = intersection(block.run, run) else { continue };
+            let start = PageCount(part.first.0 - block.run.first.0).bytes();
+            match seek(&block.file, SeekFrom::Data(start)) {
+                Ok(data) if data < start + part.count.bytes() => return Ok(false),
+                Ok(_) | Err(Errno::NXIO) => {}
+                Err(error) => return Err(system("asking which pages exist")(error.into())),
+            }
+        }
+        Ok(true)
+    }
+
     fn check_writable(&self) -> Result<(), MemoryError> {
         match self.access {
             Access::ReadWrite => Ok(()),

@@ -16,6 +16,10 @@ pub const PATH_VARIABLE: &str = "LD_PRELOAD";
 /// The variable that tells the library to act; without the value `1` it does nothing.
 pub const ENABLE_VARIABLE: &str = "STERNA_PRELOAD";
 
+/// Name of the memfd that the process holds when its userfaultfd sees faults taken inside the kernel
+/// too. `preload/preload.rs` has it as well.
+pub(crate) const SEES_ALL_FAULTS: &str = "sterna-userfaultfd-sees-all-faults";
+
 /// Writes the library to `path`, replacing what was there.
 ///
 /// # Errors
@@ -31,7 +35,7 @@ pub fn write_library(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::process::{Process, descriptors};
-    use crate::uffd::Userfaultfd;
+    use crate::uffd::{FaultsSeen, Userfaultfd};
     use std::io::{BufRead, BufReader, Write};
     use std::process::{Child, Command, Stdio};
 
@@ -71,6 +75,24 @@ mod tests {
             Err(error) => eprintln!("skipped: this kernel cannot track writes: {error}"),
         }
         end(child);
+    }
+
+    #[test]
+    fn what_the_userfaultfd_sees_is_known_to_whoever_takes_it() {
+        let Ok(own) = Userfaultfd::create() else {
+            return eprintln!("skipped: this kernel cannot track writes");
+        };
+        let mut child = shell("1");
+        first_line(&mut child);
+        let taken = Userfaultfd::take(&Process::open(child.id()).unwrap()).unwrap();
+        // The device may give more than the system call that this process uses.
+        if own.faults_seen() == FaultsSeen::All {
+            assert_eq!(taken.faults_seen(), FaultsSeen::All);
+        }
+        end(child);
+        let itself = Process::open(std::process::id()).unwrap();
+        let unmarked = Userfaultfd::take(&itself).unwrap();
+        assert_eq!(unmarked.faults_seen(), FaultsSeen::UserMode, "nobody vouches for it");
     }
 
     #[test]

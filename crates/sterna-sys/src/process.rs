@@ -9,6 +9,7 @@ mod mappings;
 mod spawn;
 
 pub use descriptors::{Descriptor, FileIdentity, descriptors, find_file};
+pub(crate) use mappings::is_shared;
 pub use mappings::{FileMapping, mappings_in, mappings_of};
 pub use spawn::spawn_detached;
 
@@ -130,7 +131,19 @@ impl Process {
     /// # Errors
     /// When not permitted.
     pub fn kill(&self) -> io::Result<()> {
-        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+        self.signal(Signal::KILL)
+    }
+
+    /// Stops all its threads (SIGSTOP) until it is continued or killed. Harmless when it has ended.
+    ///
+    /// # Errors
+    /// When not permitted.
+    pub fn stop(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }

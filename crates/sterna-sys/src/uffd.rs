@@ -1,4 +1,4 @@
-//! userfaultfds, for write tracking.
+//! userfaultfds, for write tracking and for pages that are still to come (see `uffd::missing`).
 //!
 //! A userfaultfd acts on the address space of the process that created it, whoever holds it and
 //! issues the requests. The hypervisor creates one when it starts (see [`crate::preload`]); an
@@ -8,13 +8,18 @@
 //! In asynchronous mode a write to a protected page just takes the protection off; nobody is
 //! asked and nobody waits. So neither the death nor the slowness of the tracker can hurt a guest.
 
+mod missing;
+
+pub use missing::Filled;
+
 use crate::AddressRange;
+use crate::preload::SEES_ALL_FAULTS;
 use crate::process::{self, Process};
 use linux_raw_sys::general::{
     UFFD_API, UFFD_FEATURE_MISSING_HUGETLBFS, UFFD_FEATURE_MISSING_SHMEM,
     UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
-    UFFD_FEATURE_WP_UNPOPULATED, UFFDIO_REGISTER_MODE_WP, uffdio_api, uffdio_range,
-    uffdio_register, uffdio_writeprotect,
+    UFFD_FEATURE_WP_UNPOPULATED, UFFDIO_REGISTER_MODE_WP, uffdio_api, uffdio_copy, uffdio_range,
+    uffdio_register, uffdio_writeprotect, uffdio_zeropage,
 };
 use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT};
 use rustix::io::Errno;
@@ -22,6 +27,7 @@ use rustix::ioctl::Opcode;
 use rustix::mm::UserfaultfdFlags;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 /// What `/proc/PID/fd` shows for a userfaultfd.
 const LINK: &str = "anon_inode:[userfaultfd]";
@@ -29,8 +35,8 @@ const LINK: &str = "anon_inode:[userfaultfd]";
 /// `1 << 0`: set the protection rather than take it off.
 const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1;
 
-/// What tracking needs, and what later demand paging of RAM files needs: the features of a
-/// userfaultfd are set once and for all.
+/// What tracking needs, and what demand paging of RAM files needs: the features of a userfaultfd
+/// are set once and for all.
 const FEATURES: u64 = (UFFD_FEATURE_WP_ASYNC
     | UFFD_FEATURE_WP_UNPOPULATED
     | UFFD_FEATURE_WP_HUGETLBFS_SHMEM
@@ -50,6 +56,15 @@ pub enum UffdError {
     /// The kernel lacks features (they came with Linux 6.7), or the userfaultfd was set up without.
     #[error("the userfaultfd lacks features {0:#x}")]
     Features(u64),
+    /// Memory that is not mapped shared, or not mapped at all.
+    #[error("{0:x?} is not all shared memory")]
+    NotShared(AddressRange),
+    /// The process has ended, and its memory is gone.
+    #[error("process {pid} has ended")]
+    Ended {
+        /// The process.
+        pid: u32,
+    },
     /// A request failed.
     #[error("{operation} failed")]
     System {
@@ -65,10 +80,24 @@ fn failed(operation: &'static str) -> impl Fn(io::Error) -> UffdError {
     move |source| UffdError::System { operation, source }
 }
 
+/// Which faults a userfaultfd lets its holder answer. The others fail where a page is missing: with
+/// `EFAULT`, as if there were no memory. Of no consequence for write tracking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultsSeen {
+    /// All: also those taken inside the kernel, when a system call reads or writes the memory, or
+    /// KVM runs a guest in it.
+    All,
+    /// Those of the process's own instructions.
+    UserMode,
+}
+
 /// A userfaultfd whose features are set.
 #[derive(Debug)]
 pub struct Userfaultfd {
     file: OwnedFd,
+    /// The process whose memory this acts on.
+    pid: u32,
+    faults_seen: FaultsSeen,
 }
 
 impl Userfaultfd {
@@ -82,13 +111,15 @@ impl Userfaultfd {
     pub fn create() -> Result<Self, UffdError> {
         let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
         let user_only = UserfaultfdFlags::from_bits_retain(1);
-        // SAFETY: a new userfaultfd has no effect on memory until a range is registered, and this
-        // type registers only for asynchronous write protection, which no thread can see.
-        let file = unsafe {
-            rustix::mm::userfaultfd(flags).or_else(|_| rustix::mm::userfaultfd(flags | user_only))
-        };
-        let file = file.map_err(|error| failed("creating a userfaultfd")(error.into()))?;
-        Self::with_features(file)
+        // SAFETY: a new userfaultfd has no effect on memory until a range is registered. This type
+        // registers for asynchronous write protection, which no thread can see, and shared memory
+        // for missing pages, which no reference points into (see `register_missing`).
+        let create = |flags| unsafe { rustix::mm::userfaultfd(flags) };
+        let file = create(flags).map(|file| (file, FaultsSeen::All));
+        let file = file.or_else(|_| Ok((create(flags | user_only)?, FaultsSeen::UserMode)));
+        let (file, faults_seen) =
+            file.map_err(|error: Errno| failed("creating a userfaultfd")(error.into()))?;
+        Self { file, pid: std::process::id(), faults_seen }.with_features()
     }
 
     /// Takes a copy of the userfaultfd that `process` holds.
@@ -97,29 +128,40 @@ impl Userfaultfd {
     /// When it holds none, may not be looked into, or the kernel lacks features.
     pub fn take(process: &Process) -> Result<Self, UffdError> {
         let pid = process.pid();
-        let number = process::descriptors(pid)
-            .map_err(failed("listing the descriptors of a process"))?
-            .into_iter()
+        let descriptors =
+            process::descriptors(pid).map_err(failed("listing the descriptors of a process"))?;
+        let number = descriptors
+            .iter()
             .find(|descriptor| descriptor.link.as_os_str() == LINK)
             .ok_or(UffdError::None { pid })?
             .number;
+        // The kernel does not tell, so whoever created it has to.
+        let is_mark =
+            |link: &Path| link.to_str().is_some_and(|link| link.contains(SEES_ALL_FAULTS));
+        let marked = descriptors.iter().any(|descriptor| is_mark(&descriptor.link));
+        let faults_seen = if marked { FaultsSeen::All } else { FaultsSeen::UserMode };
         let file = process
             .copy_descriptor(number)
             .map_err(failed("copying a descriptor of another process"))?;
-        Self::with_features(file)
+        Self { file, pid, faults_seen }.with_features()
+    }
+
+    /// Which faults this sees: as far as known, when it was taken from a process.
+    #[must_use]
+    pub fn faults_seen(&self) -> FaultsSeen {
+        self.faults_seen
     }
 
     /// Sets the features, or finds them set by the agent that held this userfaultfd before.
-    fn with_features(file: OwnedFd) -> Result<Self, UffdError> {
-        let this = Self { file };
+    fn with_features(self) -> Result<Self, UffdError> {
         let mut api = uffdio_api { api: u64::from(UFFD_API), features: FEATURES, ioctls: 0 };
-        match this.request(UFFDIO_API, &mut api) {
-            Ok(()) => Ok(this),
+        match self.request(UFFDIO_API, &mut api) {
+            Ok(()) => Ok(self),
             // The kernel answers EINVAL both for "not known" and for "done before".
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                let set = this.features_set().map_err(failed("reading fdinfo"))?;
+                let set = self.features_set().map_err(failed("reading fdinfo"))?;
                 match FEATURES & !set {
-                    0 => Ok(this),
+                    0 => Ok(self),
                     missing => Err(UffdError::Features(missing)),
                 }
             }
@@ -163,7 +205,8 @@ impl Userfaultfd {
         }
     }
 
-    /// Ends protection and tracking of `range`; harmless where none was registered.
+    /// Ends whatever `range` is registered for, harmless where it is not: it is no longer protected
+    /// or tracked, pages that are missing read as zeroes, and who waits for them goes on.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -176,7 +219,8 @@ impl Userfaultfd {
         let opcode = Opcode::from(opcode);
         // SAFETY: `T` is the struct that userfaultfd requests take (`Argument` is private and
         // implemented for those only), valid for reads and writes. The requests made here change
-        // page protections and no contents.
+        // page protections, or fill pages that did not exist in memory that `register_missing` let
+        // pass: such memory is shared, and nothing in Rust relies on what it holds.
         let result = unsafe {
             libc::ioctl(
                 self.file.as_raw_fd(),
@@ -195,9 +239,11 @@ fn raw(range: AddressRange) -> uffdio_range {
 /// The structs that userfaultfd requests take.
 trait Argument {}
 impl Argument for uffdio_api {}
+impl Argument for uffdio_copy {}
 impl Argument for uffdio_range {}
 impl Argument for uffdio_register {}
 impl Argument for uffdio_writeprotect {}
+impl Argument for uffdio_zeropage {}
 
 #[cfg(test)]
 mod tests;

@@ -46,9 +46,49 @@ fn parse(line: &str, identity: FileIdentity) -> Option<FileMapping> {
     Some(FileMapping { addresses: AddressRange::new(hex(start)?, hex(end)?)?, offset })
 }
 
+/// Whether process `pid` has all of `range` mapped as shared memory.
+///
+/// # Errors
+/// When there is no such process or it may not be looked into.
+pub(crate) fn is_shared(pid: u32, range: AddressRange) -> io::Result<bool> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    Ok(shared_in(&maps, range))
+}
+
+/// Whether all of `range` is shared by `maps`, which lists mappings by ascending addresses.
+fn shared_in(maps: &str, range: AddressRange) -> bool {
+    let shared_until = maps.lines().filter_map(shared).fold(range.start(), |until, mapping| {
+        if mapping.start() <= until { until.max(mapping.end()) } else { until }
+    });
+    shared_until >= range.end()
+}
+
+/// The addresses of a line's mapping if it is shared.
+fn shared(line: &str) -> Option<AddressRange> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    let permissions = fields.next()?;
+    permissions.ends_with('s').then_some(AddressRange::new(hex(start)?, hex(end)?)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_is_shared_only_if_all_of_it_is() {
+        let maps = "1000-3000 rw-p 0 00:01 1\n3000-5000 rw-s 0 00:01 1\n5000-6000 r--s 0 00:01 2\n\
+                    8000-9000 rw-s 0 00:01 1\n9000-a000 rw-p 0 00:01 1\nnot a line\n";
+        let is_shared = |start, end| shared_in(maps, AddressRange::new(start, end).unwrap());
+        assert!(
+            is_shared(0x3000, 0x6000) && is_shared(0x4000, 0x5000) && is_shared(0x8000, 0x9000)
+        );
+        for (start, end) in [(0x2000, 0x4000), (0x5000, 0x9000), (0x8000, 0xa000), (0x6000, 0x7000)]
+        {
+            assert!(!is_shared(start, end), "{start:x}");
+        }
+    }
 
     #[test]
     fn a_line_is_of_a_file_by_numbers_not_by_name() {
