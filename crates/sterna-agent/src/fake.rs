@@ -11,10 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use sterna_api::Finding;
 use sterna_engine::identity::Identity;
-use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
+use sterna_page::{PAGE_SIZE_BYTES, PageSet, RamBlock, RamLayout};
 use sterna_proto::message::Reason;
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
-use sterna_vmm::{Destination, DeviceState, GuestDefinition, Source, VmmError};
+use sterna_vmm::{Begin, Destination, DeviceState, Faults, GuestDefinition, Source, VmmError};
 
 /// An agent in `folder` with a fake hypervisor. Must be called within a runtime.
 pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
@@ -235,6 +235,19 @@ impl Destination for FakeDestination {
 
     fn is_alive(&mut self) -> bool {
         true
+    }
+
+    fn serve_faults(&mut self, _: &PageSet, _: Begin) -> Result<Arc<Faults>, VmmError> {
+        Err(VmmError::Refused { operation: "serve_faults", detail: "a fake has no faults".into() })
+    }
+
+    fn end_faults(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn halt(&mut self) -> Result<(), VmmError> {
+        *self.state.lock().unwrap() = FakeState::Paused;
+        Ok(())
     }
 
     fn load_device_state(&mut self, _: &DeviceState) -> Result<(), VmmError> {

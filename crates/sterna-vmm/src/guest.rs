@@ -1,5 +1,6 @@
 //! The two halves of a guest on the move.
 
+use crate::{Begin, Faults};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -252,8 +253,36 @@ pub trait Destination: Send {
     /// to tell a guest that never ran from one that may have.
     fn is_alive(&mut self) -> bool;
 
-    /// Loads the state of vCPUs and devices, after all RAM has arrived: devices read guest RAM
-    /// while they load. The guest stays paused.
+    /// Makes every thread of the guest that touches a missing page wait until it is placed, from
+    /// before the device state is loaded until [`Destination::end_faults`]. All pages that do not
+    /// exist are missing then, owed or not. Devices read guest RAM while they load, and the guest's
+    /// disks are read into it: each step from here on may wait for pages, so faults are served by
+    /// other threads.
+    ///
+    /// [`Begin::Fresh`] first frees the pages of `missing`, so that nothing old is seen of them.
+    /// [`Begin::TakenOver`] frees nothing, and has every thread that waits reported anew.
+    ///
+    /// # Errors
+    /// When the guest has huge pages, its hypervisor cannot be made to wait everywhere, or is gone.
+    fn serve_faults(&mut self, missing: &PageSet, guest: Begin) -> Result<Arc<Faults>, VmmError>;
+
+    /// All pages are here: nothing is missing any more, holes read as zeroes, and whoever waits goes
+    /// on. Harmless when faults were never served.
+    ///
+    /// # Errors
+    /// When the kernel refuses or the hypervisor is gone.
+    fn end_faults(&mut self) -> Result<(), VmmError>;
+
+    /// Stops every thread of the guest for good, as its missing pages are lost. Nothing more is
+    /// asked of the guest or its hypervisor but [`Destination::discard`]; what there is of it stays
+    /// to be looked at.
+    ///
+    /// # Errors
+    /// When it cannot be stopped.
+    fn halt(&mut self) -> Result<(), VmmError>;
+
+    /// Loads the state of vCPUs and devices, after all RAM has arrived or its faults are served:
+    /// devices read guest RAM while they load. The guest stays paused.
     ///
     /// # Errors
     /// When the hypervisor refuses the state or is gone.
@@ -272,7 +301,8 @@ pub trait Destination: Send {
     /// When the hypervisor refuses or is gone.
     fn settle(&mut self) -> Result<(), VmmError>;
 
-    /// Ends the guest here and frees all it had. It must never have been activated.
+    /// Ends the guest here and frees all it had, whatever its threads wait for. It must never have
+    /// been activated, or have been halted.
     ///
     /// # Errors
     /// When it cannot be ended.

@@ -6,6 +6,8 @@
 //!                       any step but the last, on failure or cancel → resume
 //!   Destination:  (prepared, RAM empty) → memory() filled → load_device_state → activate
 //!                       any step but the last, on failure or cancel → discard
+//!   with pages to come: … → serve_faults → load_device_state → activate → end_faults
+//!                       the pages are lost → halt
 //! ```
 //!
 //! **Guarantee.** After `resume` returned `Ok`, the source's guest runs as if nothing had
@@ -17,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod definition;
+mod faults;
 mod guest;
 pub mod qemu;
 pub mod synthetic;
@@ -26,6 +29,7 @@ pub use definition::{
     Accelerator, ConsoleKind, DefinitionError, DiskCache, DiskDefinition, GuestDefinition,
     NetworkDefinition,
 };
+pub use faults::{Begin, Faults};
 pub use guest::{
     Destination, DeviceState, DeviceStateKind, Discarding, Immovable, InFlightIo, Pause, Source,
     VmmError,

@@ -2,7 +2,7 @@
 
 use crate::VmmError;
 use std::io;
-use sterna_page::{PAGE_SIZE_BYTES, PageNumber, PageRun, PageSet, RamLayout};
+use sterna_page::{PAGE_SIZE_BYTES, PageCount, PageNumber, PageRun, PageSet, RamLayout};
 use sterna_sys::AddressRange;
 use sterna_sys::memory::MemoryError;
 use sterna_sys::pagemap::{AfterScan, Pagemap};
@@ -14,6 +14,22 @@ use sterna_sys::uffd::{UffdError, Userfaultfd};
 pub(crate) struct MappedPages {
     pub(crate) addresses: AddressRange,
     pub(crate) first: PageNumber,
+}
+
+impl MappedPages {
+    /// The pages of `run` that lie here, and their addresses.
+    pub(crate) fn part_of(&self, run: PageRun) -> Option<(AddressRange, PageRun)> {
+        let here = PageRun { first: self.first, count: self.pages() };
+        let first = here.first.0.max(run.first.0);
+        let end = here.end()?.0.min(run.end()?.0);
+        let address = |page| self.addresses.start() + (page - self.first.0) * PAGE_SIZE_BYTES;
+        let run = (first < end).then(|| PageRun::new(first, end - first))?;
+        Some((AddressRange::new(address(first), address(end))?, run))
+    }
+
+    fn pages(&self) -> PageCount {
+        PageCount(self.addresses.bytes() / PAGE_SIZE_BYTES)
+    }
 }
 
 /// Where process `pid` has mapped the RAM blocks, whose files are `files`.
@@ -111,7 +127,10 @@ impl From<UffdError> for VmmError {
     fn from(error: UffdError) -> Self {
         match error {
             UffdError::System { operation, source } => Self::System { operation, source },
-            UffdError::None { .. } | UffdError::Features(_) => untrackable(&error.to_string()),
+            UffdError::Ended { .. } => Self::Gone { detail: error.to_string() },
+            UffdError::None { .. } | UffdError::Features(_) | UffdError::NotShared(_) => {
+                Self::Refused { operation: "using the userfaultfd", detail: error.to_string() }
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ use sterna_proto::message::{
     AttemptId, Coding, Epoch, GuestId, JournalId, Offer, Reason, ReasonCode, Verify,
 };
 use sterna_vmm::synthetic::{Step, SyntheticConfig, SyntheticDestination, SyntheticGuest};
-use sterna_vmm::{Destination, DeviceState, Source, VmmError};
+use sterna_vmm::{Begin, Destination, DeviceState, Faults, Source, VmmError};
 use uuid::Uuid;
 
 /// A destination that a test can look into while the engine has it.
@@ -41,6 +41,19 @@ impl Destination for SharedDestination {
     }
     fn is_alive(&mut self) -> bool {
         self.0.lock().unwrap().is_alive()
+    }
+    fn serve_faults(
+        &mut self,
+        missing: &sterna_page::PageSet,
+        guest: Begin,
+    ) -> Result<Arc<Faults>, VmmError> {
+        self.0.lock().unwrap().serve_faults(missing, guest)
+    }
+    fn end_faults(&mut self) -> Result<(), VmmError> {
+        self.0.lock().unwrap().end_faults()
+    }
+    fn halt(&mut self) -> Result<(), VmmError> {
+        self.0.lock().unwrap().halt()
     }
     fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError> {
         self.0.lock().unwrap().load_device_state(state)

@@ -7,16 +7,18 @@ use super::qmp::{Qmp, REPLY_LIMIT};
 use super::replies::Migration;
 use super::source::hand_over_capabilities;
 use super::stream::STATE_BYTES_MAX;
-use crate::tracking::system;
-use crate::{Destination, DeviceState, DeviceStateKind, GuestDefinition, VmmError};
+use crate::faults::{self, refused};
+use crate::tracking::{MappedPages, find_mapped, system};
+use crate::{Begin, Destination, DeviceState, DeviceStateKind, Faults, GuestDefinition, VmmError};
 use qapi::qmp::{AnnounceParameters, announce_self, cont, migrate_incoming, query_migrate};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use sterna_page::RamLayout;
+use sterna_page::{PageSet, RamLayout};
 use sterna_sys::memory::GuestMemory;
+use sterna_sys::uffd::{FaultsSeen, UffdError, Userfaultfd};
 
 /// How long QEMU may take to load its device state.
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
@@ -87,6 +89,30 @@ impl QemuDestination {
         &self.guest
     }
 
+    fn mapped(&self) -> Result<Vec<MappedPages>, VmmError> {
+        find_mapped(self.guest.pid(), self.guest.layout(), &self.guest.record().ram)
+    }
+
+    fn begin_faults(&self, missing: &PageSet, guest: Begin) -> Result<Faults, VmmError> {
+        let uffd = Userfaultfd::take(self.guest.process())?;
+        // QEMU reads disks into guest RAM, and KVM runs guests in it, inside the kernel.
+        if uffd.faults_seen() != FaultsSeen::All {
+            let detail = "the hypervisor's userfaultfd does not see faults inside the kernel: it \
+                          was started without the privilege to, or by an earlier version";
+            return Err(refused(detail.into()));
+        }
+        Faults::begin(uffd, self.mapped()?, &self.guest.memory(), missing, guest)
+    }
+
+    fn finish_faults(&self) -> Result<(), VmmError> {
+        // Also of a guest whose faults another agent has served: QEMU knows, nobody else need to.
+        match Userfaultfd::take(self.guest.process()) {
+            Ok(uffd) => faults::end(&uffd, &self.mapped()?),
+            Err(UffdError::None { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn load(&mut self, state: &DeviceState) -> Result<(), VmmError> {
         let DeviceStateKind::QemuVmstate = state.kind else {
             return Err(VmmError::WrongKind(state.kind));
@@ -144,6 +170,20 @@ impl Destination for QemuDestination {
 
     fn is_alive(&mut self) -> bool {
         self.guest.is_alive()
+    }
+
+    fn serve_faults(&mut self, missing: &PageSet, guest: Begin) -> Result<Arc<Faults>, VmmError> {
+        let begun = self.begin_faults(missing, guest);
+        begun.map(Arc::new).map_err(|error| self.guest.explain(error))
+    }
+
+    fn end_faults(&mut self) -> Result<(), VmmError> {
+        self.finish_faults().map_err(|error| self.guest.explain(error))
+    }
+
+    fn halt(&mut self) -> Result<(), VmmError> {
+        // By a signal: the monitor's thread may itself wait for a page, and `stop` for vCPUs that do.
+        self.guest.process().stop().map_err(system("stopping QEMU"))
     }
 
     fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError> {

@@ -1,11 +1,12 @@
 //! A synthetic guest that arrives.
 
 use super::failures::{Failures, Step};
-use super::machine::{Handle, Machine, Memories, Phase, SyntheticGuest};
+use super::machine::{Handle, Machine, Phase, SyntheticGuest};
+use super::memories::Memories;
 use super::registers::Registers;
-use crate::{Destination, DeviceState, VmmError};
+use crate::{Begin, Destination, DeviceState, Faults, VmmError};
 use std::sync::Arc;
-use sterna_page::RamLayout;
+use sterna_page::{PageSet, RamLayout};
 use sterna_sys::memory::GuestMemory;
 
 /// How far the guest has come.
@@ -71,9 +72,41 @@ impl Destination for SyntheticDestination {
     fn is_alive(&mut self) -> bool {
         match &self.stage {
             Stage::Prepared(_) => true,
-            Stage::Loaded(handle) => handle.0.check_alive().is_ok(),
+            Stage::Loaded(handle) => handle.0.phase() != Phase::Ended,
             Stage::Discarded => false,
         }
+    }
+
+    fn serve_faults(&mut self, missing: &PageSet, guest: Begin) -> Result<Arc<Faults>, VmmError> {
+        self.failures.check(Step::ServeFaults)?;
+        match (&self.stage, guest) {
+            (Stage::Prepared(memories), _) => memories.serve_faults(missing, guest),
+            (Stage::Loaded(handle), Begin::TakenOver) => {
+                handle.0.check_alive()?;
+                handle.0.memories.serve_faults(missing, guest)
+            }
+            (Stage::Loaded(_), Begin::Fresh) | (Stage::Discarded, _) => {
+                Err(out_of_turn("serve_faults"))
+            }
+        }
+    }
+
+    fn end_faults(&mut self) -> Result<(), VmmError> {
+        self.failures.check(Step::EndFaults)?;
+        match &self.stage {
+            Stage::Prepared(memories) => memories.end_faults(),
+            Stage::Loaded(handle) => handle.0.memories.end_faults(),
+            Stage::Discarded => Ok(()),
+        }
+    }
+
+    fn halt(&mut self) -> Result<(), VmmError> {
+        match &self.stage {
+            Stage::Loaded(handle) => handle.0.set_phase(Phase::Halted),
+            // It has no threads.
+            Stage::Prepared(_) | Stage::Discarded => {}
+        }
+        Ok(())
     }
 
     fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError> {

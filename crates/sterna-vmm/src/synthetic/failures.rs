@@ -21,6 +21,10 @@ pub enum Step {
     Resume,
     /// Ending the source.
     Release,
+    /// Beginning to serve faults.
+    ServeFaults,
+    /// Ending that.
+    EndFaults,
     /// Loading the device state.
     Load,
     /// Activating the destination; it stays paused.
@@ -39,6 +43,8 @@ impl Step {
             Self::Save => "save_device_state",
             Self::Resume => "resume",
             Self::Release => "release",
+            Self::ServeFaults => "serve_faults",
+            Self::EndFaults => "end_faults",
             Self::Load => "load_device_state",
             Self::Activate => "activate",
             Self::Discard => "discard",

@@ -2,29 +2,36 @@
 //!
 //! A writer passes the gate before each page. While the gate is shut it waits there, holding
 //! neither a lock on its registers nor a half-written page. `pause` shuts the gate and waits until
-//! every writer stands before it.
+//! every writer stands before it. A writer that waits for a missing page cannot come to the gate, so
+//! there is a limit to that; and an end lets go of it.
 
 use super::check::{CheckReport, check};
 use super::config::{SyntheticConfig, WriteRate};
 use super::failures::{Failures, Step};
+use super::memories::Memories;
 use super::page::{Mixer, Version, header_version, render_into, seal};
 use super::registers::{Registers, WriterRegisters, owner};
 use super::source::SyntheticSource;
 use super::speed::Speed;
 use crate::VmmError;
-use crate::tracking::{MappedPages, system};
+use crate::tracking::system;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageRun, PageSet, RamLayout};
-use sterna_sys::memory::{Access, GuestMemory, HugePages, create_shared};
+use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageRun, PageSet};
+use sterna_sys::memory::GuestMemory;
 
 /// What the gate lets the writers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Running,
     Paused,
+    /// Paused for good.
+    Halted,
     Ended,
 }
+
+/// How long writers may take to come to the gate: they may wait for pages that are on their way.
+const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct Gate {
@@ -36,10 +43,7 @@ struct Gate {
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) config: SyntheticConfig,
-    /// The mapping that the writers use, and that is tracked.
-    inside: GuestMemory,
-    /// The mapping that the engine uses.
-    pub(super) outside: Arc<GuestMemory>,
+    pub(super) memories: Memories,
     writers: Vec<Mutex<WriterRegisters>>,
     gate: Mutex<Gate>,
     changed: Condvar,
@@ -49,28 +53,6 @@ pub(super) struct Machine {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The two mappings of a synthetic guest's RAM: the guest's and the engine's.
-#[derive(Debug)]
-pub(super) struct Memories {
-    pub(super) inside: GuestMemory,
-    pub(super) outside: Arc<GuestMemory>,
-}
-
-impl Memories {
-    pub(super) fn create(layout: &RamLayout) -> Result<Self, VmmError> {
-        let (mut files, mut copies) = (Vec::new(), Vec::new());
-        for block in layout.blocks() {
-            let file = create_shared(&block.name, block.size_bytes, HugePages::No)
-                .map_err(system("creating RAM"))?;
-            copies.push(file.try_clone().map_err(system("creating RAM"))?);
-            files.push(file);
-        }
-        let inside = GuestMemory::map(layout.clone(), files, Access::ReadWrite)?;
-        let outside = GuestMemory::open(layout.clone(), copies)?;
-        Ok(Self { inside, outside: Arc::new(outside) })
-    }
 }
 
 /// Owner of the guest's threads.
@@ -88,8 +70,7 @@ impl Machine {
     pub(super) fn start(memories: Memories, registers: Registers) -> Result<Handle, VmmError> {
         let machine = Arc::new(Self {
             config: registers.config,
-            inside: memories.inside,
-            outside: memories.outside,
+            memories,
             writers: registers.writers.into_iter().map(Mutex::new).collect(),
             gate: Mutex::new(Gate { phase: Phase::Paused, parked: 0 }),
             changed: Condvar::new(),
@@ -104,7 +85,7 @@ impl Machine {
                 .spawn(move || machine.run_writer(number))
                 .map_err(system("starting a writer"))?;
         }
-        handle.0.wait_parked();
+        handle.0.wait_parked(PAUSE_LIMIT)?;
         Ok(handle)
     }
 
@@ -112,32 +93,54 @@ impl Machine {
         lock(&self.gate).phase
     }
 
-    /// Opens or shuts the gate. An ended guest stays ended.
+    /// Opens or shuts the gate. An ended guest stays ended, and a halted one can only be ended.
     pub(super) fn set_phase(&self, phase: Phase) {
         let mut gate = lock(&self.gate);
-        if gate.phase != Phase::Ended {
-            gate.phase = phase;
-        }
+        gate.phase = match gate.phase {
+            Phase::Ended => Phase::Ended,
+            Phase::Halted if phase != Phase::Ended => Phase::Halted,
+            Phase::Running | Phase::Paused | Phase::Halted => phase,
+        };
+        let ended = gate.phase == Phase::Ended;
         self.changed.notify_all();
+        drop(gate);
+        if ended {
+            // Who waits for a page goes on, finds zeroes, and then the gate. An error would be one
+            // of the kernel, to which nothing is left to do.
+            let _ = self.memories.end_faults();
+        }
     }
 
     /// Shuts the gate and waits until every writer stands before it.
-    pub(super) fn pause(&self) {
-        self.set_phase(Phase::Paused);
-        self.wait_parked();
+    pub(super) fn pause(&self) -> Result<(), VmmError> {
+        self.pause_within(PAUSE_LIMIT)
     }
 
-    fn wait_parked(&self) {
-        let mut gate = lock(&self.gate);
-        while gate.phase == Phase::Paused && gate.parked < self.writers.len() {
-            gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
+    /// Shuts the gate, and keeps it shut even if a writer does not come to it within `limit`.
+    pub(super) fn pause_within(&self, limit: Duration) -> Result<(), VmmError> {
+        self.set_phase(Phase::Paused);
+        self.wait_parked(limit)
+    }
+
+    fn wait_parked(&self, limit: Duration) -> Result<(), VmmError> {
+        let under_way = |gate: &mut Gate| {
+            matches!(gate.phase, Phase::Paused | Phase::Halted) && gate.parked < self.writers.len()
+        };
+        let waited = self.changed.wait_timeout_while(lock(&self.gate), limit, under_way);
+        match waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+            true => Err(VmmError::TimedOut { operation: "pausing the guest", limit }),
+            false => Ok(()),
         }
     }
 
-    /// An error if the guest has ended.
+    /// An error if the guest has ended or was halted.
     pub(super) fn check_alive(&self) -> Result<(), VmmError> {
         match self.phase() {
             Phase::Ended => Err(VmmError::Gone { detail: "the synthetic guest was ended".into() }),
+            Phase::Halted => {
+                let detail = "it was halted".into();
+                Err(VmmError::Refused { operation: "using the synthetic guest", detail })
+            }
             Phase::Running | Phase::Paused => Ok(()),
         }
     }
@@ -145,13 +148,6 @@ impl Machine {
     pub(super) fn registers(&self) -> Registers {
         let writers = self.writers.iter().map(|writer| *lock(writer)).collect();
         Registers { config: self.config.clone(), writers }
-    }
-
-    /// Where the tracked mapping is.
-    pub(super) fn mapped(&self) -> Vec<MappedPages> {
-        let runs = self.inside.layout().block_runs();
-        let parts = self.inside.addresses().zip(runs);
-        parts.map(|(addresses, run)| MappedPages { addresses, first: run.first }).collect()
     }
 
     /// Waits at the gate until it is open and `due` has come. `false` when the guest has ended.
@@ -166,10 +162,10 @@ impl Machine {
                     let waited = self.changed.wait_timeout(gate, wait);
                     gate = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
-                Phase::Paused => {
+                Phase::Paused | Phase::Halted => {
                     gate.parked += 1;
                     self.changed.notify_all();
-                    while gate.phase == Phase::Paused {
+                    while matches!(gate.phase, Phase::Paused | Phase::Halted) {
                         gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
                     }
                     gate.parked -= 1;
@@ -220,7 +216,7 @@ impl Machine {
         let mut mixer = Mixer(registers.random);
         let page = PageNumber((mixer.next() % own.max(1)) * count + number as u64);
         registers.random = mixer.0;
-        self.inside.read(page, bytes).expect("the working set lies within RAM");
+        self.memories.inside.read(page, bytes).expect("the working set lies within RAM");
         let before = header_version(self.config.seed, page, bytes).unwrap_or_else(|_| {
             registers.unsound += 1;
             Version(0)
@@ -228,7 +224,7 @@ impl Machine {
         registers.writes += 1;
         let version = Version(registers.writes);
         render_into(&self.config, page, version, bytes);
-        self.inside.write(page, bytes).expect("the working set lies within RAM");
+        self.memories.inside.write(page, bytes).expect("the working set lies within RAM");
         let change = seal(self.config.seed, page, version).wrapping_sub(seal(
             self.config.seed,
             page,
@@ -241,9 +237,10 @@ impl Machine {
     fn balloon(&self, run: PageRun) -> Result<(), VmmError> {
         let mut writers: Vec<_> = self.writers.iter().map(lock).collect();
         let mut bytes = vec![0; PAGE_SIZE];
-        let mut existing = self.inside.populated().map_err(system("asking which pages exist"))?;
+        let mut existing =
+            self.memories.inside.populated().map_err(system("asking which pages exist"))?;
         let mut wanted = PageSet::empty(existing.capacity());
-        if !self.inside.layout().holds(run) {
+        if !self.memories.inside.layout().holds(run) {
             let detail = "no such pages".to_owned();
             return Err(VmmError::Refused { operation: "balloon", detail });
         }
@@ -252,13 +249,13 @@ impl Machine {
         kept.subtract(&wanted);
         existing.subtract(&kept);
         for page in existing.iter() {
-            self.inside.read(page, &mut bytes)?;
+            self.memories.inside.read(page, &mut bytes)?;
             let version = header_version(self.config.seed, page, &bytes).unwrap_or(Version(0));
             let registers = &mut writers[owner(page.0, self.writers.len())];
             let seal = seal(self.config.seed, page, version);
             registers.seal_sum = registers.seal_sum.wrapping_sub(seal);
         }
-        Ok(self.inside.punch(run)?)
+        Ok(self.memories.inside.punch(run)?)
     }
 }
 
@@ -287,6 +284,10 @@ impl SyntheticGuest {
         Self(handle)
     }
 
+    pub(super) fn machine(&self) -> &Arc<Machine> {
+        &self.0.0
+    }
+
     /// This guest as one that may leave.
     #[must_use]
     pub fn source(&self) -> SyntheticSource {
@@ -296,19 +297,19 @@ impl SyntheticGuest {
     /// Whether it runs: neither paused nor ended.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.0.0.phase() == Phase::Running
+        self.machine().phase() == Phase::Running
     }
 
     /// The speed of its writers, in percent of their full one.
     #[must_use]
     pub fn vcpu_percent(&self) -> u8 {
-        self.0.0.speed.percent()
+        self.machine().speed.percent()
     }
 
-    /// What its writers know at this moment.
+    /// What its writers know at this moment. Waits for a writer that waits for a missing page.
     #[must_use]
     pub fn registers(&self) -> Registers {
-        self.0.0.registers()
+        self.machine().registers()
     }
 
     /// Pages written in its whole life, wherever it ran.
@@ -320,18 +321,18 @@ impl SyntheticGuest {
     /// Its RAM, as the engine sees it.
     #[must_use]
     pub fn memory(&self) -> Arc<GuestMemory> {
-        Arc::clone(&self.0.0.outside)
+        Arc::clone(&self.machine().memories.outside)
     }
 
     /// Stops it for a moment and compares all its memory with what it should hold.
     ///
     /// # Errors
-    /// When the memory cannot be read.
+    /// When the memory cannot be read, or a writer waits for a missing page that does not come.
     pub fn check(&self) -> Result<CheckReport, VmmError> {
-        let machine = &self.0.0;
+        let machine = self.machine();
         let before = machine.phase();
-        machine.pause();
-        let report = check(&machine.outside, &machine.registers());
+        let paused = machine.pause();
+        let report = paused.and_then(|()| check(&machine.memories.outside, &machine.registers()));
         machine.set_phase(before);
         report
     }
@@ -341,16 +342,16 @@ impl SyntheticGuest {
     /// # Errors
     /// When there are no such pages.
     pub fn balloon(&self, run: PageRun) -> Result<(), VmmError> {
-        self.0.0.balloon(run)
+        self.machine().balloon(run)
     }
 
     /// Makes `step` of its source fail once.
     pub fn fail_at(&self, step: Step) {
-        self.0.0.failures.add(step);
+        self.machine().failures.add(step);
     }
 
     /// Ends it, as a crash of its hypervisor would.
     pub fn kill(&self) {
-        self.0.0.set_phase(Phase::Ended);
+        self.machine().set_phase(Phase::Ended);
     }
 }

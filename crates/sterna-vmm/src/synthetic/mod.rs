@@ -12,6 +12,8 @@
 //!   its pages, so that [`SyntheticGuest::check`] finds a page that is torn, of another place, or
 //!   of another time.
 //!
+//! A guest may arrive before its pages ([`crate::Faults`]): its writers wait for those they touch.
+//!
 //! A guest ends when its last handle (guest, source, or destination after its load) is dropped:
 //! its threads must not outlive a test.
 
@@ -20,6 +22,7 @@ mod config;
 mod destination;
 mod failures;
 mod machine;
+mod memories;
 mod page;
 mod registers;
 mod source;

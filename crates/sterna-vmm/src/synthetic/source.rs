@@ -45,11 +45,11 @@ impl SyntheticSource {
 
 impl Source for SyntheticSource {
     fn layout(&self) -> &RamLayout {
-        self.machine().outside.layout()
+        self.machine().memories.outside.layout()
     }
 
     fn memory(&self) -> Arc<GuestMemory> {
-        Arc::clone(&self.machine().outside)
+        Arc::clone(&self.machine().memories.outside)
     }
 
     fn immovable(&mut self) -> Result<Vec<Immovable>, VmmError> {
@@ -69,7 +69,7 @@ impl Source for SyntheticSource {
         self.step(Step::StartTracking)?;
         self.stop_tracking()?;
         let uffd = Userfaultfd::create()?;
-        let mapped = self.machine().mapped();
+        let mapped = self.machine().memories.mapped();
         self.tracker = Some(WriteTracker::start(std::process::id(), uffd, mapped)?);
         Ok(())
     }
@@ -89,7 +89,7 @@ impl Source for SyntheticSource {
     }
 
     fn populated(&self) -> Result<PageSet, VmmError> {
-        self.machine().outside.populated().map_err(system("asking which pages exist"))
+        self.machine().memories.outside.populated().map_err(system("asking which pages exist"))
     }
 
     fn set_vcpu_speed(&mut self, percent: u8) -> Result<(), VmmError> {
@@ -105,7 +105,7 @@ impl Source for SyntheticSource {
     fn pause(&mut self) -> Result<Pause, VmmError> {
         self.step(Step::Pause)?;
         let start = Instant::now();
-        self.machine().pause();
+        self.machine().pause()?;
         let took = start.elapsed();
         Ok(Pause { took, lead: took })
     }

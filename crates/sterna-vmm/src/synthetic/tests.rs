@@ -211,3 +211,5 @@ fn foreign_or_broken_state_is_refused() {
         assert!(prepare().load_device_state(&cut).is_err(), "{end} bytes");
     }
 }
+
+mod missing;
