@@ -8,6 +8,8 @@
 
 #[path = "qemu/bare.rs"]
 mod bare;
+#[path = "qemu/missing.rs"]
+mod missing;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

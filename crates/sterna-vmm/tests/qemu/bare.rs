@@ -16,7 +16,7 @@ use sterna_vmm::qemu::probe::run_small_guest;
 const NEW_TICKS: usize = 50;
 
 /// How the guest is executed here: said where the test harness does not hide it.
-fn accelerator(host: &Host) -> Accelerator {
+pub(super) fn accelerator(host: &Host) -> Accelerator {
     let (accelerator, why) = match run_small_guest(&host.binary, host.folder.path()) {
         Ok(took) => (Accelerator::KvmUnproven, format!("a boot sector ran within {took:.1?}")),
         Err(error) => (Accelerator::Tcg, format!("KVM runs no guest: {error}")),
@@ -27,7 +27,7 @@ fn accelerator(host: &Host) -> Accelerator {
 }
 
 /// Starts the guest on this host and follows its console from its first byte on.
-fn start(host: &Host, bare: BareGuest, accelerator: Accelerator) -> (Ended, ConsoleLog) {
+pub(super) fn start(host: &Host, bare: BareGuest, accelerator: Accelerator) -> (Ended, ConsoleLog) {
     let definition = bare.define("bare", &host.folder.path().join("bare.img")).unwrap();
     let definition: GuestDefinition = serde_json::from_value(definition).unwrap();
     let cpu = (accelerator == Accelerator::KvmUnproven).then(|| CPU.to_owned());
@@ -43,17 +43,17 @@ fn start(host: &Host, bare: BareGuest, accelerator: Accelerator) -> (Ended, Cons
     (guest, console)
 }
 
-fn follow(guest: &QemuGuest, console: &ConsoleLog) {
+pub(super) fn follow(guest: &QemuGuest, console: &ConsoleLog) {
     console.attach(UnixStream::connect(guest.console_path()).unwrap());
 }
 
-fn await_ticks(console: &ConsoleLog) {
+pub(super) fn await_ticks(console: &ConsoleLog) {
     let seen = console.ticks().samples().len();
     console.wait_for_ticks(seen + NEW_TICKS, LIMIT).unwrap();
 }
 
 /// Waits until the guest has compared so many more pages.
-fn await_checked(console: &ConsoleLog, pages: u32) {
+pub(super) fn await_checked(console: &ConsoleLog, pages: u32) {
     let checked = || console.ticks().samples().last().unwrap().tick.checked;
     let enough = checked() + u64::from(pages);
     while checked() < enough {
