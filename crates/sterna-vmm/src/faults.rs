@@ -185,3 +185,61 @@ fn offset(pages: PageCount) -> usize {
 pub(crate) fn refused(detail: String) -> VmmError {
     VmmError::Refused { operation: "serving missing pages", detail }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tracking::system;
+    use sterna_page::{PAGE_SIZE, RamBlock, RamLayout};
+    use sterna_sys::memory::{Access, HugePages, create_shared};
+
+    const PAGES: u64 = 8;
+
+    /// RAM that is mapped twice, as a hypervisor may, with every page missing; `None` where this
+    /// kernel cannot.
+    fn mapped_twice() -> Option<([GuestMemory; 2], Faults)> {
+        let uffd = Userfaultfd::create().map_err(|error| eprintln!("skipped: {error}")).ok()?;
+        let size_bytes = PAGES * PAGE_SIZE_BYTES;
+        let block = RamBlock { name: "ram0".into(), size_bytes, host_page_bytes: 4096 };
+        let layout = RamLayout::new(vec![block]).unwrap();
+        let file = create_shared("ram0", size_bytes, HugePages::No).unwrap();
+        let memories = [0, 1].map(|_| {
+            let file = file.try_clone().map_err(system("copying")).unwrap();
+            GuestMemory::map(layout.clone(), vec![file], Access::ReadWrite).unwrap()
+        });
+        let part = |memory: &GuestMemory| {
+            let addresses = memory.addresses().next().unwrap();
+            MappedPages { addresses, first: PageNumber(0) }
+        };
+        let mapped = memories.iter().map(part).collect();
+        let missing = PageSet::full(memories[0].pages());
+        let faults = Faults::begin(uffd, mapped, &memories[0], &missing, Begin::Fresh).unwrap();
+        Some((memories, faults))
+    }
+
+    #[test]
+    fn whoever_waits_at_any_mapping_of_a_page_goes_on_when_it_is_placed() {
+        let Some((memories, faults)) = mapped_twice() else { return };
+        std::thread::scope(|scope| {
+            let read = |memory: &GuestMemory, page| {
+                let mut bytes = vec![0; PAGE_SIZE];
+                memory.read(PageNumber(page), &mut bytes).unwrap();
+                bytes[0]
+            };
+            let threads = [(0, 3), (1, 3), (0, 5), (1, 5)].map(|(mapping, page)| {
+                let memory = &memories[mapping];
+                scope.spawn(move || read(memory, page))
+            });
+            let mut waiting = Vec::new();
+            while waiting.len() < threads.len() {
+                faults.wait(Duration::from_millis(100), &mut waiting).unwrap();
+            }
+            waiting.sort_unstable();
+            assert_eq!(waiting, [3, 3, 5, 5].map(PageNumber));
+            assert_eq!(faults.place(PageNumber(3), &[7; PAGE_SIZE]).unwrap(), PageCount(1));
+            assert_eq!(faults.place_zero(PageRun::new(4, 2)).unwrap(), PageCount(2));
+            assert_eq!(threads.map(|thread| thread.join().unwrap()), [7, 7, 0, 0]);
+        });
+        faults.end().unwrap();
+    }
+}
