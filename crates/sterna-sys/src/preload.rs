@@ -37,20 +37,33 @@ mod tests {
     use crate::process::{Process, descriptors};
     use crate::uffd::{FaultsSeen, Userfaultfd};
     use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
+    use std::sync::atomic::{AtomicU32, Ordering};
 
-    fn shell(enable: &str) -> Child {
-        let path =
-            std::env::temp_dir().join(format!("sterna-preload-{}-{enable}.so", std::process::id()));
+    /// A user without any privilege.
+    const NOBODY: u32 = 65534;
+
+    /// A shell that is started with the library, says a line, and waits for one.
+    fn shell(enable: &str, user: Option<u32>) -> Child {
+        // Tests run at the same time, and each writes its own.
+        static WRITTEN: AtomicU32 = AtomicU32::new(0);
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sterna-preload-{}-{number}.so", std::process::id());
+        let path = std::env::temp_dir().join(name);
         write_library(&path).unwrap();
-        Command::new("sh")
+        let mut command = Command::new("sh");
+        command
             .args(["-c", "echo \"[$LD_PRELOAD|$STERNA_PRELOAD]\"; read line; exit 0"])
             .env(PATH_VARIABLE, &path)
             .env(ENABLE_VARIABLE, enable)
+            .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
+            .stdout(Stdio::piped());
+        if let Some(user) = user {
+            command.uid(user);
+        }
+        command.spawn().unwrap()
     }
 
     fn first_line(child: &mut Child) -> String {
@@ -66,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_process_started_with_it_holds_a_userfaultfd_and_hides_it_from_its_children() {
-        let mut child = shell("1");
+        let mut child = shell("1", None);
         assert_eq!(first_line(&mut child), "[|]\n");
         let process = Process::open(child.id()).unwrap();
         match Userfaultfd::take(&process) {
@@ -82,7 +95,7 @@ mod tests {
         let Ok(own) = Userfaultfd::create() else {
             return eprintln!("skipped: this kernel cannot track writes");
         };
-        let mut child = shell("1");
+        let mut child = shell("1", None);
         first_line(&mut child);
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap()).unwrap();
         // The device may give more than the system call that this process uses.
@@ -96,8 +109,24 @@ mod tests {
     }
 
     #[test]
+    fn a_userfaultfd_that_does_not_see_all_faults_is_not_marked() {
+        let allowed = std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+        if !rustix::process::geteuid().is_root() || !allowed.is_ok_and(|text| text.trim() == "0") {
+            return eprintln!("skipped: everyone here may see the same faults");
+        }
+        let mut child = shell("1", Some(NOBODY));
+        first_line(&mut child);
+        let taken = Userfaultfd::take(&Process::open(child.id()).unwrap());
+        end(child);
+        match taken {
+            Ok(taken) => assert_eq!(taken.faults_seen(), FaultsSeen::UserMode),
+            Err(error) => eprintln!("skipped: this kernel cannot track writes: {error}"),
+        }
+    }
+
+    #[test]
     fn without_the_variable_it_does_nothing() {
-        let mut child = shell("0");
+        let mut child = shell("0", None);
         first_line(&mut child);
         let links = descriptors(child.id()).unwrap();
         assert!(!links.iter().any(|d| d.link.to_string_lossy().contains("userfaultfd")));

@@ -190,6 +190,7 @@ pub(crate) fn refused(detail: String) -> VmmError {
 mod tests {
     use super::*;
     use crate::tracking::system;
+    use std::time::Instant;
     use sterna_page::{PAGE_SIZE, RamBlock, RamLayout};
     use sterna_sys::memory::{Access, HugePages, create_shared};
 
@@ -238,8 +239,14 @@ mod tests {
             assert_eq!(waiting, [3, 3, 5, 5].map(PageNumber));
             assert_eq!(faults.place(PageNumber(3), &[7; PAGE_SIZE]).unwrap(), PageCount(1));
             assert_eq!(faults.place_zero(PageRun::new(4, 2)).unwrap(), PageCount(2));
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while Instant::now() < deadline && !threads.iter().all(|thread| thread.is_finished()) {
+                std::thread::yield_now();
+            }
+            let went_on = threads.iter().all(|thread| thread.is_finished());
+            faults.end().unwrap();
             assert_eq!(threads.map(|thread| thread.join().unwrap()), [7, 7, 0, 0]);
+            assert!(went_on, "a thread was not woken");
         });
-        faults.end().unwrap();
     }
 }
