@@ -183,6 +183,8 @@ impl Destination for QemuDestination {
 
     fn halt(&mut self) -> Result<(), VmmError> {
         // By a signal: the monitor's thread may itself wait for a page, and `stop` for vCPUs that do.
+        // A thread that waits inside the kernel (a disk is read into RAM, KVM reads it) does not stop
+        // but asks again and again, which takes a processor; should its page come it stops then.
         self.guest.process().stop().map_err(system("stopping QEMU"))
     }
 
