@@ -15,6 +15,7 @@ pub mod destination;
 pub mod journal;
 pub mod limits;
 pub mod progress;
+pub mod push;
 pub mod receipt;
 pub mod source;
 pub mod speed;

@@ -4,7 +4,7 @@
 //! which does not exist costs nothing and equals memory that was zeroed. The RAM digest is the
 //! BLAKE3 over the number and digest of every chunk that is not zero, in order.
 
-use crate::{PAGE_SIZE, is_zero};
+use crate::{PAGE_SIZE, PageNumber, is_zero};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -39,6 +39,44 @@ pub fn ram_digest(chunks: impl IntoIterator<Item = ChunkDigest>) -> RamDigest {
         }
     }
     RamDigest(*hasher.finalize().as_bytes())
+}
+
+/// A digest over pages in any order: for RAM that is complete at no moment, because the guest runs
+/// while its pages arrive. The sum of the pages' BLAKE3 digests, each with its number; pages of zeroes
+/// count nothing. Each page must be added once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageSum([u64; 4]);
+
+impl PageSum {
+    /// Adds one page.
+    pub fn add(&mut self, page: PageNumber, bytes: &[u8; PAGE_SIZE]) {
+        if is_zero(bytes) {
+            return;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&page.0.to_le_bytes()).update(bytes);
+        let digest = hasher.finalize();
+        for (sum, bytes) in self.0.iter_mut().zip(digest.as_bytes().as_chunks().0) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*bytes));
+        }
+    }
+
+    /// Adds all that another sum has added.
+    pub fn join(&mut self, other: Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum = sum.wrapping_add(more);
+        }
+    }
+
+    /// The digest of all that was added.
+    #[must_use]
+    pub fn digest(&self) -> RamDigest {
+        let mut bytes = [0; 32];
+        for (part, sum) in bytes.as_chunks_mut().0.iter_mut().zip(self.0) {
+            *part = sum.to_le_bytes();
+        }
+        RamDigest(bytes)
+    }
 }
 
 impl fmt::Display for RamDigest {
@@ -85,6 +123,23 @@ mod tests {
         let before = ram_digest([chunk_digest(&bytes)]);
         bytes[5000] ^= 1;
         assert_ne!(before, ram_digest([chunk_digest(&bytes)]));
+    }
+
+    #[test]
+    fn pages_are_summed_in_any_order_and_their_places_and_every_bit_count() {
+        let sum = |pages: &[(u64, u8)]| {
+            let mut sum = PageSum::default();
+            for (page, byte) in pages {
+                sum.add(PageNumber(*page), &[*byte; PAGE_SIZE]);
+            }
+            sum
+        };
+        assert_eq!(sum(&[(1, 7), (2, 8), (3, 0)]), sum(&[(2, 8), (1, 7)]));
+        let mut joined = sum(&[(1, 7)]);
+        joined.join(sum(&[(2, 8)]));
+        assert_eq!(joined.digest(), sum(&[(1, 7), (2, 8)]).digest());
+        assert_ne!(sum(&[(1, 7), (2, 8)]), sum(&[(1, 8), (2, 7)]));
+        assert_ne!(sum(&[(1, 7)]), sum(&[(1, 6)]));
     }
 
     #[test]

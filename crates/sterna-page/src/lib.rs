@@ -14,7 +14,7 @@ mod number;
 mod set;
 
 pub use coding::{PageClass, classify, is_zero};
-pub use digest::{ChunkDigest, DIGEST_CHUNK_PAGES, RamDigest, chunk_digest, ram_digest};
+pub use digest::{ChunkDigest, DIGEST_CHUNK_PAGES, PageSum, RamDigest, chunk_digest, ram_digest};
 pub use hash::{PageHash, PageHasher};
 pub use layout::{LayoutError, RamBlock, RamLayout};
 pub use number::{PAGE_SIZE, PAGE_SIZE_BYTES, PageCount, PageNumber, PageRun};

@@ -97,7 +97,15 @@ impl PageSet {
     /// The maximal runs of pages in ascending order.
     #[must_use]
     pub fn runs(&self) -> Runs<'_> {
-        Runs { words: self.bits.as_slice(), len: self.bits.len(), position: 0 }
+        self.runs_from(PageNumber(0))
+    }
+
+    /// The maximal runs of the pages from `first` on, in ascending order.
+    #[must_use]
+    pub fn runs_from(&self, first: PageNumber) -> Runs<'_> {
+        let len = self.bits.len();
+        let position = usize::try_from(first.0).map_or(len, |first| first.min(len));
+        Runs { words: self.bits.as_slice(), len, position }
     }
 }
 
