@@ -16,8 +16,8 @@ use sterna_core::speed::VcpuSpeed;
 use sterna_page::{PageCount, PageRun, RamBlock, RamLayout, ram_digest};
 use sterna_proto::control::{ControlHeader, ControlKind, encode_message};
 use sterna_proto::message::{
-    Accept, ActivationTimes, AttemptId, Coding, Envelope, Epoch, GuestId, JournalId, Offer, Reason,
-    ReasonCode, Rest, ToDestination, ToSource, Verify,
+    Accept, ActivationTimes, Arrival, AttemptId, Coding, Envelope, Epoch, GuestId, JournalId,
+    Offer, PageWaits, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify,
 };
 use sterna_proto::pages::PageFrame;
 use sterna_proto::preamble::{MoveToken, Preamble, PreambleAnswer, Role, VERSION_MAX};
@@ -111,6 +111,9 @@ fn messages() -> Vec<Seed> {
     let commit = Envelope { asked_of, ..envelope(ToDestination::Commit) };
     let digest = Some(ram_digest([Some([1; 32])]));
     let owing = ToSource::Owing { times: times(), token: MoveToken([7; 16]), streams: 2 };
+    let waits =
+        PageWaits { pages: 31, total_us: 9100, median_us: 280, p99_us: 900, longest_us: 950 };
+    let arrival = Arrival { digest, waits };
     let pages_lost = ToDestination::PagesLost { reason: reason() };
     vec![
         ("to_destination", "offer", text(&envelope(ToDestination::Offer(Box::new(offer()))))),
@@ -129,7 +132,11 @@ fn messages() -> Vec<Seed> {
         ("to_source", "refuse", text(&envelope(ToSource::Refuse { reasons: vec![reason(); 2] }))),
         ("to_source", "round", text(&envelope(ToSource::RoundReceived { round: 5 }))),
         ("to_source", "ready", text(&envelope(ToSource::Ready { digest }))),
-        ("to_source", "active", text(&envelope(ToSource::Active { times: times(), digest: None }))),
+        (
+            "to_source",
+            "active",
+            text(&envelope(ToSource::Active { times: times(), arrival: Some(arrival) })),
+        ),
         ("to_source", "owing", text(&envelope(owing))),
         ("to_source", "never", text(&envelope(ToSource::Never { reason: reason() }))),
         ("to_source", "lost", text(&envelope(ToSource::Lost { reason: reason() }))),
@@ -231,6 +238,7 @@ fn receipt(ending: Ending) -> Receipt {
             state_bytes: 312_448,
             ..Downtime::default()
         }),
+        following: None,
         rounds: vec![round(0), round(1)],
         wire: WireBytes { payload: 1_052_000, sockets: 1_060_000, interface: Some(1_100_000) },
         ram_digest: RamCheck::Equal,

@@ -17,7 +17,7 @@ use sterna_core::journal::DestinationRecord;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::source::{self, Found};
 use sterna_page::{PageCount, RamDigest, ram_digest};
-use sterna_proto::message::{ActivationTimes, Rest, ToDestination, ToSource, Verify};
+use sterna_proto::message::{ActivationTimes, Arrival, Rest, ToDestination, ToSource, Verify};
 
 /// Steps of a script at most: the longest good move has some forty.
 const STEPS_MAX: usize = 256;
@@ -178,7 +178,7 @@ fn destination_events() -> Vec<destination::Event> {
         Event::Loaded,
         Event::Serving(joining()),
         Event::StreamsUp,
-        Event::AllHere { digest: None },
+        Event::AllHere(Arrival::default()),
         Event::Activated(ActivationTimes::default()),
         Event::Discarded,
         Event::NotDiscarded(reason()),

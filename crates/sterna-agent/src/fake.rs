@@ -215,6 +215,10 @@ impl GuestProcess for FakeGuest {
             memory: Arc::new(memory),
         }))
     }
+
+    fn taken_over(&self) -> Box<dyn Destination> {
+        self.destination().unwrap()
+    }
 }
 
 /// A fake guest that arrives.
@@ -238,6 +242,10 @@ impl Destination for FakeDestination {
     }
 
     fn serve_faults(&mut self, _: &PageSet, _: Begin) -> Result<Arc<Faults>, VmmError> {
+        Err(VmmError::Refused { operation: "serve_faults", detail: "a fake has no faults".into() })
+    }
+
+    fn can_serve_faults(&self) -> Result<(), VmmError> {
         Err(VmmError::Refused { operation: "serve_faults", detail: "a fake has no faults".into() })
     }
 

@@ -54,6 +54,10 @@ pub(crate) trait GuestProcess: fmt::Debug + Send + Sync {
 
     /// The guest as one that arrives.
     fn destination(&self) -> Result<Box<dyn Destination>, VmmError>;
+
+    /// It as one that has arrived and whose pages follow, served by an earlier agent. It is asked
+    /// nothing: it may not answer before it gets a page.
+    fn taken_over(&self) -> Box<dyn Destination>;
 }
 
 /// A guest that waits for its state.

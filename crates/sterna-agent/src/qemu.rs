@@ -199,4 +199,8 @@ impl GuestProcess for Process {
     fn destination(&self) -> Result<Box<dyn Destination>, VmmError> {
         Ok(Box::new(QemuDestination::attach(&self.guest)?))
     }
+
+    fn taken_over(&self) -> Box<dyn Destination> {
+        Box::new(QemuDestination::take_over(&self.guest))
+    }
 }

@@ -6,7 +6,7 @@ use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sterna_page::PageCount;
-use sterna_proto::message::{ActivationTimes, AttemptId, Reason};
+use sterna_proto::message::{ActivationTimes, AttemptId, PageWaits, Reason};
 
 /// Why an algorithm stopped making rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +60,9 @@ pub struct PagesByCoding {
     /// Not in this round: written again before their turn came, so a later round has them.
     #[serde(default)]
     pub postponed: PageCount,
+    /// Not before the guest runs at the destination: they follow it.
+    #[serde(default)]
+    pub owed: PageCount,
 }
 
 impl std::ops::AddAssign for PagesByCoding {
@@ -69,6 +72,7 @@ impl std::ops::AddAssign for PagesByCoding {
         self.absent += other.absent;
         self.unchanged += other.unchanged;
         self.postponed += other.postponed;
+        self.owed += other.owed;
     }
 }
 
@@ -104,6 +108,22 @@ pub struct Round {
     /// since the round before; all vCPUs together, counted by the kernel.
     #[serde(default, with = "crate::time::micros", rename = "held_back_us")]
     pub held_back: Duration,
+}
+
+/// Pages that followed the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Following {
+    /// The guest ran at the destination until its last page was there.
+    #[serde(with = "crate::time::micros", rename = "took_us")]
+    pub took: Duration,
+    /// Pages by coding.
+    pub pages: PagesByCoding,
+    /// Bytes of page frames, before encryption.
+    pub bytes: u64,
+    /// Pages that were asked for before their turn, because the guest waited for them.
+    pub wanted: PageCount,
+    /// What the guest waited for, as the destination saw it.
+    pub waits: PageWaits,
 }
 
 /// The downtime and its parts, as the source saw them, in the order in which they happen. Parts
@@ -222,6 +242,9 @@ pub struct Receipt {
     pub downtime: Option<Downtime>,
     /// Every round, the last after the pause.
     pub rounds: Vec<Round>,
+    /// What followed the guest, if anything did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub following: Option<Following>,
     /// Bytes on the wire.
     pub wire: WireBytes,
     /// Whether RAM was the same.

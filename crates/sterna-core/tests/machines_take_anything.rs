@@ -18,7 +18,7 @@ use sterna_core::destination::{self, MayHaveRun};
 use sterna_core::journal::{self, DestinationRecord};
 use sterna_core::source::{self, Found, RoundSent};
 use sterna_page::{PageCount, RamDigest, ram_digest};
-use sterna_proto::message::{ActivationTimes, Rest, ToDestination, ToSource, Verify};
+use sterna_proto::message::{ActivationTimes, Arrival, Rest, ToDestination, ToSource, Verify};
 
 fn steps<E: Clone + std::fmt::Debug + 'static>(
     event: impl Strategy<Value = E> + 'static,
@@ -122,7 +122,7 @@ fn destination_events() -> impl Strategy<Value = destination::Event> {
         1 => Just(Event::StateReceived),
         1 => Just(Event::Serving(joining())),
         1 => Just(Event::StreamsUp),
-        1 => Just(Event::AllHere { digest: None }),
+        1 => Just(Event::AllHere(Arrival::default())),
         1 => Just(Event::Loaded),
         1 => digests().prop_map(Event::Digest),
         1 => Just(Event::Activated(ActivationTimes::default())),

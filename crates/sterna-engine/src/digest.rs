@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use sterna_page::{
-    ChunkDigest, DIGEST_CHUNK_PAGES, PAGE_SIZE, PageNumber, PageRun, PageSet, RamDigest,
+    ChunkDigest, DIGEST_CHUNK_PAGES, PAGE_SIZE, PageNumber, PageRun, PageSet, PageSum, RamDigest,
     chunk_digest, ram_digest,
 };
 use sterna_sys::memory::GuestMemory;
@@ -29,6 +29,47 @@ pub(crate) fn of(memory: &GuestMemory) -> io::Result<RamDigest> {
         digests[number] = Some(digest);
     }
     Ok(ram_digest(digests))
+}
+
+/// The digest of `memory` by pages, in no order: what [`sum_of_pages`] adds up to.
+pub(crate) fn of_pages(memory: &GuestMemory) -> io::Result<RamDigest> {
+    Ok(sum_of_pages(memory, None)?.digest())
+}
+
+/// The sum of all pages of `memory` but those of `except`, which must not change meanwhile.
+pub(crate) fn sum_of_pages(memory: &GuestMemory, except: Option<&PageSet>) -> io::Result<PageSum> {
+    let mut pages = memory.populated()?;
+    if let Some(except) = except {
+        pages.subtract(except);
+    }
+    let chunks = memory.pages().0.div_ceil(DIGEST_CHUNK_PAGES);
+    let next = AtomicU64::new(0);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let sum_chunks = || -> io::Result<PageSum> {
+        let mut sum = PageSum::default();
+        let mut bytes = [0; PAGE_SIZE];
+        loop {
+            let chunk = next.fetch_add(1, Ordering::Relaxed);
+            if chunk >= chunks {
+                return Ok(sum);
+            }
+            let first = chunk * DIGEST_CHUNK_PAGES;
+            let end = (first + DIGEST_CHUNK_PAGES).min(memory.pages().0);
+            for page in (first..end).map(PageNumber).filter(|page| pages.contains(*page)) {
+                memory.read(page, &mut bytes).map_err(io::Error::other)?;
+                sum.add(page, &bytes);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(sum_chunks)).collect();
+        let mut total = PageSum::default();
+        for thread in threads {
+            let panicked = |_| Err(io::Error::other("a hashing thread panicked"));
+            total.join(thread.join().unwrap_or_else(panicked)?);
+        }
+        Ok(total)
+    })
 }
 
 /// Takes chunks until none is left; returns those that are not zero.

@@ -1,10 +1,12 @@
 //! The decoders of this crate for the fuzz targets; no part of its interface.
 
+use crate::destination::Following;
 use crate::link::{Received, receive};
 use crate::pages::{Heard, PageReceiver, ReceiveError, StreamEvent};
 use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use sterna_proto::control::Numbering;
 use sterna_sys::memory::GuestMemory;
 use sterna_vmm::DeviceState;
@@ -51,7 +53,8 @@ pub fn page_stream(
     streams: u16,
 ) -> (Vec<u32>, Option<PagesEnd>) {
     let (mut rounds, mut end) = (Vec::new(), None);
-    PageReceiver::new(bytes, memory, stream, streams).run(|event| {
+    let following = Following::new(Arc::clone(&memory), channel().0);
+    PageReceiver::new(bytes, memory, following, stream, streams).run(|event| {
         match event {
             StreamEvent::Mark { round, .. } => rounds.push(round),
             StreamEvent::Progress => {}

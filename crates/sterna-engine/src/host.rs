@@ -2,6 +2,7 @@
 
 use crate::identity::PeerName;
 use std::io;
+use std::path::PathBuf;
 use sterna_core::destination::Ending;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::source::Found;
@@ -50,6 +51,10 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// When it may not be durable.
     fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()>;
+
+    /// The file in which it is kept, for a later agent, which pages of a guest are still with its
+    /// source. Need not survive the host.
+    fn missing_pages(&self, attempt: AttemptId) -> PathBuf;
 
     /// Looks up a move about which a source asks, and which no thread of this agent runs.
     fn find(&self, attempt: AttemptId) -> FoundMove;

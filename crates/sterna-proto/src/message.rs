@@ -223,6 +223,32 @@ pub struct ActivationTimes {
     pub activate_us: u64,
 }
 
+/// How pages arrived that followed the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrival {
+    /// The digest of the RAM as it arrived, if both hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<RamDigest>,
+    /// What the guest waited for.
+    pub waits: PageWaits,
+}
+
+/// How long threads of a guest waited for pages: from the fault until the page was there, in
+/// microseconds. Of pages that several threads waited for, the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageWaits {
+    /// Pages that somebody waited for.
+    pub pages: u64,
+    /// All waits together.
+    pub total_us: u64,
+    /// Half of the waits were at most this long.
+    pub median_us: u64,
+    /// 99 of 100 waits were at most this long.
+    pub p99_us: u64,
+    /// The longest wait.
+    pub longest_us: u64,
+}
+
 /// A message to the destination.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "kebab-case")]
@@ -295,9 +321,9 @@ pub enum ToSource {
     Active {
         /// What the switchover took there.
         times: ActivationTimes,
-        /// The digest of the RAM as it arrived, if pages followed the guest and both hash.
+        /// How the pages arrived that followed the guest, if any did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        digest: Option<RamDigest>,
+        arrival: Option<Arrival>,
     },
     /// The destination does not own the guest and never will by this attempt.
     Never {

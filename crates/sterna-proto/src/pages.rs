@@ -1,15 +1,16 @@
-//! Frames of a page connection.
+//! Frames of a page connection, and of the urgent one on which owed pages are asked for.
 //!
 //! ```text
 //!  0      1      2       4       8                16
 //!  | kind | zero | zero  | count | first page     |  then, for kind `raw`: count × 4096 bytes
+//!                                                    for kind `owed`: one bit a page, lowest first
 //! ```
 //!
 //! A page always travels on the same stream, and a stream is in order, so the last frame that
 //! names a page tells its content.
 
 use crate::limits::RUN_PAGES_MAX;
-use sterna_page::{PAGE_SIZE, PageRun};
+use sterna_page::{PAGE_SIZE, PageNumber, PageRun};
 use thiserror::Error;
 
 /// Length of a frame's header, in bytes.
@@ -29,6 +30,11 @@ pub enum PageFrame {
         /// Number of the round, from 0.
         round: u32,
     },
+    /// Bits follow: the pages whose bit is set are not here, and will come later. From the source,
+    /// what it owes; from the destination, on the urgent connection, what it still lacks.
+    Owed(PageRun),
+    /// Somebody waits for this page; from the destination, on the urgent connection.
+    Wanted(PageNumber),
 }
 
 /// Why a frame header is refused.
@@ -56,7 +62,9 @@ impl PageFrame {
             Self::Raw(run) => usize::try_from(run.count.0)
                 .expect("a frame has at most RUN_PAGES_MAX pages")
                 .saturating_mul(PAGE_SIZE),
-            Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } => 0,
+            Self::Owed(run) => usize::try_from(run.count.0.div_ceil(8))
+                .expect("a frame has at most RUN_PAGES_MAX pages"),
+            Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } | Self::Wanted(_) => 0,
         }
     }
 
@@ -68,6 +76,8 @@ impl PageFrame {
             Self::Zero(run) => (2, Self::count(*run), run.first.0),
             Self::Absent(run) => (3, Self::count(*run), run.first.0),
             Self::Mark { round } => (4, *round, 0),
+            Self::Owed(run) => (5, Self::count(*run), run.first.0),
+            Self::Wanted(page) => (6, 1, page.0),
         };
         let mut bytes = [0; HEADER_BYTES];
         bytes[0] = kind;
@@ -109,6 +119,9 @@ impl PageFrame {
             3 => run().map(Self::Absent),
             4 if first != 0 => Err(FrameError::Reserved),
             4 => Ok(Self::Mark { round: count }),
+            5 => run().map(Self::Owed),
+            6 if count != 1 => Err(FrameError::Count(count)),
+            6 => run().map(|run| Self::Wanted(run.first)),
             kind => Err(FrameError::Kind(kind)),
         }
     }
@@ -127,11 +140,14 @@ mod tests {
             PageFrame::Zero(run),
             PageFrame::Absent(run),
             PageFrame::Mark { round: u32::MAX },
+            PageFrame::Owed(run),
+            PageFrame::Wanted(PageNumber(1 << 40)),
         ] {
             assert_eq!(PageFrame::decode(&frame.encode()), Ok(frame));
         }
         assert_eq!(PageFrame::Raw(PageRun::new(0, 3)).payload_bytes(), 3 * PAGE_SIZE);
         assert_eq!(PageFrame::Zero(run).payload_bytes(), 0);
+        assert_eq!(PageFrame::Owed(PageRun::new(0, 9)).payload_bytes(), 2);
     }
 
     #[test]

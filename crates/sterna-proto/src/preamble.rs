@@ -3,7 +3,7 @@
 //! ```text
 //!  0      4         6         8      9      10       12             28
 //!  | STRN | version | version | role | zero | stream | move token   |   source → destination
-//!  |      | min     | max     |      |      | number | (page role)  |
+//!  |      | min     | max     |      |      | number | (page roles) |
 //!
 //!  0      4         6        8
 //!  | STRN | version | status |                                          destination → source
@@ -37,6 +37,11 @@ pub enum Role {
     Pages {
         /// Number of the stream, from 0.
         stream: u16,
+        /// The move it belongs to.
+        token: MoveToken,
+    },
+    /// Owed pages of the move `token` that somebody waits for.
+    Urgent {
         /// The move it belongs to.
         token: MoveToken,
     },
@@ -116,6 +121,10 @@ impl Preamble {
                 bytes[10..12].copy_from_slice(&stream.to_le_bytes());
                 bytes[12..28].copy_from_slice(&token.0);
             }
+            Role::Urgent { token } => {
+                bytes[8] = 3;
+                bytes[12..28].copy_from_slice(&token.0);
+            }
         }
         bytes
     }
@@ -134,13 +143,19 @@ impl Preamble {
             return Err(PreambleError::Versions { min, max });
         }
         let role = match bytes[8] {
-            1 | 2 if bytes[9] != 0 => return Err(PreambleError::Reserved),
+            1..=3 if bytes[9] != 0 => return Err(PreambleError::Reserved),
             1 if bytes[10..] != [0; 18] => return Err(PreambleError::Reserved),
+            3 if bytes[10..12] != [0; 2] => return Err(PreambleError::Reserved),
             1 => Role::Control,
-            2 => {
+            role @ (2 | 3) => {
                 let mut token = [0; 16];
                 token.copy_from_slice(&bytes[12..28]);
-                Role::Pages { stream: word(10), token: MoveToken(token) }
+                let token = MoveToken(token);
+                if role == 2 {
+                    Role::Pages { stream: word(10), token }
+                } else {
+                    Role::Urgent { token }
+                }
             }
             other => return Err(PreambleError::Code(other.into())),
         };
@@ -196,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_preamble_survives_the_wire() {
-        for role in [Role::Control, Role::Pages { stream: 7, token: MoveToken([9; 16]) }] {
+        let token = MoveToken([9; 16]);
+        for role in [Role::Control, Role::Pages { stream: 7, token }, Role::Urgent { token }] {
             let preamble = Preamble::new(role);
             assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         }
@@ -205,7 +221,10 @@ mod tests {
     #[test]
     fn bytes_that_mean_nothing_yet_are_refused() {
         let pages = Role::Pages { stream: 7, token: MoveToken([9; 16]) };
-        for (role, reserved) in [(Role::Control, 9..PREAMBLE_BYTES), (pages, 9..10)] {
+        let urgent = Role::Urgent { token: MoveToken([9; 16]) };
+        for (role, reserved) in
+            [(Role::Control, 9..PREAMBLE_BYTES), (pages, 9..10), (urgent, 9..12)]
+        {
             for at in reserved {
                 let mut bytes = Preamble::new(role).encode();
                 bytes[at] = 1;

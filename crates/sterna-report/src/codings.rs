@@ -6,17 +6,18 @@ use sterna_page::PageCount;
 
 /// From the bottom of a bar to its top: a coding's name, which is its style as well, and its
 /// meaning.
-pub(crate) const CODINGS: [(&str, &str); 5] = [
+pub(crate) const CODINGS: [(&str, &str); 6] = [
     ("raw", "raw"),
     ("zero", "zero"),
     ("absent", "absent: no such page"),
     ("unchanged", "unchanged: compared again"),
     ("postponed", "postponed: written again before its turn"),
+    ("owed", "owed: follows the guest"),
 ];
 
 /// Pages of a coding, in the order of [`CODINGS`].
-pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 5] {
-    [pages.raw, pages.zero, pages.absent, pages.unchanged, pages.postponed]
+pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 6] {
+    [pages.raw, pages.zero, pages.absent, pages.unchanged, pages.postponed, pages.owed]
 }
 
 /// The parts of a bar of this height: style, height of the lower edge, own height.

@@ -4,7 +4,8 @@ use crate::MoveReport;
 use crate::figures::{self, bytes, count, date, time};
 use crate::words;
 use maud::{Markup, html};
-use sterna_core::receipt::{RamCheck, Receipt};
+use std::time::Duration;
+use sterna_core::receipt::{Following, RamCheck, Receipt};
 use sterna_page::PAGE_SIZE_BYTES;
 
 /// The key figures.
@@ -32,7 +33,24 @@ pub(crate) fn facts(report: &MoveReport) -> Markup {
             section { h4 { "How" } dl { (course(receipt)) } }
             section { h4 { "Limits" } dl { (limits(receipt)) } }
             section { h4 { "Bytes sent" } dl { (sent(report)) } }
+            @if let Some(following) = &receipt.following {
+                section { h4 { "Followed the guest" } dl { (followed(following)) } }
+            }
         }
+    }
+}
+
+fn followed(following: &Following) -> Markup {
+    let micros = |micros| time(Duration::from_micros(micros));
+    let waits = &following.waits;
+    html! {
+        (fact("From the hand-over on", &time(following.took)))
+        (fact("Bytes of pages", &bytes(following.bytes)))
+        (fact("Pages", &count((following.pages.raw + following.pages.zero).0)))
+        (fact("Pages the guest waited for", &count(waits.pages)))
+        (fact("Waits, median", &micros(waits.median_us)))
+        (fact("Waits, 99 of 100 at most", &micros(waits.p99_us)))
+        (fact("Longest wait", &micros(waits.longest_us)))
     }
 }
 

@@ -73,7 +73,7 @@ fn head() -> Markup {
             th rowspan="2" scope="col" { "Round" }
             th rowspan="2" scope="col" { "Started" }
             th rowspan="2" scope="col" { "Took" }
-            th colspan="4" scope="colgroup" class="over" { "Pages" }
+            th colspan=(CODINGS.len()) scope="colgroup" class="over" { "Pages" }
             th rowspan="2" scope="col" { "Bytes" }
             th rowspan="2" scope="col" { "Rate" }
             th colspan="2" scope="colgroup" class="over" { "The guest wrote" }

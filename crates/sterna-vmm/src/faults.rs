@@ -52,9 +52,7 @@ impl Faults {
         missing: &PageSet,
         guest: Begin,
     ) -> Result<Self, VmmError> {
-        if memory.layout().blocks().iter().any(|block| block.host_page_bytes > PAGE_SIZE_BYTES) {
-            return Err(refused("pages that come later are not supported for huge pages".into()));
-        }
+        check_pages(memory)?;
         if missing.capacity() != memory.pages() {
             let (told, has) = (missing.capacity().0, memory.pages().0);
             return Err(refused(format!("a set of {told} pages for a guest of {has}")));
@@ -174,6 +172,14 @@ fn free(memory: &GuestMemory, missing: &PageSet) -> Result<(), VmmError> {
             let (first, count) = (run.first, run.count.0);
             return Err(refused(format!("{count} pages from {first} on cannot be freed")));
         }
+    }
+    Ok(())
+}
+
+/// Whether the guest's pages are such as can come later.
+pub(crate) fn check_pages(memory: &GuestMemory) -> Result<(), VmmError> {
+    if memory.layout().blocks().iter().any(|block| block.host_page_bytes > PAGE_SIZE_BYTES) {
+        return Err(refused("pages that come later are not supported for huge pages".into()));
     }
     Ok(())
 }

@@ -266,6 +266,12 @@ pub trait Destination: Send {
     /// When the guest has huge pages, its hypervisor cannot be made to wait everywhere, or is gone.
     fn serve_faults(&mut self, missing: &PageSet, guest: Begin) -> Result<Arc<Faults>, VmmError>;
 
+    /// Whether faults can be served for this guest, before anything depends on it.
+    ///
+    /// # Errors
+    /// With the reason why not, as [`Destination::serve_faults`] would have it.
+    fn can_serve_faults(&self) -> Result<(), VmmError>;
+
     /// All pages are here: nothing is missing any more, holes read as zeroes, and whoever waits goes
     /// on. Harmless when faults were never served.
     ///

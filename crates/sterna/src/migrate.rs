@@ -20,7 +20,8 @@ pub(crate) struct MigrateArgs {
     /// Host to move it to, as its certificate names it, with a port if it is not 7401
     #[arg(long, value_name = "HOST[:PORT]")]
     to: String,
-    /// Algorithm: pre-copy or stop-and-copy
+    /// Algorithm: pre-copy, hybrid (rounds while they pay, then the guest goes and the rest follows
+    /// it), post-copy (the guest goes first) or stop-and-copy
     #[arg(long, default_value_t)]
     algorithm: AlgorithmName,
     /// Accept no longer downtime than this
@@ -42,7 +43,7 @@ pub(crate) struct MigrateArgs {
     #[arg(long)]
     verify: bool,
     /// When the guest writes faster than the link: abort, throttle (slow its vCPUs down until the
-    /// move converges) or stop-and-copy
+    /// move converges), post-copy (hand it over, the rest follows) or stop-and-copy
     #[arg(long, value_name = "WHAT", value_parser = parse_when_stuck, default_value = "abort")]
     when_stuck: WhenStuck,
     /// Make this many rounds at most
@@ -66,8 +67,9 @@ fn parse_when_stuck(text: &str) -> Result<WhenStuck, String> {
     match text {
         "abort" => Ok(WhenStuck::Abort),
         "throttle" => Ok(WhenStuck::Throttle),
+        "post-copy" => Ok(WhenStuck::PostCopy),
         "stop-and-copy" => Ok(WhenStuck::StopAndCopy),
-        other => Err(format!("{other:?} is not abort, throttle or stop-and-copy")),
+        other => Err(format!("{other:?} is not abort, throttle, post-copy or stop-and-copy")),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::units::{rate, size, time};
 use std::fmt::{self, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
-use sterna_core::receipt::{Downtime, Ending, RamCheck, Receipt, Round, WireBytes};
+use sterna_core::receipt::{Downtime, Ending, Following, RamCheck, Receipt, Round, WireBytes};
 use sterna_core::speed::VcpuSpeed;
 
 /// Writes a receipt: what became of the guest first, then the figures.
@@ -35,6 +35,9 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
     field(text, "total", &total)?;
     field(text, "sent", &sent(&receipt.wire))?;
     field(text, "RAM check", &check(receipt.ram_digest))?;
+    if let Some(following) = &receipt.following {
+        field(text, "followed", &followed(following))?;
+    }
     if let Some(slowed) = slowed(receipt) {
         field(text, "slowed down", &slowed)?;
     }
@@ -86,6 +89,27 @@ fn sent(wire: &WireBytes) -> String {
         format!("{} of pages and state, {} with TLS", size(wire.payload), size(wire.sockets));
     if let Some(interface) = wire.interface {
         let _ = write!(text, ", {} by the interface's counter", size(interface));
+    }
+    text
+}
+
+/// What followed the guest, and what it waited for.
+fn followed(following: &Following) -> String {
+    let (bytes, took) = (size(following.bytes), time(following.took));
+    let waits = &following.waits;
+    let mut text = format!("{bytes} in {took} after the guest; ");
+    if waits.pages == 0 {
+        text += "it waited for none of it";
+    } else {
+        let micros = |micros| time(Duration::from_micros(micros));
+        let (median, p99) = (micros(waits.median_us), micros(waits.p99_us));
+        let longest = micros(waits.longest_us);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "it waited for {} pages: {median} (median), {p99} (99 of 100), {longest} at most",
+            waits.pages
+        );
     }
     text
 }
@@ -214,6 +238,7 @@ pub(crate) mod tests {
                 ..Downtime::default()
             }),
             rounds: vec![round],
+            following: None,
             wire: WireBytes { payload: 410 << 20, sockets: 411 << 20, interface: None },
             ram_digest: RamCheck::Equal,
         }

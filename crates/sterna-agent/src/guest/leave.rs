@@ -147,7 +147,7 @@ impl Task {
             hypervisor: self.agent.hypervisor.name().into(),
             definition,
             algorithm: request.algorithm.as_str().into(),
-            codings: vec![Coding::Absent, Coding::Zero, Coding::Raw],
+            codings: vec![Coding::Absent, Coding::Zero, Coding::Raw, Coding::Owed],
             streams: request.streams,
             verify: request.verify,
         })

@@ -20,6 +20,7 @@ use crate::records::{GuestRecord, IncomingRecord, Place};
 use fit::Facts;
 use procfs::Current;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use sterna_api::{ApiError, Direction};
 use sterna_core::destination::Ending;
@@ -201,6 +202,11 @@ impl Host for AgentHost {
         Ok(())
     }
 
+    fn missing_pages(&self, attempt: AttemptId) -> PathBuf {
+        let name = format!("{}-{}.missing", attempt.guest, attempt.epoch.0);
+        self.0.settings.runtime.join(name)
+    }
+
     fn find(&self, attempt: AttemptId) -> FoundMove {
         let record = match self.0.journal.incoming(attempt) {
             Ok(incoming) => incoming.and_then(|incoming| incoming.record),
@@ -219,7 +225,7 @@ impl Host for AgentHost {
             None => (Found::Gone, None),
             // It may not answer before it has the page that it waits for.
             Some(process) if record == Some(DestinationRecord::Owing) => {
-                (Found::Running, process.destination().ok())
+                (Found::Running, Some(process.taken_over()))
             }
             Some(process) => {
                 let found = match process.running() {

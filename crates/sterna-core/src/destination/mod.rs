@@ -37,7 +37,8 @@ use crate::source::Found;
 use crate::time::Time;
 use sterna_page::RamDigest;
 use sterna_proto::message::{
-    Accept, ActivationTimes, Offer, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify,
+    Accept, ActivationTimes, Arrival, Offer, Reason, ReasonCode, Rest, ToDestination, ToSource,
+    Verify,
 };
 use sterna_proto::preamble::MoveToken;
 
@@ -75,10 +76,7 @@ pub enum Event {
     /// The source has made its page connections anew.
     StreamsUp,
     /// No page is owed any more.
-    AllHere {
-        /// The digest of the RAM as it arrived, if both hash.
-        digest: Option<RamDigest>,
-    },
+    AllHere(Arrival),
     /// The device state is loaded.
     Loaded,
     /// The RAM digest was computed.
@@ -211,7 +209,7 @@ enum State {
     },
     Active {
         times: ActivationTimes,
-        digest: Option<RamDigest>,
+        arrival: Option<Arrival>,
     },
     Discarding {
         reason: Reason,
@@ -270,8 +268,10 @@ pub struct Destination {
     rest: Rest,
     /// Set while faults are served.
     joining: Option<Joining>,
-    /// Set when no page is owed any more, with the digest of the RAM as it arrived.
-    all_here: Option<Option<RamDigest>>,
+    /// Whether an answer to [`Effect::Serve`] is due for a guest that an earlier agent served.
+    serve_asked: bool,
+    /// Set when no page is owed any more.
+    all_here: Option<Arrival>,
     times: ActivationTimes,
     /// Records that were asked for and not answered. Answers come in the order of the questions,
     /// so only the one that leaves none is about the newest.
@@ -299,7 +299,7 @@ impl Destination {
         match (record, found) {
             (Some(DestinationRecord::Active), _) => {
                 let times = ActivationTimes::default();
-                machine.enter(State::Active { times, digest: None }, now);
+                machine.enter(State::Active { times, arrival: None }, now);
             }
             (Some(DestinationRecord::Lost), _) => {
                 let detail = "pages of the guest were lost with its source";
@@ -308,7 +308,7 @@ impl Destination {
             }
             (Some(DestinationRecord::Owing), Found::Running | Found::Paused) => {
                 machine.rest = Rest::Owed;
-                effects.push(Effect::Serve { served: Served::Again, verify: Verify::No });
+                machine.serve_again(effects);
                 let cut_off = CutOff::Since(now);
                 let guest = Arriving::Waiting;
                 machine.enter(State::Owing { guest, cut_off }, now);
@@ -338,6 +338,7 @@ impl Destination {
             entered: now,
             rest: Rest::Sent,
             joining: None,
+            serve_asked: false,
             all_here: None,
             times: ActivationTimes::default(),
             unanswered: 0,
@@ -399,8 +400,8 @@ impl Destination {
                 return;
             }
         }
-        if let Event::AllHere { digest } = event {
-            self.all_here = Some(digest);
+        if let Event::AllHere(arrival) = event {
+            self.all_here = Some(arrival);
         }
         match &self.state {
             State::Ended => {}

@@ -7,7 +7,7 @@ use super::{
 use crate::journal::DestinationRecord;
 use crate::time::Time;
 use sterna_page::RamDigest;
-use sterna_proto::message::{Reason, ReasonCode, Rest, ToDestination, ToSource, Verify};
+use sterna_proto::message::{Arrival, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify};
 
 impl Destination {
     /// States in which the guest is not ours: whatever fails discards it.
@@ -49,7 +49,7 @@ impl Destination {
             | Event::GuestGone(reason) => self.discard(reason, now, effects),
             Event::LinkUp
             | Event::StreamsUp
-            | Event::AllHere { .. }
+            | Event::AllHere(_)
             | Event::Activated(_)
             | Event::NotActivated { .. }
             | Event::Discarded
@@ -232,11 +232,17 @@ impl Destination {
         }
     }
 
-    fn active(&mut self, digest: Option<RamDigest>, now: Time, effects: &mut Vec<Effect>) {
+    fn active(&mut self, arrival: Option<Arrival>, now: Time, effects: &mut Vec<Effect>) {
         let times = self.times;
-        effects.push(Effect::Send(ToSource::Active { times, digest }));
+        effects.push(Effect::Send(ToSource::Active { times, arrival }));
         self.record(DestinationRecord::Active, effects);
-        self.enter(State::Active { times, digest }, now);
+        self.enter(State::Active { times, arrival }, now);
+    }
+
+    /// Takes over the serving of a guest whose agent was restarted.
+    pub(super) fn serve_again(&mut self, effects: &mut Vec<Effect>) {
+        self.serve_asked = true;
+        effects.push(Effect::Serve { served: Served::Again, verify: Verify::No });
     }
 
     fn say_owing(&self, effects: &mut Vec<Effect>) {
@@ -261,11 +267,16 @@ impl Destination {
                 self.joining = Some(joining);
                 self.say_owing(effects);
             }
+            // It failed before.
+            Event::LinkUp if self.joining.is_none() && !self.serve_asked => {
+                self.serve_again(effects);
+            }
+            Event::Failed(_) => self.serve_asked = false,
             Event::StreamsUp => {
                 *cut_off = CutOff::No;
                 self.activate_again(effects);
             }
-            Event::AllHere { .. } => {
+            Event::AllHere(_) => {
                 *cut_off = CutOff::No;
                 self.activate_again(effects);
                 self.try_complete(now, effects);
@@ -310,11 +321,11 @@ impl Destination {
     }
 
     fn try_complete(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if let (State::Owing { guest: Arriving::Runs, .. }, Some(digest)) =
+        if let (State::Owing { guest: Arriving::Runs, .. }, arrival @ Some(_)) =
             (&self.state, self.all_here)
         {
             effects.push(Effect::EndServing);
-            self.active(digest, now, effects);
+            self.active(arrival, now, effects);
         }
     }
 
@@ -347,8 +358,8 @@ impl Destination {
     /// It is decided; what is left is to tell the source.
     pub(super) fn step_decided(&mut self, event: &Event, effects: &mut Vec<Effect>) {
         let (answer, ending) = match &self.state {
-            State::Active { times, digest } => {
-                (ToSource::Active { times: *times, digest: *digest }, Ending::Active)
+            State::Active { times, arrival } => {
+                (ToSource::Active { times: *times, arrival: *arrival }, Ending::Active)
             }
             State::Lost { reason } => {
                 (ToSource::Lost { reason: reason.clone() }, Ending::Lost(reason.clone()))

@@ -41,8 +41,8 @@ use crate::time::Time;
 use std::time::Duration;
 use sterna_page::{PageCount, RamDigest};
 use sterna_proto::message::{
-    Accept, ActivationTimes, Coding, JournalId, Offer, Reason, ReasonCode, Rest, ToDestination,
-    ToSource, Verify,
+    Accept, ActivationTimes, Arrival, Coding, JournalId, Offer, Reason, ReasonCode, Rest,
+    ToDestination, ToSource, Verify,
 };
 use sterna_proto::preamble::MoveToken;
 
@@ -266,7 +266,7 @@ enum State {
     Pausing,
     Finishing { parts: Parts, switched: bool, started: Time },
     Committing { question: Question, link: Link, asked: Time, told: bool },
-    Serving { link: Link, asked: Time, told: bool, confirmed: Option<Option<RamDigest>> },
+    Serving { link: Link, asked: Time, told: bool, confirmed: bool },
     Releasing { recorded: bool },
     Undoing { reasons: Vec<Reason>, guest: Guest, resumed: Option<Result<(), Reason>> },
     Ended,
@@ -291,6 +291,7 @@ pub struct Source {
     /// This side's digest of all RAM.
     digest: Option<RamDigest>,
     ram_check: RamCheck,
+    arrival: Option<Arrival>,
     activation: ActivationTimes,
     /// Records that were asked for and not answered. Answers come in the order of the questions,
     /// so only the one that leaves none is about the newest.
@@ -352,6 +353,7 @@ impl Source {
             streams: Streams::Down,
             digest: None,
             ram_check: RamCheck::NotChecked,
+            arrival: None,
             activation: ActivationTimes::default(),
             unanswered: 0,
             gone: None,
@@ -381,6 +383,18 @@ impl Source {
     #[must_use]
     pub fn ram_check(&self) -> RamCheck {
         self.ram_check
+    }
+
+    /// What becomes of the pages that the destination lacks at the hand-over.
+    #[must_use]
+    pub fn rest(&self) -> Rest {
+        self.rest
+    }
+
+    /// How the pages arrived that followed the guest, once they have.
+    #[must_use]
+    pub fn arrival(&self) -> Option<Arrival> {
+        self.arrival
     }
 
     /// The destination's times, once it is active.

@@ -9,8 +9,8 @@ use crate::journal::SourceRecord;
 use crate::receipt::{Ending, RamCheck, Round};
 use crate::time::Time;
 use std::time::Duration;
-use sterna_page::{PageCount, RamDigest};
-use sterna_proto::message::{Reason, ReasonCode, Rest, ToDestination, ToSource, Verify};
+use sterna_page::PageCount;
+use sterna_proto::message::{Arrival, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify};
 
 impl Source {
     /// States in which the guest is still ours without any doubt: whatever fails undoes the move.
@@ -221,11 +221,11 @@ impl Source {
     /// The destination may own the guest. Only its word ends this state.
     pub(super) fn step_committing(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
         match event {
-            Event::Message(ToSource::Active { times, digest }) => {
+            Event::Message(ToSource::Active { times, arrival }) => {
                 self.activation = times;
                 let State::Committing { link, .. } = self.state else { return };
                 self.serve(link, now);
-                self.confirmed(digest, now, effects);
+                self.confirmed(arrival, now, effects);
             }
             Event::Message(ToSource::Owing { times, token, streams }) => {
                 self.activation = times;
@@ -272,15 +272,15 @@ impl Source {
     }
 
     fn serve(&mut self, link: Link, now: Time) {
-        self.enter(State::Serving { link, asked: now, told: false, confirmed: None }, now);
+        self.enter(State::Serving { link, asked: now, told: false, confirmed: false }, now);
     }
 
     /// The destination runs the guest and is owed pages: nothing brings the guest back.
     pub(super) fn step_serving(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
         match event {
-            Event::Message(ToSource::Active { times, digest }) => {
+            Event::Message(ToSource::Active { times, arrival }) => {
                 self.activation = times;
-                self.confirmed(digest, now, effects);
+                self.confirmed(arrival, now, effects);
             }
             Event::Message(ToSource::Owing { token, streams, .. }) => {
                 self.connect_streams(token, streams, effects);
@@ -361,19 +361,20 @@ impl Source {
     }
 
     /// The destination has all of the guest.
-    fn confirmed(&mut self, digest: Option<RamDigest>, now: Time, effects: &mut Vec<Effect>) {
+    fn confirmed(&mut self, arrival: Option<Arrival>, now: Time, effects: &mut Vec<Effect>) {
+        self.arrival = arrival;
         if let State::Serving { confirmed, .. } = &mut self.state {
-            *confirmed = Some(digest);
+            *confirmed = true;
             self.try_release(now, effects);
         }
     }
 
     /// Releases the guest once it is confirmed and, if both sides hash, the digests are compared.
     fn try_release(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let State::Serving { confirmed: Some(theirs), .. } = self.state else { return };
+        let State::Serving { confirmed: true, .. } = self.state else { return };
         if self.config.offer.verify == Verify::RamDigest
             && self.rest == Rest::Owed
-            && let Some(theirs) = theirs
+            && let Some(theirs) = self.arrival.and_then(|arrival| arrival.digest)
         {
             let Some(own) = self.digest else { return };
             self.ram_check = if own == theirs { RamCheck::Equal } else { RamCheck::Different };

@@ -12,8 +12,8 @@ use sterna_core::source::{self, Config, Found, RoundSent, Source};
 use sterna_core::{Time, journal};
 use sterna_page::{PageCount, RamBlock, RamLayout, ram_digest};
 use sterna_proto::message::{
-    Accept, ActivationTimes, Coding, JournalId, Offer, Reason, ReasonCode, Rest, ToDestination,
-    ToSource, Verify,
+    Accept, ActivationTimes, Arrival, Coding, JournalId, Offer, Reason, ReasonCode, Rest,
+    ToDestination, ToSource, Verify,
 };
 use sterna_proto::preamble::MoveToken;
 
@@ -56,7 +56,7 @@ pub(crate) fn accept() -> Accept {
 }
 
 pub(crate) fn active() -> ToSource {
-    ToSource::Active { times: ActivationTimes::default(), digest: None }
+    ToSource::Active { times: ActivationTimes::default(), arrival: None }
 }
 
 pub(crate) fn joining() -> destination::Joining {
@@ -232,7 +232,7 @@ fn destination_answers(
         }
         Effect::Send(ToSource::Ready { .. }) => due.push(Event::Message(ToDestination::Commit)),
         Effect::Send(ToSource::Active { .. }) => due.push(Event::Message(ToDestination::Farewell)),
-        Effect::Send(ToSource::Owing { .. }) => due.push(Event::AllHere { digest: None }),
+        Effect::Send(ToSource::Owing { .. }) => due.push(Event::AllHere(Arrival::default())),
         Effect::Serve { .. } => due.push(Event::Serving(joining())),
         Effect::Send(_)
         | Effect::Settle
@@ -291,7 +291,7 @@ impl DestinationRules {
                 self.asked.pop_front();
             }
             Event::Discarded if self.discarding => self.given_up = true,
-            Event::AllHere { .. } => self.all_here = true,
+            Event::AllHere(_) => self.all_here = true,
             _ => {}
         }
     }

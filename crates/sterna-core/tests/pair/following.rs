@@ -9,7 +9,7 @@ use crate::world::{Action, Broken, World};
 use sterna_core::destination::{self, Joining, Served};
 use sterna_core::source;
 use sterna_page::RamDigest;
-use sterna_proto::message::{Reason, Verify};
+use sterna_proto::message::{Arrival, PageWaits, Reason, Verify};
 use sterna_proto::preamble::MoveToken;
 
 /// What the destination's agent knows of pages that follow.
@@ -192,7 +192,10 @@ impl World {
                 (verify == Verify::RamDigest).then(|| digest_of(&instance.arrived));
             let side: &mut DestinationSide = self.destination_side(attempt);
             side.following.told = true;
-            self.step_destination(attempt, destination::Event::AllHere { digest });
+            self.step_destination(
+                attempt,
+                destination::Event::AllHere(Arrival { digest, waits: PageWaits::default() }),
+            );
         }
     }
 

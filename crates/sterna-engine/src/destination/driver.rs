@@ -4,6 +4,8 @@
 //! the guest's driver sets a limit to each of its operations.
 
 use super::Service;
+use super::following::{self, Following};
+use super::missing::Missing;
 use super::registry::Streams;
 use crate::digest;
 use crate::identity::PeerName;
@@ -17,21 +19,26 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use sterna_core::Time;
-use sterna_core::destination::{Destination, Effect, Ending, Event, MayHaveRun};
+use sterna_core::destination::{Destination, Effect, Ending, Event, Joining, MayHaveRun, Served};
 use sterna_core::journal::DestinationRecord;
 use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{
-    Accept, ActivationTimes, AttemptId, Coding, Envelope, Offer, Reason, ReasonCode, ToDestination,
-    ToSource,
+    Accept, ActivationTimes, Arrival, AttemptId, Coding, Envelope, Offer, Reason, ReasonCode,
+    ToDestination, ToSource, Verify,
 };
 use sterna_proto::preamble::MoveToken;
-use sterna_vmm::{DeviceState, VmmError};
+use sterna_sys::memory::GuestMemory;
+use sterna_vmm::{Begin, DeviceState, VmmError};
 
 /// How often the source is told that we are alive.
 const BEAT: Duration = Duration::from_millis(500);
 
 /// Codings that this side reads.
 const KNOWN: [Coding; 3] = [Coding::Absent, Coding::Zero, Coding::Raw];
+
+/// Page streams that a guest is served with whose agent was restarted: what was agreed upon before is
+/// not on record, and what is left is seldom much.
+const STREAMS_AGAIN: u16 = 2;
 
 /// What reaches the machine's thread.
 pub(crate) enum Input {
@@ -42,6 +49,12 @@ pub(crate) enum Input {
     /// The source is back; the connection's first message.
     LinkUp(Arc<Control>, Envelope<ToDestination>, Sender<u32>),
     Stream(StreamEvent),
+    /// The source has made the urgent connection anew.
+    StreamsUp,
+    /// Nothing is owed any more.
+    AllHere(Arrival),
+    /// Faults can no longer be served.
+    Faults(VmmError),
 }
 
 /// One arriving move.
@@ -53,11 +66,16 @@ pub(crate) struct Driver {
     /// Counts control connections.
     generation: u32,
     guest: Option<Box<dyn sterna_vmm::Destination>>,
+    /// What follows the guest.
+    following: Option<Arc<Following>>,
+    /// Whether an earlier agent may have let the guest run.
+    before: MayHaveRun,
     state: Option<DeviceState>,
     /// The round that is arriving, and the streams that have delivered it.
     round: u32,
     marks: HashSet<u16>,
     streams: u16,
+    token: Option<MoveToken>,
     inputs: (Sender<Input>, Receiver<Input>),
     began: Instant,
     times: ActivationTimes,
@@ -77,10 +95,13 @@ impl Driver {
             control,
             generation: 0,
             guest: None,
+            following: None,
+            before: MayHaveRun::No,
             state: None,
             round: 0,
             marks: HashSet::new(),
             streams: 0,
+            token: None,
             inputs: channel(),
             began: Instant::now(),
             times: ActivationTimes::default(),
@@ -124,6 +145,10 @@ impl Driver {
             message => {
                 let found = self.service.host.find(attempt);
                 self.guest = found.guest;
+                let owned = [DestinationRecord::Owned, DestinationRecord::Owing];
+                if found.record.is_some_and(|record| owned.contains(&record)) {
+                    self.before = MayHaveRun::Yes;
+                }
                 let mut machine = Destination::recover(
                     found.record,
                     found.found,
@@ -209,6 +234,9 @@ impl Driver {
                 let _ = self.inputs.0.send(Input::Message(first.body));
                 Some(Event::LinkUp)
             }
+            Input::StreamsUp => Some(Event::StreamsUp),
+            Input::AllHere(arrival) => Some(Event::AllHere(arrival)),
+            Input::Faults(error) => Some(self.faults_failed(&error)),
             Input::Stream(StreamEvent::Progress) => Some(Event::Progress),
             Input::Stream(StreamEvent::Mark { stream, round }) => self.mark(stream, round),
             Input::Stream(StreamEvent::Ended { stream, error }) => {
@@ -248,12 +276,21 @@ impl Driver {
             Effect::Record(record) => Some(self.record(record)),
             Effect::Load => Some(self.load()),
             Effect::Digest => Some(self.digest()),
-            // Never granted, so never asked for.
-            Effect::Serve { .. } => {
-                let detail = "this agent does not serve faults";
-                Some(Event::Failed(Reason::new(ReasonCode::Incompatible, detail)))
+            Effect::Serve { served, verify } => Some(self.serve(served, verify)),
+            Effect::EndServing => {
+                self.end_serving();
+                None
             }
-            Effect::EndServing | Effect::Halt | Effect::CutOff => None,
+            Effect::Halt => {
+                self.halt();
+                None
+            }
+            Effect::CutOff => {
+                let detail = "pages of a guest that runs here are still with its source, which \
+                              cannot be reached; whoever needs one of them waits";
+                tracing::error!(attempt = %self.attempt, "{detail}");
+                None
+            }
             Effect::Activate => Some(self.activate()),
             Effect::Settle => {
                 self.settle();
@@ -280,13 +317,15 @@ impl Driver {
         }
         match self.service.host.reserve(self.attempt, offer, &self.peer) {
             Ok(guest) => {
+                let mut codings = codings;
+                if offer.codings.contains(&Coding::Owed) && guest.can_serve_faults().is_ok() {
+                    codings.push(Coding::Owed);
+                }
                 let streams = offer.streams.clamp(1, STREAMS_MAX);
                 let token = MoveToken(rand::random());
                 let memory = guest.memory();
                 self.guest = Some(guest);
-                self.streams = streams;
-                let open = Streams { token, count: streams, memory };
-                self.service.registry.open_streams(self.attempt, open);
+                self.open_streams(token, streams, memory);
                 let journal = self.service.host.journal();
                 Event::Reserved(Accept { journal, token, streams, codings })
             }
@@ -294,11 +333,84 @@ impl Driver {
         }
     }
 
+    fn open_streams(&mut self, token: MoveToken, count: u16, memory: Arc<GuestMemory>) {
+        self.streams = count;
+        let following = Following::new(Arc::clone(&memory), self.inputs());
+        self.following = Some(Arc::clone(&following));
+        let open = Streams { token, count, memory, following };
+        self.service.registry.open_streams(self.attempt, open);
+        self.token = Some(token);
+    }
+
+    /// Has whoever touches a missing page wait for it.
+    fn serve(&mut self, served: Served, verify: Verify) -> Event {
+        let began = Instant::now();
+        let event = match self.begin_serving(served, verify) {
+            Ok(joining) => Event::Serving(joining),
+            Err(Failure::Vmm(error)) => self.faults_failed(&error),
+            Err(Failure::Io(error)) => {
+                let detail = format!("owed pages cannot be kept track of: {error}");
+                Event::Failed(Reason::new(ReasonCode::Agent, detail))
+            }
+        };
+        tracing::info!(attempt = %self.attempt, ?served, took = ?began.elapsed(), "serving faults");
+        event
+    }
+
+    fn begin_serving(&mut self, served: Served, verify: Verify) -> Result<Joining, Failure> {
+        let path = self.service.host.missing_pages(self.attempt);
+        if served == Served::Again {
+            let memory = self.guest.as_ref().ok_or_else(no_guest)?.memory();
+            self.open_streams(MoveToken(rand::random()), STREAMS_AGAIN, memory);
+        }
+        let following = self.following.clone().ok_or_else(no_guest)?;
+        let guest = self.guest.as_mut().ok_or_else(no_guest)?;
+        let memory = guest.memory();
+        let (missing, begin) = match served {
+            Served::First => (Missing::create(&path, following.owed())?, Begin::Fresh),
+            Served::Again => (Missing::open(&path, memory.pages())?, Begin::TakenOver),
+        };
+        let faults = guest.serve_faults(missing.pages(), begin)?;
+        let sum = following::sum_of_present(&memory, missing.pages(), verify)?;
+        following.serve(faults, missing, sum)?;
+        let token = self.token.ok_or_else(no_guest)?;
+        Ok(Joining { token, streams: self.streams })
+    }
+
+    fn end_serving(&mut self) {
+        let (Some(following), Some(guest)) = (&self.following, &mut self.guest) else { return };
+        following.forget_file();
+        following.end();
+        if let Err(error) = guest.end_faults() {
+            // Holes would be waited for, but everything that the guest had is here.
+            tracing::error!(attempt = %self.attempt, %error, "faults cannot be ended");
+        }
+    }
+
+    fn halt(&mut self) {
+        if let Some(following) = &self.following {
+            following.end();
+        }
+        if let Some(guest) = &mut self.guest
+            && let Err(error) = guest.halt()
+        {
+            tracing::error!(attempt = %self.attempt, %error, "a guest without its pages runs on");
+        }
+    }
+
+    fn faults_failed(&self, error: &VmmError) -> Event {
+        let reason = words::hypervisor(error);
+        match error {
+            VmmError::Gone { .. } => Event::GuestGone(reason),
+            _ => Event::Failed(reason),
+        }
+    }
+
     fn record(&mut self, record: DestinationRecord) -> Event {
         let began = Instant::now();
         match self.service.host.record(self.attempt, record) {
             Ok(()) => {
-                if record == DestinationRecord::Owned {
+                if matches!(record, DestinationRecord::Owned | DestinationRecord::Owing) {
                     self.times.record_us = micros(began);
                 }
                 Event::Recorded
@@ -312,6 +424,10 @@ impl Driver {
 
     fn load(&mut self) -> Event {
         let began = Instant::now();
+        // All pages are here: from now on nobody writes RAM but the guest's own hypervisor.
+        if let Some(following) = self.following.as_ref().filter(|f| !f.is_serving()) {
+            following.end();
+        }
         let (Some(guest), Some(state)) = (&mut self.guest, self.state.take()) else {
             return Event::Failed(Reason::new(ReasonCode::Agent, "nothing to load"));
         };
@@ -345,7 +461,11 @@ impl Driver {
         if !guest.is_alive() {
             let detail = "the guest's hypervisor ended before it could run";
             let reason = Reason::new(ReasonCode::Hypervisor, detail);
-            return Event::NotActivated { reason, run: MayHaveRun::No };
+            let served_before = self.before == MayHaveRun::Yes && self.following.is_some();
+            return match served_before {
+                true => Event::GuestGone(reason),
+                false => Event::NotActivated { reason, run: self.before },
+            };
         }
         match guest.activate() {
             Ok(()) => {
@@ -355,9 +475,11 @@ impl Driver {
             Err(error) => {
                 // A hypervisor that answers has refused; one that does not may have obeyed.
                 let run = match error {
-                    VmmError::Refused { .. } => MayHaveRun::No,
+                    VmmError::Refused { .. } => self.before,
                     _ => MayHaveRun::Yes,
                 };
+                // From now on nobody can tell that it did not.
+                self.before = run;
                 Event::NotActivated { reason: words::hypervisor(&error), run }
             }
         }
@@ -372,6 +494,10 @@ impl Driver {
     }
 
     fn discard(&mut self) -> Event {
+        if let Some(following) = &self.following {
+            following.forget_file();
+            following.end();
+        }
         let Some(guest) = &mut self.guest else { return Event::Discarded };
         match guest.discard() {
             Ok(()) => {
@@ -384,6 +510,28 @@ impl Driver {
             }
         }
     }
+}
+
+/// Why faults cannot be served.
+enum Failure {
+    Vmm(VmmError),
+    Io(io::Error),
+}
+
+impl From<VmmError> for Failure {
+    fn from(error: VmmError) -> Self {
+        Self::Vmm(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn no_guest() -> Failure {
+    Failure::Vmm(VmmError::Gone { detail: "no hypervisor found".into() })
 }
 
 fn micros(since: Instant) -> u64 {

@@ -10,7 +10,11 @@
 //! ```
 
 mod driver;
+mod following;
+mod missing;
 mod registry;
+
+pub(crate) use following::Following;
 
 use crate::host::Host;
 use crate::identity::Identity;

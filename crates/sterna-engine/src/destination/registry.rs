@@ -1,5 +1,6 @@
 //! Which move a new connection belongs to.
 
+use super::Following;
 use super::driver::{self, Driver, Input};
 use super::{Service, is_control, version_answer};
 use crate::identity::PeerName;
@@ -33,6 +34,7 @@ pub(crate) struct Streams {
     pub(crate) token: MoveToken,
     pub(crate) count: u16,
     pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) following: Arc<Following>,
 }
 
 impl Registry {
@@ -67,16 +69,11 @@ impl Registry {
     }
 
     /// The move whose pages this connection brings: only the move's own peer knows the token.
-    fn join(
-        &self,
-        stream: u16,
-        token: MoveToken,
-        peer: &PeerName,
-    ) -> Option<(Streams, Sender<Input>)> {
+    fn join(&self, token: MoveToken, peer: &PeerName) -> Option<(Streams, Sender<Input>)> {
         let moves = self.lock();
         moves.values().find_map(|entry| {
             let streams = entry.streams.as_ref()?;
-            let fits = streams.token == token && entry.peer == *peer && stream < streams.count;
+            let fits = streams.token == token && entry.peer == *peer;
             fits.then(|| (streams.clone(), entry.inputs.clone()))
         })
     }
@@ -86,6 +83,7 @@ impl Registry {
 pub(crate) enum Admitted {
     Control { control: Arc<Control>, incoming: Incoming<Envelope<ToDestination>>, peer: PeerName },
     Pages { receiver: Box<PageReceiver<Link>>, inputs: Sender<Input> },
+    Urgent { link: Box<Link>, following: Arc<Following> },
 }
 
 /// Answers a preamble.
@@ -105,18 +103,27 @@ pub(crate) fn admit(
         let (control, incoming) = Control::split(link)?;
         return Ok(Admitted::Control { control: Arc::new(control), incoming, peer });
     }
-    let Role::Pages { stream, token } = preamble.role else {
+    let joined = match preamble.role {
+        Role::Pages { stream, token } => {
+            let joined = service.registry.join(token, &peer);
+            joined.filter(|(streams, _)| stream < streams.count)
+        }
+        Role::Urgent { token } => service.registry.join(token, &peer),
+        Role::Control => None,
+    };
+    let Some((streams, inputs)) = joined else {
+        link.welcome(PreambleAnswer::UnknownMove)?;
         return Err(PreambleError::UnknownMove.into());
     };
-    match service.registry.join(stream, token, &peer) {
-        Some((streams, inputs)) => {
-            link.welcome(welcome)?;
-            let receiver = PageReceiver::new(link, streams.memory, stream, streams.count);
+    link.welcome(welcome)?;
+    let Streams { count, memory, following, .. } = streams;
+    match preamble.role {
+        Role::Pages { stream, .. } => {
+            let receiver = PageReceiver::new(link, memory, following, stream, count);
             Ok(Admitted::Pages { receiver: Box::new(receiver), inputs })
         }
-        None => {
-            link.welcome(PreambleAnswer::UnknownMove)?;
-            Err(PreambleError::UnknownMove.into())
+        Role::Urgent { .. } | Role::Control => {
+            Ok(Admitted::Urgent { link: Box::new(link), following })
         }
     }
 }
@@ -125,6 +132,7 @@ impl Admitted {
     /// Serves the connection until it ends.
     pub(crate) fn run(self, service: &Arc<Service>) {
         match self {
+            Self::Urgent { link, following } => following.serve_urgent(*link),
             Self::Pages { receiver, inputs } => receiver.run(|event| {
                 if inputs.send(Input::Stream(event)).is_ok() { Heard::Yes } else { Heard::NoLonger }
             }),

@@ -1,37 +1,32 @@
 //! A control connection: messages in both directions at once, over one TLS session.
 //!
-//! One thread reads ([`Incoming`]) while any thread sends ([`Control`]). The TLS state is behind a
-//! lock that is held only while bytes are turned into records or back, never while waiting for
-//! the network to deliver.
+//! One thread reads ([`Incoming`]) while any thread sends ([`Control`]).
 
-use super::{KEEP_ALIVE_INTERVAL, Link, LinkError, Metered, SILENCE_MAX, SocketControl};
+use super::duplex::{ReadHalf, WriteHalf, split};
+use super::{KEEP_ALIVE_INTERVAL, Link, LinkError, SILENCE_MAX, SocketControl};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use sterna_proto::control::{
     Arrival, ControlError, ControlHeader, ControlKind, HEADER_BYTES, Numbering, decode_message,
     encode_message,
 };
 use sterna_vmm::{DeviceState, DeviceStateKind};
 
-/// Bytes read from the socket at once.
-const READ_BYTES: usize = 32 << 10;
-
 /// The sending half, shared by the threads of a move.
 #[derive(Debug)]
 pub(crate) struct Control {
-    tls: Arc<Mutex<rustls::Connection>>,
     sending: Mutex<Sending>,
     ending: SocketControl,
 }
 
 #[derive(Debug)]
 struct Sending {
-    socket: Metered,
+    half: WriteHalf,
     numbering: Numbering,
     last: Instant,
 }
@@ -39,10 +34,7 @@ struct Sending {
 /// The receiving half, for one thread.
 #[derive(Debug)]
 pub(crate) struct Incoming<M> {
-    tls: Arc<Mutex<rustls::Connection>>,
-    socket: Metered,
-    /// Records that TLS has not taken yet: it holds only so much that nobody has read.
-    records: Vec<u8>,
+    half: ReadHalf,
     numbering: Numbering,
     message: PhantomData<M>,
 }
@@ -59,22 +51,13 @@ pub(crate) enum Received<M> {
 impl Control {
     /// Makes two halves of a connection.
     pub(crate) fn split<M>(link: Link) -> io::Result<(Self, Incoming<M>)> {
-        link.socket.set_read_limit(SILENCE_MAX)?;
-        let tls = Arc::new(Mutex::new(link.tls));
-        let sending = Sending {
-            socket: link.socket.try_clone()?,
-            numbering: Numbering::default(),
-            last: Instant::now(),
-        };
-        let ending = link.socket.control()?;
-        let control = Self { tls: Arc::clone(&tls), sending: Mutex::new(sending), ending };
-        let incoming = Incoming {
-            tls,
-            socket: link.socket,
-            records: Vec::new(),
-            numbering: Numbering::default(),
-            message: PhantomData,
-        };
+        let (write, read) = split(link, Some(SILENCE_MAX))?;
+        let ending = write.ending()?;
+        let sending =
+            Sending { half: write, numbering: Numbering::default(), last: Instant::now() };
+        let control = Self { sending: Mutex::new(sending), ending };
+        let incoming =
+            Incoming { half: read, numbering: Numbering::default(), message: PhantomData };
         Ok((control, incoming))
     }
 
@@ -131,38 +114,16 @@ impl Control {
         let number = sending.numbering.number_next();
         let mut frame = ControlHeader { kind, length, number }.encode().to_vec();
         frame.extend_from_slice(body);
-        let mut rest = frame.as_slice();
-        let mut records = Vec::new();
-        while !rest.is_empty() {
-            {
-                let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-                let taken = tls.writer().write(rest)?;
-                rest = &rest[taken..];
-                while tls.wants_write() {
-                    tls.write_tls(&mut records)?;
-                }
-            }
-            sending.socket.write_all(&records)?;
-            records.clear();
-        }
+        sending.half.send(&frame)?;
         sending.last = Instant::now();
         Ok(())
-    }
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        self.shut_down();
     }
 }
 
 impl<M: DeserializeOwned> Incoming<M> {
     /// Waits for the next message or device state; repeated frames are dropped here.
     pub(crate) fn receive(&mut self) -> Result<Received<M>, LinkError> {
-        let mut numbering = self.numbering;
-        let received = receive(self, &mut numbering);
-        self.numbering = numbering;
-        received
+        receive(&mut self.half, &mut self.numbering)
     }
 }
 
@@ -201,48 +162,6 @@ fn body(stream: &mut impl Read, length: u32) -> io::Result<Vec<u8>> {
         Ok(body)
     } else {
         Err(io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
-impl<M> Read for Incoming<M> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if let Some(done) = self.take_plaintext(buffer)? {
-                return Ok(done);
-            }
-            let mut records = [0; READ_BYTES];
-            let count = match self.socket.read(&mut records) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let limit: Duration = SILENCE_MAX;
-                    let text = format!("the peer said nothing for {limit:?}");
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-                }
-                done => done?,
-            };
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.records.extend_from_slice(&records[..count]);
-        }
-    }
-}
-
-impl<M> Incoming<M> {
-    /// Reads what TLS holds or can make of the records that are here; `None` if it needs more.
-    fn take_plaintext(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match tls.reader().read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done.map(Some),
-            }
-            if self.records.is_empty() {
-                return Ok(None);
-            }
-            let taken = tls.read_tls(&mut self.records.as_slice())?;
-            self.records.drain(..taken);
-            tls.process_new_packets().map_err(io::Error::other)?;
-        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! Connections of a move: TLS 1.3 over TCP, mutually authenticated, begun by a preamble.
 
 mod control;
+mod duplex;
 mod socket;
 
 pub(crate) use control::{Control, Incoming, Received, receive};
+pub(crate) use duplex::{ReadHalf, WriteHalf, split};
 pub(crate) use socket::{Meter, Metered, SocketControl};
 
 use crate::identity::{Identity, PeerName};

@@ -1,14 +1,16 @@
 //! Page streams: which stream a page travels on, and the threads at both ends.
 
+mod follow;
 mod pacing;
 mod receiver;
 mod sender;
 
+pub(crate) use follow::{Follow, Followed, bits, read_bits};
 pub(crate) use pacing::{GivingUp, Pacer};
 pub(crate) use receiver::{Heard, PageReceiver, ReceiveError, StreamEvent};
 pub(crate) use sender::{KeepHashes, SenderPool, Sends};
 
-use sterna_page::{PageNumber, PageRun};
+use sterna_page::{PageNumber, PageRun, PageSet};
 use sterna_proto::limits::RUN_PAGES_MAX;
 
 /// Pages that stay together on one stream: the longest run of a frame.
@@ -36,10 +38,31 @@ pub(crate) fn parts_on(run: PageRun, stream: u16, streams: u16) -> impl Iterator
     })
 }
 
+/// The chunks that hold pages of `set`, whole but for the last of the guest.
+pub(crate) fn chunks_of(set: &PageSet) -> impl Iterator<Item = PageRun> + '_ {
+    let mut from = PageNumber(0);
+    std::iter::from_fn(move || {
+        let first = set.runs_from(from).next()?.first.0 / CHUNK_PAGES * CHUNK_PAGES;
+        let end = (first + CHUNK_PAGES).min(set.capacity().0);
+        from = PageNumber(end);
+        Some(PageRun::new(first, end - first))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use sterna_page::PageCount;
+
+    #[test]
+    fn chunks_are_those_that_hold_something() {
+        let mut set = PageSet::empty(PageCount(CHUNK_PAGES * 4 + 10));
+        let pages = [0, 255, CHUNK_PAGES * 3 - 1, CHUNK_PAGES * 4 + 9];
+        pages.iter().for_each(|page| set.insert(PageNumber(*page)));
+        let chunks: Vec<_> = chunks_of(&set).map(|run| (run.first.0, run.count.0)).collect();
+        assert_eq!(chunks, [(0, 256), (512, 256), (1024, 10)]);
+    }
 
     proptest! {
         #[test]

@@ -1,9 +1,10 @@
 //! The receiving end: one thread a stream, writing straight into the guest's empty RAM.
 
-use super::{CHUNK_PAGES, stream_of};
+use super::{CHUNK_PAGES, read_bits, stream_of};
+use crate::destination::Following;
 use std::io::{self, Read};
 use std::sync::Arc;
-use sterna_page::{PAGE_SIZE, PageNumber, PageRun, PageSet};
+use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet};
 use sterna_proto::message::ReasonCode;
 use sterna_proto::pages::{HEADER_BYTES, PageFrame};
 use sterna_sys::memory::GuestMemory;
@@ -53,6 +54,8 @@ impl ReceiveError {
 pub(crate) struct PageReceiver<R> {
     link: R,
     memory: Arc<GuestMemory>,
+    /// Takes what is owed, and what follows the guest.
+    following: Arc<Following>,
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
@@ -64,11 +67,17 @@ pub(crate) struct PageReceiver<R> {
 const FRAMES_PER_PROGRESS: u32 = 64;
 
 impl<R: Read> PageReceiver<R> {
-    pub(crate) fn new(link: R, memory: Arc<GuestMemory>, stream: u16, streams: u16) -> Self {
+    pub(crate) fn new(
+        link: R,
+        memory: Arc<GuestMemory>,
+        following: Arc<Following>,
+        stream: u16,
+        streams: u16,
+    ) -> Self {
         let pages = memory.pages();
         let bytes = usize::try_from(CHUNK_PAGES).expect("a chunk is small") * PAGE_SIZE;
         let filled = PageSet::empty(pages);
-        Self { link, memory, stream, streams, buffer: vec![0; bytes], filled }
+        Self { link, memory, following, stream, streams, buffer: vec![0; bytes], filled }
     }
 
     /// Reads until the stream ends, telling `tell` about it; ends early when `tell` says so.
@@ -90,6 +99,11 @@ impl<R: Read> PageReceiver<R> {
             let event = match PageFrame::decode(&header)? {
                 PageFrame::Raw(run) => self.raw(run).map(|()| None)?,
                 PageFrame::Zero(run) | PageFrame::Absent(run) => self.clear(run).map(|()| None)?,
+                PageFrame::Owed(run) => self.owed(run).map(|()| None)?,
+                PageFrame::Wanted(page) => {
+                    let run = PageRun { first: page, count: PageCount(1) };
+                    return Err(ReceiveError::Misplaced { run, stream: self.stream });
+                }
                 PageFrame::Mark { round } => Some(StreamEvent::Mark { stream: self.stream, round }),
             };
             frames = frames.wrapping_add(1);
@@ -105,8 +119,9 @@ impl<R: Read> PageReceiver<R> {
     fn check(&self, run: PageRun) -> Result<(), ReceiveError> {
         let last = PageNumber(run.first.0 + (run.count.0 - 1));
         let one_chunk = run.first.0 / CHUNK_PAGES == last.0 / CHUNK_PAGES;
-        let ours = stream_of(run.first, self.streams) == self.stream;
-        if one_chunk && ours && self.memory.layout().holds(run) {
+        let ours = one_chunk && stream_of(run.first, self.streams) == self.stream;
+        // What follows the guest comes once, so it may come anywhere.
+        if (ours || self.following.takes_pages()) && self.memory.layout().holds(run) {
             Ok(())
         } else {
             Err(ReceiveError::Misplaced { run, stream: self.stream })
@@ -118,15 +133,28 @@ impl<R: Read> PageReceiver<R> {
         let length = PageFrame::Raw(run).payload_bytes();
         let bytes = &mut self.buffer[..length];
         self.link.read_exact(bytes)?;
+        if self.following.takes_pages() {
+            return self.following.place(run, bytes);
+        }
         let write = self.memory.write(run.first, bytes);
         write.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
         self.filled.insert_run(run);
         Ok(())
     }
 
+    /// Takes note of pages that the source does not send now.
+    fn owed(&mut self, run: PageRun) -> Result<(), ReceiveError> {
+        self.check(run)?;
+        read_bits(&mut self.link, run, |page| self.following.owe(page))?;
+        Ok(())
+    }
+
     /// Makes pages zero again, those of them that are not.
     fn clear(&mut self, run: PageRun) -> Result<(), ReceiveError> {
         self.check(run)?;
+        if self.following.takes_pages() {
+            return self.following.place_zero(run);
+        }
         for page in run.first.0..run.first.0 + run.count.0 {
             if self.filled.contains(PageNumber(page)) {
                 let one = PageRun::new(page, 1);

@@ -1,6 +1,6 @@
 //! The sending end: one thread a stream, each with its share of the guest's pages.
 
-use super::{CHUNK_PAGES, Pacer, parts_on};
+use super::{CHUNK_PAGES, Follow, Pacer, bits, chunks_of, parts_on, stream_of};
 use crate::link::{Link, SocketControl};
 use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +26,29 @@ pub(crate) struct Sends {
     pub(crate) suspects: Option<Arc<PageSet>>,
     /// Pages that no longer exist.
     pub(crate) absent: Option<Arc<PageSet>>,
+    /// Pages that are not sent now: the destination is told to do without what it has of them.
+    pub(crate) owed: Option<Arc<PageSet>>,
+}
+
+impl Sends {
+    /// Sends none of it: what the destination has of these pages is stale, and they will follow.
+    pub(crate) fn owe(&mut self) {
+        let none = PageSet::empty(self.pages.capacity());
+        let mut owed = std::mem::replace(&mut self.pages, Arc::new(none));
+        if let Some(suspects) = self.suspects.take() {
+            Arc::make_mut(&mut owed).union_with(&suspects);
+        }
+        self.owed = Some(owed);
+    }
+}
+
+/// What a stream does next.
+#[derive(Debug)]
+enum Task {
+    /// Sends its share of a round.
+    Round(Sends),
+    /// Pushes owed pages until there are none, or the stream ends.
+    Follow(Arc<Follow>),
 }
 
 /// The threads of a move's page streams.
@@ -42,7 +65,7 @@ type Rewritten = RwLock<Option<PageSet>>;
 
 #[derive(Debug)]
 struct SenderThread {
-    orders: Sender<Sends>,
+    orders: Sender<Task>,
     socket: SocketControl,
     thread: Option<JoinHandle<()>>,
 }
@@ -95,7 +118,16 @@ impl SenderPool {
     pub(crate) fn send(&self, sends: &Sends) {
         for thread in &self.threads {
             // A thread that has ended has said why; `wait` will find it.
-            let _ = thread.orders.send(sends.clone());
+            let _ = thread.orders.send(Task::Round(sends.clone()));
+        }
+    }
+
+    /// Has all streams push owed pages from now on; what fails is told to `follow`.
+    pub(crate) fn follow(&self, follow: &Arc<Follow>) {
+        for thread in &self.threads {
+            if thread.orders.send(Task::Follow(Arc::clone(follow))).is_err() {
+                follow.fail(io::Error::other("a page stream has ended"));
+            }
         }
     }
 
@@ -176,8 +208,17 @@ struct PageSender {
 }
 
 impl PageSender {
-    fn run(mut self, orders: &Receiver<Sends>, done: &Sender<io::Result<RoundSent>>) {
-        for order in orders {
+    fn run(mut self, orders: &Receiver<Task>, done: &Sender<io::Result<RoundSent>>) {
+        for task in orders {
+            let order = match task {
+                Task::Round(order) => order,
+                Task::Follow(follow) => {
+                    if let Err(error) = self.push(&follow) {
+                        follow.fail(error);
+                    }
+                    return;
+                }
+            };
             self.sent = RoundSent::default();
             let result = self.obey(&order).map(|()| self.sent);
             let failed = result.is_err();
@@ -207,8 +248,35 @@ impl PageSender {
                 self.frame(PageFrame::Absent(part), 0..0)?;
             }
         }
+        if let Some(owed) = &order.owed {
+            for chunk in chunks_of(owed) {
+                if stream_of(chunk.first, streams) == stream {
+                    self.owe(chunk, owed)?;
+                }
+            }
+        }
         self.frame(PageFrame::Mark { round: order.round }, 0..0)?;
         self.link.flush()
+    }
+
+    /// Tells which pages of a chunk are owed.
+    fn owe(&mut self, chunk: PageRun, owed: &PageSet) -> io::Result<()> {
+        let bits = bits(chunk, owed);
+        let owed: u32 = bits.iter().map(|byte| byte.count_ones()).sum();
+        self.sent.pages.owed += PageCount(owed.into());
+        self.buffer[..bits.len()].copy_from_slice(&bits);
+        self.frame(PageFrame::Owed(chunk), 0..bits.len())
+    }
+
+    /// Pushes owed pages until there are no more.
+    fn push(&mut self, follow: &Follow) -> io::Result<()> {
+        self.link.socket.keep_queue_short()?;
+        while let Some(run) = follow.next() {
+            self.sent = RoundSent::default();
+            self.send_part(run)?;
+            follow.note(self.sent.pages, self.sent.bytes);
+        }
+        Ok(())
     }
 
     /// The pages of a part whose turn it is: not those that were written again.

@@ -5,6 +5,7 @@ use super::mover::{Mover, Order, Shared, Ties};
 use crate::host::SourceJournal;
 use crate::interface;
 use crate::link::{Control, Link, LinkError, Meter, Received};
+use crate::pages::Followed;
 use crate::watch::Watch;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,10 +14,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sterna_core::Time;
 use sterna_core::journal::SourceRecord;
-use sterna_core::receipt::{Downtime, Ending, Receipt, Round, WireBytes};
+use sterna_core::receipt::{Downtime, Ending, Following, Receipt, Round, WireBytes};
 use sterna_core::source::{Effect, Event, Found, Source};
 use sterna_page::PAGE_SIZE_BYTES;
-use sterna_proto::message::{Envelope, JournalId, Reason, ReasonCode, ToDestination, ToSource};
+use sterna_proto::message::{
+    Envelope, JournalId, Reason, ReasonCode, Rest, ToDestination, ToSource,
+};
 use sterna_proto::preamble::Role;
 
 /// How often progress is shown and a cancel looked for.
@@ -55,6 +58,8 @@ pub(super) struct Driver<'a> {
     hashed: Option<Instant>,
     ready: Option<Instant>,
     active: Option<Instant>,
+    /// When the destination had all of the guest.
+    complete: Option<Instant>,
     interface: Option<interface::Counter>,
     cancel_seen: bool,
     /// Pages dealt with when that was last told.
@@ -89,6 +94,7 @@ impl<'a> Driver<'a> {
             hashed: None,
             ready: None,
             active: None,
+            complete: None,
             interface: None,
             cancel_seen: false,
             pages_seen: 0,
@@ -217,7 +223,15 @@ impl<'a> Driver<'a> {
             }
             Event::Message(ToSource::Ready { .. }) => self.ready = Some(Instant::now()),
             Event::Digest(_) => self.hashed = Some(Instant::now()),
-            Event::Message(ToSource::Active { .. }) => self.active = Some(Instant::now()),
+            Event::Message(ToSource::Owing { .. }) => {
+                self.active.get_or_insert_with(Instant::now);
+            }
+            Event::Message(ToSource::Active { .. }) => {
+                let now = Instant::now();
+                self.active.get_or_insert(now);
+                self.complete.get_or_insert(now);
+            }
+            Event::Serving => self.watch.update(|progress| progress.waiting = None),
             _ => {}
         }
     }
@@ -382,6 +396,7 @@ impl<'a> Driver<'a> {
         let rounds: Vec<Round> = machine.rounds().to_vec();
         let downtime = self.downtime(machine);
         let state_bytes = downtime.map_or(0, |d| d.state_bytes);
+        let following = self.following(machine);
         Receipt {
             guest: offer.name.clone(),
             attempt: self.request.attempt,
@@ -398,13 +413,25 @@ impl<'a> Driver<'a> {
             negotiation: self.negotiation,
             downtime,
             wire: WireBytes {
-                payload: rounds.iter().map(|round| round.bytes).sum::<u64>() + state_bytes,
+                payload: rounds.iter().map(|round| round.bytes).sum::<u64>()
+                    + state_bytes
+                    + following.map_or(0, |following| following.bytes),
                 sockets: self.meter.sent(),
                 interface: self.interface.as_ref().and_then(interface::Counter::sent),
             },
             rounds,
+            following,
             ram_digest: machine.ram_check(),
         }
+    }
+
+    /// What followed the guest, if it was handed over with pages owed.
+    fn following(&self, machine: &Source) -> Option<Following> {
+        let active = self.active.filter(|_| machine.rest() == Rest::Owed)?;
+        let Followed { pages, bytes, wanted } = self.shared.followed();
+        let waits = machine.arrival().map(|arrival| arrival.waits).unwrap_or_default();
+        let until = self.complete.unwrap_or_else(Instant::now);
+        Some(Following { took: until - active, pages, bytes, wanted, waits })
     }
 
     fn downtime(&self, machine: &Source) -> Option<Downtime> {

@@ -5,6 +5,7 @@
 //! lost link or a time limit is acted upon at once.
 
 mod driver;
+mod following;
 mod mover;
 mod suspects;
 

@@ -3,9 +3,10 @@
 
 use crate::digest;
 use crate::link::{Control, Link, LinkError, Meter, SocketControl};
-use crate::pages::{GivingUp, KeepHashes, Pacer, SenderPool, Sends};
+use crate::pages::{Follow, Followed, GivingUp, KeepHashes, Pacer, SenderPool, Sends};
 use crate::source::Move;
 use crate::source::driver::Input;
+use crate::source::following;
 use crate::source::suspects::Suspects;
 use crate::words;
 use std::io;
@@ -17,8 +18,10 @@ use sterna_core::algorithm::Tracking;
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
 use sterna_page::PageSet;
-use sterna_proto::message::{Accept, Reason, ReasonCode, Rest, Verify};
+use sterna_proto::limits::STREAMS_MAX;
+use sterna_proto::message::{Accept, Coding, Reason, ReasonCode, Rest, Verify};
 use sterna_proto::preamble::{MoveToken, Role};
+use sterna_sys::memory::GuestMemory;
 use sterna_vmm::{Discarding, InFlightIo, Source, VmmError};
 
 /// How often a round looks for pages that were written again before their turn. A look takes 0.5 to
@@ -45,8 +48,10 @@ pub(crate) struct Shared {
     giving_up: Arc<GivingUp>,
     /// What ends the streams then.
     streams: Mutex<Vec<SocketControl>>,
-    /// Pages dealt with, for progress.
-    pages_done: Mutex<Arc<AtomicU64>>,
+    /// Pages dealt with, for progress: before the streams were made anew, and since.
+    pages_done: Mutex<(u64, Arc<AtomicU64>)>,
+    /// The owed pages that follow, and what had followed before the streams were made anew.
+    following: Mutex<(Option<Arc<Follow>>, Followed)>,
     /// Times of the switchover.
     times: Mutex<SwitchoverTimes>,
 }
@@ -75,6 +80,42 @@ impl Shared {
         }
     }
 
+    /// Takes note of new streams.
+    fn take_streams(&self, pool: &SenderPool, urgent: Option<&Link>) -> io::Result<()> {
+        let mut sockets = pool.sockets()?;
+        if let Some(urgent) = urgent {
+            sockets.push(urgent.socket.control()?);
+        }
+        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+        let mut pages_done = self.pages_done.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = pages_done.0 + pages_done.1.load(Ordering::Relaxed);
+        *pages_done = (before, pool.progress());
+        Ok(())
+    }
+
+    fn follow(&self, follow: Arc<Follow>) {
+        self.following.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(follow);
+    }
+
+    /// Ends the streams over which pages follow; that they end is no failure.
+    fn end_following(&self) {
+        let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(follow) = following.0.take() else { return };
+        follow.close();
+        for socket in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            socket.shut_down();
+        }
+        following.1 += follow.followed();
+    }
+
+    /// What has followed the guest so far.
+    pub(crate) fn followed(&self) -> Followed {
+        let following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = following.1;
+        followed += following.0.as_ref().map(|follow| follow.followed()).unwrap_or_default();
+        followed
+    }
+
     fn note(&self, change: impl FnOnce(&mut SwitchoverTimes)) {
         change(&mut self.times.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -84,8 +125,8 @@ impl Shared {
     }
 
     pub(crate) fn pages_done(&self) -> u64 {
-        let counter = self.pages_done.lock().unwrap_or_else(PoisonError::into_inner);
-        counter.load(Ordering::Relaxed)
+        let pages_done = self.pages_done.lock().unwrap_or_else(PoisonError::into_inner);
+        pages_done.0 + pages_done.1.load(Ordering::Relaxed)
     }
 }
 
@@ -101,15 +142,21 @@ pub(crate) struct Ties {
 pub(crate) struct Mover {
     request: Move,
     guest: Option<Box<dyn Source>>,
+    /// The guest's RAM, which stays as long as somebody has it, whatever becomes of the hypervisor.
+    memory: Option<Arc<GuestMemory>>,
     control: Option<Arc<Control>>,
     meter: Meter,
     shared: Arc<Shared>,
     inputs: Sender<Input>,
     copying: Option<Copying>,
+    /// Page connections that were made anew after the hand-over.
+    serving: Option<SenderPool>,
 }
 
 struct Copying {
     pool: SenderPool,
+    /// The connection on which owed pages are asked for, until it is used.
+    urgent: Option<Link>,
     suspects: Suspects,
     discarding: Discarding,
     /// Reported by scans and not sent since.
@@ -127,7 +174,18 @@ type Outcome = Result<Vec<Event>, Event>;
 impl Mover {
     pub(crate) fn new(request: Move, guest: Option<Box<dyn Source>>, ties: Ties) -> Self {
         let Ties { control, meter, shared, inputs } = ties;
-        Self { request, guest, control, meter, shared, inputs, copying: None }
+        let memory = guest.as_ref().map(|guest| guest.memory());
+        Self {
+            request,
+            guest,
+            memory,
+            control,
+            meter,
+            shared,
+            inputs,
+            copying: None,
+            serving: None,
+        }
     }
 
     /// Obeys orders until there are no more; gives the guest back.
@@ -152,12 +210,10 @@ impl Mover {
             }
             Order::Scan => self.scan(),
             Order::Pause => self.pause(),
-            Order::Finish { round, selection, verify, .. } => self.finish(round, selection, verify),
-            // No destination grants this yet.
-            Order::Serve { .. } => Err(Event::ServingFailed(Reason::new(
-                ReasonCode::Incompatible,
-                "this agent sends no owed pages",
-            ))),
+            Order::Finish { round, selection, rest, verify } => {
+                self.finish(round, selection, rest, verify)
+            }
+            Order::Serve { token, streams } => self.serve(token, streams),
             Order::Resume => self.resume(),
             Order::Release => self.release(),
         }
@@ -192,18 +248,22 @@ impl Mover {
             }
         }
         // After what may fail here: streams that end early would make the destination tell why.
-        let links = self.connect_streams(accept).map_err(link_failed)?;
+        let streams = accept.streams.clamp(1, self.request.offer.streams.max(1));
+        let links = self.connect_streams(accept.token, streams).map_err(link_failed)?;
+        let urgent = match accept.codings.contains(&Coding::Owed) {
+            true => Some(self.connect_urgent(accept.token).map_err(link_failed)?),
+            false => None,
+        };
         let hashes = match (in_flight, tracking) {
             (InFlightIo::Untracked(_), Tracking::Needed) => KeepHashes::Yes { key: rand::random() },
             _ => KeepHashes::No,
         };
         let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&shared.giving_up)));
         let pool = SenderPool::start(links, &memory, &pacer, hashes).map_err(io_failed)?;
-        let sockets = pool.sockets().map_err(io_failed)?;
-        *self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
-        *self.shared.pages_done.lock().unwrap_or_else(PoisonError::into_inner) = pool.progress();
+        self.shared.take_streams(&pool, urgent.as_ref()).map_err(io_failed)?;
         self.copying = Some(Copying {
             pool,
+            urgent,
             suspects: Suspects::new(in_flight),
             discarding,
             dirty: PageSet::empty(pages),
@@ -214,14 +274,17 @@ impl Mover {
         Ok(vec![Event::Prepared])
     }
 
-    fn connect_streams(&self, accept: &Accept) -> Result<Vec<Link>, LinkError> {
+    fn connect_streams(&self, token: MoveToken, streams: u16) -> Result<Vec<Link>, LinkError> {
+        (0..streams).map(|stream| self.connect(Role::Pages { stream, token })).collect()
+    }
+
+    fn connect_urgent(&self, token: MoveToken) -> Result<Link, LinkError> {
+        self.connect(Role::Urgent { token })
+    }
+
+    fn connect(&self, role: Role) -> Result<Link, LinkError> {
         let Move { to, to_name, identity, .. } = &self.request;
-        let streams = accept.streams.clamp(1, self.request.offer.streams.max(1));
-        let connect = |stream| {
-            let role = Role::Pages { stream, token: accept.token };
-            Link::connect(*to, to_name, identity, role, &self.meter)
-        };
-        (0..streams).map(connect).collect()
+        Link::connect(*to, to_name, identity, role, &self.meter)
     }
 
     fn copy_round(&mut self, round: u32, selection: Selection, vcpus: VcpuSpeed) -> Outcome {
@@ -264,15 +327,20 @@ impl Mover {
         Ok(vec![Event::Paused])
     }
 
-    /// With the guest paused: the pages go over the streams while the device state is saved.
-    fn finish(&mut self, round: u32, selection: Selection, verify: Verify) -> Outcome {
+    /// With the guest paused: the pages, or the word which of them follow, go over the streams while
+    /// the device state is saved.
+    fn finish(&mut self, round: u32, selection: Selection, rest: Rest, verify: Verify) -> Outcome {
         let began = Instant::now();
+        let (shared, inputs) = (Arc::clone(&self.shared), self.inputs.clone());
         let (guest, copying) = self.parts()?;
         if selection == Selection::Dirty {
             guest.scan(&mut copying.dirty).map_err(failed)?;
         }
         let populated = copying.populated(guest.as_ref(), selection)?;
-        let sends = copying.select(round, selection, populated, Recheck::All);
+        let mut sends = copying.select(round, selection, populated, Recheck::All);
+        if rest == Rest::Owed {
+            sends.owe();
+        }
         copying.pool.send(&sends);
         let saving = Instant::now();
         let state = guest.save_device_state().map_err(failed)?;
@@ -283,12 +351,17 @@ impl Mover {
         let (guest, copying) = self.parts()?;
         let mut sent = copying.pool.wait().map_err(stream_failed)?;
         sent.held_back = copying.newly_held_back(guest.as_ref())?;
-        self.shared.note(|times| {
+        shared.note(|times| {
             times.copy = began.elapsed();
             times.save = save;
             times.state_bytes = state.bytes.len() as u64;
             times.sent = Some(Instant::now());
         });
+        if rest == Rest::Owed {
+            let urgent = copying.urgent.take().ok_or_else(not_prepared)?;
+            let follow = following::begin(&copying.pool, urgent, &memory, &inputs);
+            shared.follow(follow.map_err(io_failed)?);
+        }
         // The destination goes on with these while this side hashes.
         self.tell(Event::StateSent);
         self.tell(Event::RestSent(sent));
@@ -296,12 +369,44 @@ impl Mover {
             return Ok(vec![]);
         }
         let hashing = Instant::now();
-        let digest = digest::of(&memory).map_err(io_failed)?;
+        let digest = match rest {
+            Rest::Sent => digest::of(&memory),
+            Rest::Owed => digest::of_pages(&memory),
+        };
+        let digest = digest.map_err(io_failed)?;
         self.shared.note(|times| times.digest = hashing.elapsed());
         Ok(vec![Event::Digest(digest)])
     }
 
+    /// Makes the page connections anew, over which owed pages follow. The guest's RAM stands still
+    /// until it is released, so there is nothing to remember of what was sent.
+    fn serve(&mut self, token: MoveToken, streams: u16) -> Outcome {
+        self.shared.end_following();
+        self.copying = None;
+        self.serve_anew(token, streams).map_err(Event::ServingFailed)?;
+        Ok(vec![Event::Serving])
+    }
+
+    fn serve_anew(&mut self, token: MoveToken, streams: u16) -> Result<(), Reason> {
+        let lost = |error: LinkError| Reason::new(ReasonCode::LinkLost, error.in_words());
+        let broken = |error: io::Error| Reason::new(ReasonCode::Agent, error.to_string());
+        let memory = self.memory.clone().ok_or_else(|| {
+            Reason::new(ReasonCode::Hypervisor, "the guest's RAM is no longer there")
+        })?;
+        let links = self.connect_streams(token, streams.clamp(1, STREAMS_MAX)).map_err(lost)?;
+        let urgent = self.connect_urgent(token).map_err(lost)?;
+        let bandwidth = self.request.bandwidth_bytes_per_second;
+        let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&self.shared.giving_up)));
+        let pool = SenderPool::start(links, &memory, &pacer, KeepHashes::No).map_err(broken)?;
+        self.shared.take_streams(&pool, Some(&urgent)).map_err(broken)?;
+        let follow = following::begin(&pool, urgent, &memory, &self.inputs).map_err(broken)?;
+        self.shared.follow(follow);
+        self.serving = Some(pool);
+        Ok(())
+    }
+
     fn resume(&mut self) -> Outcome {
+        self.shared.end_following();
         self.copying = None;
         let Ok(guest) = self.guest() else { return Ok(vec![Event::Resumed]) };
         match guest.resume() {
@@ -315,7 +420,9 @@ impl Mover {
     }
 
     fn release(&mut self) -> Outcome {
+        self.shared.end_following();
         self.copying = None;
+        self.serving = None;
         if let Some(guest) = &mut self.guest
             && let Err(error) = guest.release()
         {
@@ -398,6 +505,7 @@ impl Copying {
             pages: Arc::new(pages),
             suspects: suspects.and_then(some),
             absent: absent.and_then(some),
+            owed: None,
         }
     }
 }

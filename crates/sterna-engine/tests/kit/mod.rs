@@ -9,7 +9,8 @@ use identities::Cluster;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::destination::Ending;
@@ -49,6 +50,9 @@ impl Destination for SharedDestination {
     ) -> Result<Arc<Faults>, VmmError> {
         self.0.lock().unwrap().serve_faults(missing, guest)
     }
+    fn can_serve_faults(&self) -> Result<(), VmmError> {
+        self.0.lock().unwrap().can_serve_faults()
+    }
     fn end_faults(&mut self) -> Result<(), VmmError> {
         self.0.lock().unwrap().end_faults()
     }
@@ -75,6 +79,7 @@ pub(crate) struct TestHost {
     state: Mutex<HostState>,
     ended: Condvar,
     id: Mutex<Option<JournalId>>,
+    folder: OnceLock<tempfile::TempDir>,
 }
 
 #[derive(Default)]
@@ -166,6 +171,11 @@ impl Host for TestHost {
         Ok(())
     }
 
+    fn missing_pages(&self, attempt: AttemptId) -> PathBuf {
+        let folder = self.folder.get_or_init(|| tempfile::tempdir().unwrap());
+        folder.path().join(format!("{}.missing", attempt.epoch.0))
+    }
+
     fn find(&self, attempt: AttemptId) -> FoundMove {
         let state = self.state.lock().unwrap();
         let guest = state.arriving.get(&attempt).cloned();
@@ -221,7 +231,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
             hypervisor: "synthetic".into(),
             definition: serde_json::Value::Null,
             algorithm: "pre-copy".into(),
-            codings: vec![Coding::Absent, Coding::Zero, Coding::Raw],
+            codings: vec![Coding::Absent, Coding::Zero, Coding::Raw, Coding::Owed],
             streams: 2,
             verify: Verify::RamDigest,
         },

@@ -4,13 +4,15 @@ use super::binary::QemuBinary;
 use super::command_line::StartMode;
 use super::instance::QemuGuest;
 use super::qmp::{Qmp, REPLY_LIMIT};
-use super::replies::Migration;
+use super::replies::{Migration, RunStatus};
 use super::source::hand_over_capabilities;
 use super::stream::STATE_BYTES_MAX;
 use crate::faults::{self, refused};
 use crate::tracking::{MappedPages, find_mapped, system};
 use crate::{Begin, Destination, DeviceState, DeviceStateKind, Faults, GuestDefinition, VmmError};
-use qapi::qmp::{AnnounceParameters, announce_self, cont, migrate_incoming, query_migrate};
+use qapi::qmp::{
+    AnnounceParameters, announce_self, cont, migrate_incoming, query_migrate, query_status,
+};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -35,7 +37,9 @@ const ANNOUNCEMENTS: AnnounceParameters =
 #[derive(Debug)]
 pub struct QemuDestination {
     guest: QemuGuest,
-    qmp: Qmp,
+    /// The mover's monitor, once it is needed: a QEMU that waits for a page may not answer on it, and
+    /// gets no page before its faults are served.
+    monitor: Option<Qmp>,
 }
 
 impl QemuDestination {
@@ -63,22 +67,34 @@ impl QemuDestination {
     /// # Errors
     /// When QEMU refuses or is gone.
     pub fn attach(guest: &QemuGuest) -> Result<Self, VmmError> {
-        let qmp = Qmp::connect(&guest.folder().mover_socket(), REPLY_LIMIT)
-            .map_err(|error| guest.explain(error))?;
-        let mut this = Self { guest: guest.clone(), qmp };
+        let mut this = Self::take_over(guest);
         this.await_state().map_err(|error| guest.explain(error))?;
         Ok(this)
     }
 
+    /// A guest that an earlier agent has served. It is asked nothing.
+    #[must_use]
+    pub fn take_over(guest: &QemuGuest) -> Self {
+        Self { guest: guest.clone(), monitor: None }
+    }
+
+    fn qmp(&mut self) -> Result<&mut Qmp, VmmError> {
+        let monitor = match self.monitor.take() {
+            Some(monitor) => monitor,
+            None => Qmp::connect(&self.guest.folder().mover_socket(), REPLY_LIMIT)?,
+        };
+        Ok(self.monitor.insert(monitor))
+    }
+
     fn await_state(&mut self) -> Result<(), VmmError> {
-        let migration: Migration = self.qmp.query(&query_migrate {})?;
+        let migration: Migration = self.qmp()?.query(&query_migrate {})?;
         if migration.status.is_some_and(|status| status != "none") {
             return Ok(());
         }
-        self.qmp.execute(&hand_over_capabilities(true), REPLY_LIMIT)?;
+        self.qmp()?.execute(&hand_over_capabilities(true), REPLY_LIMIT)?;
         let uri = Some(format!("unix:{}", self.guest.folder().transfer_socket().display()));
         let command = migrate_incoming { channels: None, exit_on_error: None, uri };
-        self.qmp.execute(&command, REPLY_LIMIT)?;
+        self.qmp()?.execute(&command, REPLY_LIMIT)?;
         // Starting up, QEMU may have put firmware into RAM; from here on it leaves RAM alone.
         Ok(self.guest.memory().punch_all()?)
     }
@@ -93,7 +109,9 @@ impl QemuDestination {
         find_mapped(self.guest.pid(), self.guest.layout(), &self.guest.record().ram)
     }
 
-    fn begin_faults(&self, missing: &PageSet, guest: Begin) -> Result<Faults, VmmError> {
+    /// The guest's userfaultfd, if faults can be served with it.
+    fn serving_userfaultfd(&self) -> Result<Userfaultfd, VmmError> {
+        faults::check_pages(&self.guest.memory())?;
         let uffd = Userfaultfd::take(self.guest.process())?;
         // QEMU reads disks into guest RAM, and KVM runs guests in it, inside the kernel.
         if uffd.faults_seen() != FaultsSeen::All {
@@ -101,6 +119,11 @@ impl QemuDestination {
                           was started without the privilege to, or by an earlier version";
             return Err(refused(detail.into()));
         }
+        Ok(uffd)
+    }
+
+    fn begin_faults(&self, missing: &PageSet, guest: Begin) -> Result<Faults, VmmError> {
+        let uffd = self.serving_userfaultfd()?;
         Faults::begin(uffd, self.mapped()?, &self.guest.memory(), missing, guest)
     }
 
@@ -121,7 +144,7 @@ impl QemuDestination {
             let detail = format!("{} bytes of device state", state.bytes.len());
             return Err(VmmError::Refused { operation: "load_device_state", detail });
         }
-        self.qmp.forget_events();
+        self.qmp()?.forget_events();
         let mut socket = UnixStream::connect(self.guest.folder().transfer_socket())
             .map_err(system("connecting to QEMU"))?;
         socket.set_write_timeout(Some(LOAD_LIMIT)).map_err(system("connecting to QEMU"))?;
@@ -129,7 +152,7 @@ impl QemuDestination {
         drop(socket);
         // A QEMU that dislikes the state stops reading; its own words say more than our write.
         let loaded =
-            self.qmp.wait_event("loading device state", LOAD_LIMIT, |event| {
+            self.qmp()?.wait_event("loading device state", LOAD_LIMIT, |event| {
                 match event.migration_status()? {
                     "completed" => Some(true),
                     "failed" | "cancelled" => Some(false),
@@ -137,7 +160,7 @@ impl QemuDestination {
                 }
             })?;
         if !loaded {
-            let migration: Migration = self.qmp.query(&query_migrate {})?;
+            let migration: Migration = self.qmp()?.query(&query_migrate {})?;
             let detail = migration.error_desc.unwrap_or_else(|| "migration failed".into());
             return Err(VmmError::Refused { operation: "load_device_state", detail });
         }
@@ -145,17 +168,21 @@ impl QemuDestination {
     }
 
     fn run(&mut self) -> Result<(), VmmError> {
-        self.qmp.forget_events();
-        self.qmp.execute(&cont {}, ACTIVATE_LIMIT)?;
+        let status: RunStatus = self.qmp()?.query(&query_status {})?;
+        if status.running {
+            return Ok(());
+        }
+        self.qmp()?.forget_events();
+        self.qmp()?.execute(&cont {}, ACTIVATE_LIMIT)?;
         let resumed = |event: &super::qmp::QmpEvent| (event.name == "RESUME").then_some(());
-        self.qmp.wait_event("activating", ACTIVATE_LIMIT, resumed)
+        self.qmp()?.wait_event("activating", ACTIVATE_LIMIT, resumed)
     }
 
     fn announce_and_forget(&mut self) -> Result<(), VmmError> {
         if !self.guest.definition().networks.is_empty() {
-            self.qmp.execute(&announce_self(ANNOUNCEMENTS), REPLY_LIMIT)?;
+            self.qmp()?.execute(&announce_self(ANNOUNCEMENTS), REPLY_LIMIT)?;
         }
-        self.qmp.execute(&hand_over_capabilities(false), REPLY_LIMIT)
+        self.qmp()?.execute(&hand_over_capabilities(false), REPLY_LIMIT)
     }
 }
 
@@ -175,6 +202,10 @@ impl Destination for QemuDestination {
     fn serve_faults(&mut self, missing: &PageSet, guest: Begin) -> Result<Arc<Faults>, VmmError> {
         let begun = self.begin_faults(missing, guest);
         begun.map(Arc::new).map_err(|error| self.guest.explain(error))
+    }
+
+    fn can_serve_faults(&self) -> Result<(), VmmError> {
+        self.serving_userfaultfd().map(drop).map_err(|error| self.guest.explain(error))
     }
 
     fn end_faults(&mut self) -> Result<(), VmmError> {

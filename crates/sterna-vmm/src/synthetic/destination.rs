@@ -4,7 +4,7 @@ use super::failures::{Failures, Step};
 use super::machine::{Handle, Machine, Phase, SyntheticGuest};
 use super::memories::Memories;
 use super::registers::Registers;
-use crate::{Begin, Destination, DeviceState, Faults, VmmError};
+use crate::{Begin, Destination, DeviceState, Faults, VmmError, faults};
 use std::sync::Arc;
 use sterna_page::{PageSet, RamLayout};
 use sterna_sys::memory::GuestMemory;
@@ -89,6 +89,10 @@ impl Destination for SyntheticDestination {
                 Err(out_of_turn("serve_faults"))
             }
         }
+    }
+
+    fn can_serve_faults(&self) -> Result<(), VmmError> {
+        faults::check_pages(&self.outside)
     }
 
     fn end_faults(&mut self) -> Result<(), VmmError> {

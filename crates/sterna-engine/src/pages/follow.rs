@@ -1,0 +1,230 @@
+//! Owed pages on their way to a guest that runs at the destination: what is left of them, shared by
+//! the page streams, which push it, and the urgent connection, on which pages are asked for.
+//!
+//! Nothing is pushed before the destination has said what it lacks: from then on it has whoever
+//! touches such a page wait for it.
+
+use crate::link::Link;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use sterna_core::push::{Push, PushOrder};
+use sterna_core::receipt::PagesByCoding;
+use sterna_page::{PAGE_SIZE, PageClass, PageCount, PageNumber, PageRun, PageSet, classify};
+use sterna_proto::pages::{HEADER_BYTES, PageFrame};
+use sterna_sys::memory::GuestMemory;
+
+/// Pages of one pushed run at most: short, so that a page that somebody waits for, and that is just
+/// being pushed, is not held up for long. 64 KiB take half a millisecond at 1 Gbit/s.
+const RUN_PAGES: PageCount = PageCount(16);
+
+/// What was sent of owed pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Followed {
+    /// Pages by coding, pushed or asked for.
+    pub(crate) pages: PagesByCoding,
+    /// Bytes of frames.
+    pub(crate) bytes: u64,
+    /// Pages that went on the urgent connection, because somebody waited for them.
+    pub(crate) wanted: PageCount,
+}
+
+impl std::ops::AddAssign for Followed {
+    fn add_assign(&mut self, other: Self) {
+        self.pages += other.pages;
+        self.bytes += other.bytes;
+        self.wanted += other.wanted;
+    }
+}
+
+/// Told once why pages can follow no longer, unless that was wanted.
+type Failed = Box<dyn Fn(io::Error) + Send + Sync>;
+
+/// The owed pages of one move, as long as its page connections last.
+pub(crate) struct Follow {
+    state: Mutex<State>,
+    changed: Condvar,
+    failed: Failed,
+}
+
+struct State {
+    push: Push,
+    closed: bool,
+    followed: Followed,
+}
+
+impl std::fmt::Debug for Follow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follow").field("left", &self.lock().push.left()).finish_non_exhaustive()
+    }
+}
+
+impl Follow {
+    /// For a guest of `pages` pages.
+    pub(crate) fn new(pages: PageCount, failed: Failed) -> Arc<Self> {
+        let push = Push::new(pages, PushOrder::default());
+        let state = State { push, closed: false, followed: Followed::default() };
+        Arc::new(Self { state: Mutex::new(state), changed: Condvar::new(), failed })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next pages to push; waits until there are some. `None` once there will be none.
+    pub(crate) fn next(&self) -> Option<PageRun> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(run) = state.push.next(RUN_PAGES) {
+                return Some(run);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes note of pages that were sent.
+    pub(crate) fn note(&self, pages: PagesByCoding, bytes: u64) {
+        let followed = &mut self.lock().followed;
+        followed.pages += pages;
+        followed.bytes += bytes;
+    }
+
+    /// What was sent so far.
+    pub(crate) fn followed(&self) -> Followed {
+        self.lock().followed
+    }
+
+    /// Ends it: whoever waits for pages to push goes on, and what fails from now on is not told.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends it because a connection failed.
+    pub(crate) fn fail(&self, error: io::Error) {
+        let closed = std::mem::replace(&mut self.lock().closed, true);
+        self.changed.notify_all();
+        if !closed {
+            (self.failed)(error);
+        }
+    }
+
+    /// Serves the urgent connection until it ends: learns what the destination lacks, and sends it
+    /// each page that somebody waits for, unless that is on its way.
+    pub(crate) fn serve_urgent(&self, mut link: Link, memory: &GuestMemory) {
+        let mut lacking = PageSet::empty(memory.pages());
+        loop {
+            if let Err(error) = self.urgent_frame(&mut link, memory, &mut lacking) {
+                return self.fail(error);
+            }
+        }
+    }
+
+    fn urgent_frame(
+        &self,
+        link: &mut Link,
+        memory: &GuestMemory,
+        lacking: &mut PageSet,
+    ) -> io::Result<()> {
+        let mut header = [0; HEADER_BYTES];
+        link.read_exact(&mut header)?;
+        match PageFrame::decode(&header).map_err(invalid)? {
+            PageFrame::Owed(run) if memory.layout().holds(run) => {
+                read_bits(link, run, |page| lacking.insert(page))?;
+            }
+            PageFrame::Mark { .. } => {
+                let none = PageSet::empty(memory.pages());
+                self.lock().push.owe(std::mem::replace(lacking, none));
+                self.changed.notify_all();
+            }
+            PageFrame::Wanted(page) => {
+                // Before it is taken from what is pushed: nobody else sends it then.
+                if memory.layout().holds(PageRun { first: page, count: PageCount(1) })
+                    && self.lock().push.wanted(page)
+                {
+                    self.send_urgent(link, memory, page)?;
+                    self.changed.notify_all();
+                }
+            }
+            frame => return Err(invalid(format!("{frame:?} on the urgent connection"))),
+        }
+        Ok(())
+    }
+
+    fn send_urgent(
+        &self,
+        link: &mut Link,
+        memory: &GuestMemory,
+        page: PageNumber,
+    ) -> io::Result<()> {
+        let mut content = [0; PAGE_SIZE];
+        memory.read(page, &mut content).map_err(io::Error::other)?;
+        let run = PageRun { first: page, count: PageCount(1) };
+        let mut pages = PagesByCoding::default();
+        let mut frame = Vec::with_capacity(HEADER_BYTES + PAGE_SIZE);
+        match classify(&content) {
+            PageClass::Zero => {
+                pages.zero = run.count;
+                frame.extend_from_slice(&PageFrame::Zero(run).encode());
+            }
+            PageClass::Raw => {
+                pages.raw = run.count;
+                frame.extend_from_slice(&PageFrame::Raw(run).encode());
+                frame.extend_from_slice(&content);
+            }
+        }
+        link.write_all(&frame)?;
+        link.flush()?;
+        let followed = &mut self.lock().followed;
+        followed.pages += pages;
+        followed.bytes += frame.len() as u64;
+        followed.wanted += run.count;
+        Ok(())
+    }
+}
+
+fn invalid<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Reads the bits of an `Owed` frame and visits the pages whose bit is set.
+pub(crate) fn read_bits(
+    link: &mut impl Read,
+    run: PageRun,
+    mut visit: impl FnMut(PageNumber),
+) -> io::Result<()> {
+    let mut bits = vec![0; PageFrame::Owed(run).payload_bytes()];
+    link.read_exact(&mut bits)?;
+    for (offset, page) in (run.first.0..run.first.0 + run.count.0).enumerate() {
+        if bits[offset / 8] >> (offset % 8) & 1 == 1 {
+            visit(PageNumber(page));
+        }
+    }
+    Ok(())
+}
+
+/// The bits of an `Owed` frame of `run`.
+pub(crate) fn bits(run: PageRun, set: &PageSet) -> Vec<u8> {
+    let mut bits = vec![0; PageFrame::Owed(run).payload_bytes()];
+    for (offset, page) in (run.first.0..run.first.0 + run.count.0).enumerate() {
+        bits[offset / 8] |= u8::from(set.contains(PageNumber(page))) << (offset % 8);
+    }
+    bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_survive_the_wire() {
+        let mut set = PageSet::empty(PageCount(300));
+        [7, 9, 20, 21].iter().for_each(|page| set.insert(PageNumber(*page)));
+        let run = PageRun::new(7, 14);
+        let mut found = Vec::new();
+        read_bits(&mut bits(run, &set).as_slice(), run, |page| found.push(page.0)).unwrap();
+        assert_eq!(found, [7, 9, 20], "page 21 is not of the run");
+    }
+}
