@@ -3,6 +3,7 @@
 mod at_commitment;
 mod at_switchover;
 mod direct_io;
+mod following;
 mod page_sizes;
 mod refusals;
 mod round_trips;
