@@ -185,7 +185,7 @@ fn definition() -> Value {
         "cpu": "max", "accelerator": "tcg", "console": "virtio", "append": "console=hvc0 quiet",
         "kernel": "/images/vmlinuz", "initrd": "/images/initrd", "huge_pages": false,
         "disks": [{"path": "/images/a.qcow2", "format": "qcow2", "cache": "none", "iops_max": 9}],
-        "networks": [{"tap": "tap0", "mac": "52:54:00:12:34:56"}], "qemu_args": [],
+        "networks": [{"tap": "tap0", "mac": "52:54:00:12:34:56"}], "balloon": true, "qemu_args": [],
     })
 }
 

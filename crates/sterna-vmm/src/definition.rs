@@ -24,6 +24,9 @@ pub enum DefinitionError {
     /// Memory that cannot be made of huge pages.
     #[error("{0} bytes of memory are not whole huge pages of {HUGE_PAGE_BYTES} bytes")]
     HugePages(u64),
+    /// A balloon where nobody tells which pages were given back by it.
+    #[error("a guest of huge pages can have no balloon: which of them exist cannot be found out")]
+    BalloonOfHugePages,
     /// No virtual CPU.
     #[error("{0} vCPUs: at least 1")]
     Vcpus(u32),
@@ -147,6 +150,11 @@ pub struct GuestDefinition {
     /// Network cards in order.
     #[serde(default)]
     pub networks: Vec<NetworkDefinition>,
+    /// Whether it has a balloon, by which it gives back pages that it does not use: they cost no
+    /// memory and are not sent. `None` in a new guest's definition means yes, unless it is
+    /// of huge pages or has a balloon among `qemu_args`; in that of a guest that runs, no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<bool>,
     /// Further QEMU arguments, given as they are. May make the guest immovable.
     #[serde(default)]
     pub qemu_args: Vec<String>,
@@ -157,6 +165,12 @@ fn one() -> u32 {
 }
 
 impl GuestDefinition {
+    /// Whether a guest of this resolved definition has a balloon.
+    #[must_use]
+    pub fn has_balloon(&self) -> bool {
+        self.balloon == Some(true)
+    }
+
     /// Checks everything that can be checked without a host.
     ///
     /// # Errors
@@ -172,6 +186,9 @@ impl GuestDefinition {
         }
         if self.huge_pages && !self.memory_bytes.is_multiple_of(HUGE_PAGE_BYTES) {
             return Err(DefinitionError::HugePages(self.memory_bytes));
+        }
+        if self.huge_pages && self.has_balloon() {
+            return Err(DefinitionError::BalloonOfHugePages);
         }
         if self.vcpus == 0 {
             return Err(DefinitionError::Vcpus(self.vcpus));
@@ -228,6 +245,20 @@ mod tests {
         assert_eq!(odd.validate(), Ok(()));
         let guest = GuestDefinition { huge_pages: true, ..odd };
         assert_eq!(guest.validate(), Err(DefinitionError::HugePages(33 << 20)));
+    }
+
+    #[test]
+    fn a_guest_of_huge_pages_has_no_balloon() {
+        let huge = GuestDefinition { huge_pages: true, ..definition() };
+        assert_eq!(huge.validate(), Ok(()));
+        let guest = GuestDefinition { balloon: Some(true), ..huge };
+        assert_eq!(guest.validate(), Err(DefinitionError::BalloonOfHugePages));
+    }
+
+    #[test]
+    fn a_guest_from_before_there_were_balloons_is_told_of_in_the_words_of_then() {
+        let text = serde_json::to_string(&definition()).unwrap();
+        assert!(!text.contains("balloon"), "{text}");
     }
 
     #[test]

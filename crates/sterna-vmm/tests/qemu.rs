@@ -23,7 +23,7 @@ use sterna_vmm::qemu::{
     Ending, QemuBinary, QemuDestination, QemuGuest, QemuSource, QemuStatus, StartMode,
 };
 use sterna_vmm::{
-    Accelerator, ConsoleKind, Destination, DeviceState, DeviceStateKind, DiskCache,
+    Accelerator, ConsoleKind, Destination, DeviceState, DeviceStateKind, Discarding, DiskCache,
     GuestDefinition, Immovable, InFlightIo, Source, VmmError,
 };
 
@@ -242,6 +242,35 @@ fn a_guest_of_huge_pages_moves_there_and_on_and_every_byte_arrives() {
     // The pool holds two guests: the handle of the first is the last to hold its RAM.
     drop(guest);
     drop(move_guest(&host, &arrived, "a"));
+}
+
+#[test]
+fn a_new_guest_can_give_pages_back_unless_it_was_to_have_no_balloon() {
+    let Some(host) = Host::new() else { return };
+    let discarding = |guest: &QemuGuest| QemuSource::new(guest).unwrap().discarding().unwrap();
+    let plain = GuestDefinition { balloon: Some(false), ..host.definition() };
+    assert_eq!(discarding(&host.start_as(&plain)), Discarding::Never);
+    let guest = host.start();
+    assert_eq!(
+        (guest.definition().balloon, discarding(&guest)),
+        (Some(true), Discarding::Possible)
+    );
+    drop(guest);
+    let qemu_args = ["-device", "virtio-balloon-pci"].map(String::from).to_vec();
+    let guest = host.start_as(&GuestDefinition { qemu_args, ..host.definition() });
+    assert_eq!((guest.definition().balloon, discarding(&guest)), (None, Discarding::Possible));
+}
+
+#[test]
+fn a_guest_that_arrives_without_a_word_about_a_balloon_has_none() {
+    let Some(host) = Host::new() else { return };
+    let definition = GuestDefinition { balloon: None, ..host.start().definition().clone() };
+    let prepared = QemuDestination::prepare(&host.binary, &definition, host.folder("b")).unwrap();
+    let silent = Ended(prepared.guest().clone());
+    drop(prepared); // It holds the monitor that the source needs.
+    assert_eq!(silent.definition().balloon, None);
+    let mut source = QemuSource::new(&silent).unwrap();
+    assert_eq!(source.discarding().unwrap(), Discarding::Never);
 }
 
 /// Huge pages that exist of a guest's RAM.
@@ -473,9 +502,13 @@ fn a_host_is_described_and_kvm_is_believed_only_if_a_guest_runs() {
     let kvm = probe.findings.iter().find(|finding| finding.name == "kvm").unwrap();
     let expected = if kvm.verdict == Verdict::Good { Accelerator::Kvm } else { Accelerator::Tcg };
     let emulated = GuestDefinition { accelerator: Accelerator::Tcg, ..host.definition() };
-    assert_eq!(binary.resolve(&emulated).accelerator, Accelerator::Tcg, "as asked for");
+    assert_eq!(
+        binary.resolve(&emulated, StartMode::Run).accelerator,
+        Accelerator::Tcg,
+        "as asked for"
+    );
     let any = GuestDefinition { accelerator: Accelerator::Auto, ..host.definition() };
-    assert_eq!(binary.resolve(&any).accelerator, expected);
+    assert_eq!(binary.resolve(&any, StartMode::Run).accelerator, expected);
 }
 
 #[test]

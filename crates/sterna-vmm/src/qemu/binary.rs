@@ -1,5 +1,6 @@
 //! The QEMU of this host: where it is, and what it can do.
 
+use super::command_line::StartMode;
 use super::qmp::Qmp;
 use super::replies::{Capability, Machine, Version};
 use crate::tracking::system;
@@ -105,9 +106,10 @@ impl QemuBinary {
     }
 
     /// Fills in what a definition leaves open, so that both sides of a later move agree: the
-    /// versioned machine type, the accelerator, and the CPU model.
+    /// versioned machine type, the accelerator, the CPU model and, for a guest that is new and not
+    /// one that arrives, the balloon.
     #[must_use]
-    pub fn resolve(&self, definition: &GuestDefinition) -> GuestDefinition {
+    pub fn resolve(&self, definition: &GuestDefinition, mode: StartMode) -> GuestDefinition {
         let wanted = definition.machine.as_deref().unwrap_or(MACHINE_DEFAULT);
         let versioned = self.aliases.iter().find(|(alias, _)| alias == wanted);
         let machine = versioned.map_or(wanted, |(_, name)| name).to_owned();
@@ -121,10 +123,15 @@ impl QemuBinary {
             Accelerator::Tcg | Accelerator::Auto => "max",
         };
         let cpu = definition.cpu.clone().unwrap_or_else(|| cpu.to_owned());
+        // A guest that arrives has what it was started with; QEMU takes one balloon at most.
+        let may_get_one = mode != StartMode::Incoming && !definition.huge_pages;
+        let has_own = definition.qemu_args.iter().any(|word| word.contains("virtio-balloon"));
+        let balloon = definition.balloon.or((may_get_one && !has_own).then_some(true));
         GuestDefinition {
             machine: Some(machine),
             cpu: Some(cpu),
             accelerator,
+            balloon,
             ..definition.clone()
         }
     }

@@ -24,6 +24,8 @@ pub(super) const RAM_BLOCK: &str = "ram0";
 const CONSOLE_SLOT: usize = 0x02;
 const NETWORK_SLOTS: std::ops::Range<usize> = 0x03..0x10;
 const DISK_SLOTS: std::ops::Range<usize> = 0x10..0x1f;
+/// The balloon has the slot of the last network card, which guests without a balloon may have.
+const BALLOON_SLOT: usize = NETWORK_SLOTS.end - 1;
 
 /// Namespace of the ids that guests show in their firmware tables; drawn once, at random.
 const GUEST_IDS: Uuid = Uuid::from_u128(0x9f1c_6f0e_5d0b_4c58_a4f7_3d1d_84c2_66b1);
@@ -73,6 +75,9 @@ pub(super) fn arguments(
     }
     for (number, network) in definition.networks.iter().enumerate() {
         arguments.network(number, network)?;
+    }
+    if definition.has_balloon() {
+        arguments.balloon();
     }
     arguments.mode(mode);
     arguments.list.extend(definition.qemu_args.iter().map(OsString::from));
@@ -212,7 +217,8 @@ impl Arguments<'_> {
     }
 
     fn network(&mut self, number: usize, network: &NetworkDefinition) -> Result<(), VmmError> {
-        let slot = slot(NETWORK_SLOTS, number, "networks")?;
+        let end = if self.definition.has_balloon() { BALLOON_SLOT } else { NETWORK_SLOTS.end };
+        let slot = slot(NETWORK_SLOTS.start..end, number, "networks")?;
         let tap = &network.tap;
         // vhost-net writes RAM through QEMU's page tables, so that tracking should see it; it is
         // off because no test of ours has shown that it does.
@@ -224,6 +230,12 @@ impl Arguments<'_> {
         // Without a boot ROM: its file may differ from host to host.
         self.add("-device", format!("{device},romfile=,{at}"));
         Ok(())
+    }
+
+    /// The guest tells of its free pages by itself, 2 MiB at a time; QEMU frees them at once.
+    fn balloon(&mut self) {
+        let at = format!("bus={},addr={BALLOON_SLOT:#x}", self.bus());
+        self.add("-device", format!("virtio-balloon-pci,id=balloon,free-page-reporting=on,{at}"));
     }
 
     fn mode(&mut self, mode: StartMode) {
@@ -292,6 +304,22 @@ mod tests {
     fn a_disk_path_is_data_not_options() {
         let guest = definition(r#","disks":[{"path":"/a\",readonly=on"}]"#);
         assert!(line(&guest, StartMode::Run).contains(r#""filename":"/a\",readonly=on""#));
+    }
+
+    #[test]
+    fn a_balloon_takes_the_place_of_the_last_network_and_changes_no_other() {
+        let networks = |count| vec![r#"{"tap":"t0","mac":"52:54:0:0:0:1"}"#; count].join(",");
+        let guest = |count| definition(&format!(",\"networks\":[{}]", networks(count)));
+        let with = |guest| GuestDefinition { balloon: Some(true), ..guest };
+        let (line_without, line_with) =
+            (line(&guest(12), StartMode::Run), line(&with(guest(12)), StartMode::Run));
+        let balloon =
+            " -device virtio-balloon-pci,id=balloon,free-page-reporting=on,bus=pcie.0,addr=0xf";
+        assert_eq!(line_with, line_without + balloon);
+        let folder = Folder::existing("/run/x".into());
+        let start = |guest| arguments(&guest, &folder, DESCRIPTORS, StartMode::Run);
+        assert!(start(guest(13)).is_ok());
+        assert!(start(with(guest(13))).is_err());
     }
 
     #[test]

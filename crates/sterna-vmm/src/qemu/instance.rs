@@ -106,7 +106,7 @@ impl QemuGuest {
             operation: "starting QEMU",
             detail: error.to_string(),
         })?;
-        let definition = binary.resolve(definition);
+        let definition = binary.resolve(definition, mode);
         let folder = Folder::create(folder)?;
         let (file, memory) = create_ram(&definition)?;
         let identity = FileIdentity::of(&file).map_err(system("identifying RAM"))?;

@@ -176,7 +176,7 @@ fn a_host_whose_processor_shows_no_virtualization_gives_stock_guests_no_kvm() {
     }
     let binary = probe(host.binary.path(), host.folder.path()).binary.unwrap();
     let stock = GuestDefinition { accelerator: Accelerator::Auto, ..host.definition() };
-    assert_eq!(binary.resolve(&stock).accelerator, Accelerator::Tcg);
+    assert_eq!(binary.resolve(&stock, StartMode::Run).accelerator, Accelerator::Tcg);
     let vouched = GuestDefinition { accelerator: Accelerator::KvmUnproven, ..stock };
-    assert_eq!(binary.resolve(&vouched).accelerator, Accelerator::KvmUnproven);
+    assert_eq!(binary.resolve(&vouched, StartMode::Run).accelerator, Accelerator::KvmUnproven);
 }

@@ -61,6 +61,9 @@ pub(crate) struct StartArgs {
     /// Network card on an existing tap device, such as tap0=52:54:00:12:34:56; may be repeated
     #[arg(long = "network", value_name = "TAP=MAC", value_parser = parse_network)]
     networks: Vec<NetworkDefinition>,
+    /// Give the guest no balloon: memory that it has used once then counts as used for good
+    #[arg(long)]
+    no_balloon: bool,
     /// Further argument for QEMU, as it is; may be repeated
     #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     qemu_args: Vec<String>,
@@ -149,6 +152,7 @@ fn from_options(args: StartArgs) -> anyhow::Result<GuestDefinition> {
         },
         disks: disks?,
         networks: args.networks,
+        balloon: args.no_balloon.then_some(false),
         qemu_args: args.qemu_args,
     })
 }
