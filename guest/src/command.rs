@@ -16,6 +16,11 @@ pub enum Command {
     Check,
     /// `quiet` or `ticks`: no tick lines, or one each millisecond.
     Ticks(TickLines),
+    /// `take 64M`: fill so much memory beside all other; it was none of the guest's before. Of less
+    /// than 32M the allocator may keep some when it is given back.
+    Take(Bytes),
+    /// `give`: check what was taken, and give it back to the guest's kernel.
+    Give,
 }
 
 /// Whether tick lines are written.
@@ -29,7 +34,7 @@ pub enum TickLines {
 
 /// A line that is no command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is none of: rate N, ws N, check, quiet, ticks")]
+#[error("{0:?} is none of: rate N, ws N, check, quiet, ticks, take N, give")]
 pub struct BadCommand(String);
 
 impl FromStr for Command {
@@ -41,6 +46,8 @@ impl FromStr for Command {
         match words[..] {
             ["rate", rate] => rate.parse().map(Self::Rate).map_err(|_| bad()),
             ["ws", size] => size.parse().map(Self::WorkingSet).map_err(|_| bad()),
+            ["take", size] => size.parse().map(Self::Take).map_err(|_| bad()),
+            ["give"] => Ok(Self::Give),
             ["check"] => Ok(Self::Check),
             ["quiet"] => Ok(Self::Ticks(TickLines::Quiet)),
             ["ticks"] => Ok(Self::Ticks(TickLines::Written)),
@@ -54,6 +61,8 @@ impl fmt::Display for Command {
         match self {
             Self::Rate(rate) => write!(formatter, "rate {rate}"),
             Self::WorkingSet(size) => write!(formatter, "ws {size}"),
+            Self::Take(size) => write!(formatter, "take {size}"),
+            Self::Give => formatter.write_str("give"),
             Self::Check => formatter.write_str("check"),
             Self::Ticks(TickLines::Quiet) => formatter.write_str("quiet"),
             Self::Ticks(TickLines::Written) => formatter.write_str("ticks"),
@@ -71,6 +80,8 @@ mod tests {
             Command::Rate(Rate::mebibytes_per_second(200)),
             Command::Rate(Rate(0)),
             Command::WorkingSet(Bytes::mebibytes(64)),
+            Command::Take(Bytes::mebibytes(64)),
+            Command::Give,
             Command::Check,
             Command::Ticks(TickLines::Quiet),
             Command::Ticks(TickLines::Written),

@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
-use std::sync::mpsc::Sender;
 
 use crate::command::Command;
 
@@ -31,13 +30,13 @@ impl Console {
         let _unheard = (&self.device).write_all(text.as_bytes());
     }
 
-    /// Reads commands until the console ends or nobody takes them any more.
-    pub fn read_commands(&self, commands: &Sender<Command>) {
+    /// Reads commands until the console ends or `obey` says that nobody takes them any more.
+    pub fn read_commands(&self, mut obey: impl FnMut(Command) -> bool) {
         for line in BufReader::new(&self.device).lines() {
             let Ok(line) = line else { return };
             match line.parse() {
                 Ok(command) => {
-                    if commands.send(command).is_err() {
+                    if !obey(command) {
                         return;
                     }
                 }

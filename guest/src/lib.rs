@@ -10,7 +10,7 @@
 //!            ┌─ worker ── writes pages, checks pages ──┐ counters
 //! console ◀──┤                                         ▼
 //!            ├─ ticker ── one line each millisecond ◀──┘
-//! console ──▶└─ commands ── `rate 0`, `check`, …
+//! console ──▶└─ commands ── `rate 0`, `check`, … ──▶ taker: memory taken and given back
 //! port 7  ◀─▶   echo
 //! disk    ──▶   disk reader (optional)
 //! ```
@@ -35,6 +35,7 @@ pub mod picker;
 pub mod quantity;
 pub mod schedule;
 pub mod settings;
+pub mod taker;
 mod text;
 pub mod ticker;
 pub mod worker;

@@ -24,6 +24,18 @@ pub enum Line {
         /// Pages that were wrong.
         wrong: u32,
     },
+    /// `TAKEN size=<size>`: the answer to the command `take`.
+    Taken {
+        /// Memory that was taken and filled.
+        size: Bytes,
+    },
+    /// `GIVEN size=<size> wrong=<n>`: the answer to the command `give`.
+    Given {
+        /// Memory that was checked and given back.
+        size: Bytes,
+        /// Pages that were wrong.
+        wrong: u32,
+    },
     /// `DISK pass=<n> blocks=<n> wrong=<n>`: the whole disk has been read once more.
     Disk {
         /// The number of the pass, from 1.
@@ -64,6 +76,8 @@ impl fmt::Display for Line {
             Self::Checked { pages, wrong } => {
                 write!(formatter, "CHECKED pages={pages} wrong={wrong}")
             }
+            Self::Taken { size } => write!(formatter, "TAKEN size={size}"),
+            Self::Given { size, wrong } => write!(formatter, "GIVEN size={size} wrong={wrong}"),
             Self::Disk { pass, blocks, wrong } => {
                 write!(formatter, "DISK pass={pass} blocks={blocks} wrong={wrong}")
             }
@@ -83,6 +97,8 @@ impl Line {
             Some(("t", rest)) => tick(rest),
             Some(("READY", rest)) => ready(rest),
             Some(("CHECKED", rest)) => checked(rest),
+            Some(("TAKEN", rest)) => taken(rest),
+            Some(("GIVEN", rest)) => given(rest),
             Some(("DISK", rest)) => disk(rest),
             Some(("WRONG", rest)) => Some(Self::Wrong(rest.to_owned())),
             Some(("ERROR", rest)) => Some(Self::Error(rest.to_owned())),
@@ -106,6 +122,17 @@ fn ready(text: &str) -> Option<Line> {
 fn checked(text: &str) -> Option<Line> {
     let [pages, wrong] = values(text, ["pages", "wrong"])?;
     Some(Line::Checked { pages, wrong })
+}
+
+fn taken(text: &str) -> Option<Line> {
+    let [size] = values(text, ["size"])?;
+    Some(Line::Taken { size })
+}
+
+fn given(text: &str) -> Option<Line> {
+    let (size, wrong) = text.split_once(' ')?;
+    let ([size], [wrong]) = (values(size, ["size"])?, values(wrong, ["wrong"])?);
+    Some(Line::Given { size, wrong })
 }
 
 fn disk(text: &str) -> Option<Line> {
@@ -133,6 +160,8 @@ mod tests {
             Line::Ready { fill: Bytes::mebibytes(512), working_set: Bytes(0) },
             Line::Tick(Tick { number: 17, checked: 123_456, written: 0 }),
             Line::Checked { pages: 65_536, wrong: 1 },
+            Line::Taken { size: Bytes::mebibytes(96) },
+            Line::Given { size: Bytes::mebibytes(96), wrong: 2 },
             Line::Disk { pass: 2, blocks: 32_768, wrong: 0 },
             Line::Wrong("page=1 offset=2".to_owned()),
             Line::Error("bad settings".to_owned()),
@@ -153,6 +182,8 @@ mod tests {
             "t 1 2 3 4",
             "t 1 2 -3",
             "t 1 2 99999999999999999999",
+            "GIVEN size=1M",
+            "GIVEN size=1M wrong=0 more=1",
             "CHECKED pages=1",
             "CHECKED wrong=0 pages=1",
             "CHECKED pages=1 wrong=0 more=1",

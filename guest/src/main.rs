@@ -9,12 +9,14 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Instant;
 
+use sterna_guest::command::Command;
 use sterna_guest::console::Console;
 use sterna_guest::content::Content;
 use sterna_guest::line::Line;
 use sterna_guest::memory::Memory;
 use sterna_guest::quantity::Bytes;
 use sterna_guest::settings::{DiskUse, Settings};
+use sterna_guest::taker::Taker;
 use sterna_guest::ticker::Counters;
 use sterna_guest::worker::Worker;
 use sterna_guest::{disk, echo, ticker};
@@ -72,13 +74,23 @@ fn record(settings: &Settings, console: &Arc<Console>, start: Instant) -> Error 
     let worker = Worker::new(settings, memory, Arc::clone(console), Arc::clone(&counters));
     let (commands, obeyed) = mpsc::channel();
     thread::spawn(move || {
-        // If priorities cannot be had the recorder still works, with ticks less even.
-        let _even = rustix::process::setpriority_process(None, WORKER_NICE);
+        make_way();
         worker.run(&obeyed, start);
+    });
+    let taker = Taker::new(settings, Arc::clone(console));
+    let (takes, taken) = mpsc::channel();
+    thread::spawn(move || {
+        make_way();
+        taker.run(&taken);
     });
     thread::spawn({
         let console = Arc::clone(console);
-        move || console.read_commands(&commands)
+        move || {
+            console.read_commands(|command| match command {
+                Command::Take(_) | Command::Give => takes.send(command).is_ok(),
+                _ => commands.send(command).is_ok(),
+            });
+        }
     });
     thread::spawn({
         let console = Arc::clone(console);
@@ -91,6 +103,12 @@ fn record(settings: &Settings, console: &Arc<Console>, start: Instant) -> Error 
     read_disk(settings, console);
     ticker::run(console, &counters, start);
     Error::new("the ticker ended", "no reason")
+}
+
+/// Lets ticks and echoes go before this thread. If priorities cannot be had the recorder still
+/// works, with ticks less even.
+fn make_way() {
+    let _even = rustix::process::setpriority_process(None, WORKER_NICE);
 }
 
 /// Starts the disk's reader if it is wanted and there is a disk.

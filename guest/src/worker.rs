@@ -92,6 +92,8 @@ impl Worker {
             Command::WorkingSet(size) => self.working_set = size.pages().min(self.memory.len()),
             Command::Check => self.pass = Some(Pass { pages_left: self.memory.len(), wrong: 0 }),
             Command::Ticks(lines) => self.counters.set_tick_lines(lines),
+            // The taker's.
+            Command::Take(_) | Command::Give => {}
         }
     }
 

@@ -81,9 +81,9 @@ impl ConsoleLog {
     pub fn complaints(&self) -> Vec<Line> {
         let complaint = |line: &Line| match line {
             Line::Wrong(_) | Line::Error(_) => true,
-            Line::Checked { wrong, .. } => *wrong > 0,
+            Line::Checked { wrong, .. } | Line::Given { wrong, .. } => *wrong > 0,
             Line::Disk { wrong, .. } => *wrong > 0,
-            Line::Ready { .. } | Line::Tick(_) | Line::Other(_) => false,
+            Line::Ready { .. } | Line::Taken { .. } | Line::Tick(_) | Line::Other(_) => false,
         };
         self.lines().into_iter().filter(complaint).collect()
     }
