@@ -1,19 +1,23 @@
 //! What is on a host: its agent, its hypervisors, its moves.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use sterna_testkit::accelerator::Accelerator;
 use sterna_testkit::lab::guest_state;
 use sterna_testkit::net::Host;
+use sterna_testkit::recorder::Bytes;
 
 use super::{GUEST, STERNA, World, until};
 
 /// The first 15 characters of QEMU's name, which is what the kernel keeps.
 const QEMU_NAME: &str = "qemu-system-x86";
+/// What a file's size is counted in.
+const BLOCK_BYTES: u64 = 512;
 
 impl World {
     /// Process ids of the hypervisors that exist on a host, whatever its agent says.
@@ -35,6 +39,19 @@ impl World {
             [pid] => Ok(Some(pid)),
             _ => Ok(None),
         })
+    }
+
+    /// How much exists of the RAM of the one guest on a host, as its file's system counts it.
+    pub(crate) fn ram_that_exists(&self, host: Host) -> Result<Bytes> {
+        let folder = format!("/proc/{}/fd", self.qemu(host)?);
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let target = fs::read_link(&path).unwrap_or_default();
+            if target.to_string_lossy().starts_with("/memfd:ram0") {
+                return Ok(Bytes(fs::metadata(&path)?.blocks() * BLOCK_BYTES));
+            }
+        }
+        bail!("the hypervisor on {} has no RAM", host.name())
     }
 
     /// The guest really runs on KVM, or really is emulated, whichever the environment wants.

@@ -99,6 +99,18 @@ impl World {
         }
     }
 
+    /// Tells the guest, which must be on this host, to do something, and waits for its answer.
+    pub(crate) fn ask(
+        &self,
+        host: Host,
+        command: Command,
+        answer: impl Fn(&Line) -> bool,
+    ) -> Result<Line> {
+        let skip = self.console.lines().len();
+        self.lab.type_line(host, GUEST, &command.to_string())?;
+        self.console.wait_for(skip, LIMIT, answer)
+    }
+
     /// The longest time within a window in which the guest wrote no tick.
     pub(crate) fn tick_gap(&self, window: Window) -> Duration {
         self.console.ticks().longest_gap(window)

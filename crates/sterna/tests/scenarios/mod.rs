@@ -4,6 +4,7 @@ mod at_commitment;
 mod at_switchover;
 mod direct_io;
 mod following;
+mod free_pages;
 mod page_sizes;
 mod refusals;
 mod round_trips;
