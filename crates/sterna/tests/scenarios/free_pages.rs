@@ -11,7 +11,7 @@ use sterna_testkit::recorder::{Bytes, Command, Line, Rate, Workload};
 use crate::kit::{GUEST, World, until};
 
 /// The guest's RAM: so small that it uses most of it.
-const MEMORY: Bytes = Bytes(320 << 20);
+const MEMORY: Bytes = Bytes(288 << 20);
 /// What the guest takes beside its fill.
 const TAKEN: Bytes = Bytes(96 << 20);
 /// What it takes anew after that was given back.
@@ -20,7 +20,7 @@ const TAKEN_AGAIN: Bytes = Bytes(80 << 20);
 const SLACK: u64 = 16 << 20;
 
 fn guest() -> GuestPlan {
-    let workload = Workload::new(Bytes::mebibytes(64))
+    let workload = Workload::new(Bytes::mebibytes(32))
         .rewrite(Bytes::mebibytes(8), Rate::mebibytes_per_second(2))
         .check_at_most(Rate::mebibytes_per_second(20));
     GuestPlan::new(GUEST, MEMORY, workload)
@@ -51,10 +51,15 @@ fn memory_that_is_given_back_and_taken_again_while_it_is_copied_arrives_whole() 
     let full = world.ram_that_exists(Host::A)?;
     let unused = MEMORY.0 - full.0;
     ensure!(unused < TAKEN_AGAIN.0, "with {unused} bytes unused it need not be the same again");
-    // The first round takes half a minute: time enough to give back and take again.
+    // While the last third is sent there are ten seconds to give back and take again. Some of what
+    // was taken has been sent by then, wherever in RAM it is.
+    let last = TAKEN.0 * 2 / 3;
     let words = ["--verify", "--bandwidth", "6MB/s", "--when-stuck", "stop-and-copy"];
     let underway = world.begin(Host::A, Host::B, &words)?;
-    world.comes_to(&underway, "copying")?;
+    until("pages that are copied", || {
+        let copied = world.show(&underway)?["progress"]["ram_done_bytes"].as_u64().unwrap_or(0);
+        Ok((copied + last > full.0).then_some(()))
+    })?;
     give(&world, Host::A)?;
     shrinks(&world, Host::A, full)?;
     take(&world, Host::A, TAKEN_AGAIN)?;
