@@ -1,15 +1,21 @@
 //! Watching a guest from outside: answers over the network, ticks on the console.
 //!
 //! Both probes only record, with the host's time; what is read out of a record afterwards
-//! (longest gap, losses, lost work) is a pure function of it.
+//! (longest gap, losses, lost work, whether it lived one life) is a pure function of it.
 
 mod console_log;
+mod lives;
+mod move_log;
+mod reset;
 mod tick_log;
 mod udp_echo;
 
 use std::time::{Duration, Instant};
 
 pub use console_log::ConsoleLog;
+pub use lives::{AWAY, Heard, NotOneLife, RESET_BY_ITSELF, Told, examine};
+pub use move_log::{KnownMove, MoveLog, MoveUnderway};
+pub use reset::{MoveEvent, MoveStep, Reset, Suspicion};
 pub use tick_log::{Sample, TickLog};
 pub use udp_echo::{EchoLog, Exchange, UdpEcho};
 

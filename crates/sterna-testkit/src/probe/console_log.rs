@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use sterna_guest::line::Line;
 
-use super::{Sample, TickLog};
+use super::{Heard, KnownMove, NotOneLife, Sample, TickLog, examine};
 
 /// Everything that a guest has said so far, wherever it ran. Clones share one log.
 #[derive(Debug, Clone, Default)]
@@ -24,8 +24,19 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Record {
-    ticks: Vec<Sample>,
-    lines: Vec<Line>,
+    consoles: usize,
+    /// In the order of arrival; the order on one console is that in which it was said.
+    heard: Vec<Heard>,
+    /// How many of these are ticks.
+    ticks: usize,
+    /// Which of these are none.
+    lines: Vec<usize>,
+}
+
+impl Record {
+    fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().map(|&index| &self.heard[index].line)
+    }
 }
 
 impl ConsoleLog {
@@ -39,33 +50,40 @@ impl ConsoleLog {
     /// source's and the destination's.
     pub fn attach(&self, console: impl Read + Send + 'static) {
         let log = self.clone();
-        thread::spawn(move || log.read(console));
+        let mut record = self.record();
+        let number = record.consoles;
+        record.consoles += 1;
+        drop(record);
+        thread::spawn(move || log.read(number, console));
     }
 
-    fn read(&self, console: impl Read) {
-        let mut reader = BufReader::new(console);
+    fn read(&self, console: usize, input: impl Read) {
+        let mut reader = BufReader::new(input);
         let mut bytes = Vec::new();
         // A line is bytes, not text: what a guest writes may be anything.
         while reader.read_until(b'\n', &mut bytes).is_ok_and(|size| size > 0) {
             let at = Instant::now();
             let text = String::from_utf8_lossy(&bytes);
-            match Line::read(&text) {
+            let line = match read_line(&text) {
                 // The source's last line may end in the middle of a number.
-                Line::Tick(_) if !text.ends_with('\n') => {
-                    self.add(at, Line::Other(text.into_owned()));
-                }
-                line => self.add(at, line),
-            }
+                Line::Tick(_) if !text.ends_with('\n') => Line::Other(text.into_owned()),
+                line => line,
+            };
+            self.add(Heard { at, console, line });
             bytes.clear();
         }
     }
 
-    fn add(&self, at: Instant, line: Line) {
+    fn add(&self, heard: Heard) {
         let mut record = self.record();
-        match line {
-            Line::Tick(tick) => record.ticks.push(Sample { at, tick }),
-            line => record.lines.push(line),
+        match heard.line {
+            Line::Tick(_) => record.ticks += 1,
+            _ => {
+                let index = record.heard.len();
+                record.lines.push(index);
+            }
         }
+        record.heard.push(heard);
         drop(record);
         self.shared.grown.notify_all();
     }
@@ -73,7 +91,7 @@ impl ConsoleLog {
     /// Returns all lines but the ticks, in the order of arrival.
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {
-        self.record().lines.clone()
+        self.record().lines().cloned().collect()
     }
 
     /// Returns the lines that tell of wrong memory, a wrong disk or the recorder's own failure.
@@ -91,7 +109,21 @@ impl ConsoleLog {
     /// Returns the ticks so far.
     #[must_use]
     pub fn ticks(&self) -> TickLog {
-        TickLog::new(self.record().ticks.clone())
+        let sample = |heard: &Heard| match heard.line {
+            Line::Tick(tick) => Some(Sample { at: heard.at, tick }),
+            _ => None,
+        };
+        TickLog::new(self.record().heard.iter().filter_map(sample).collect())
+    }
+
+    /// Whether the guest, which was moved so, lived one life so far, in one place at a time.
+    ///
+    /// # Errors
+    /// If it ran in two places or began anew.
+    pub fn lived_once(&self, moves: &[KnownMove]) -> Result<(), NotOneLife> {
+        // Copied, so that whoever is still heard is not held up.
+        let heard = self.record().heard.clone();
+        examine(&heard, moves)
     }
 
     /// Waits for a line that is no tick, counted from the `skip`-th on, and returns it. Use the
@@ -105,8 +137,7 @@ impl ConsoleLog {
         limit: Duration,
         wanted: impl Fn(&Line) -> bool,
     ) -> Result<Line> {
-        let found =
-            |record: &Record| record.lines.iter().skip(skip).find(|line| wanted(line)).cloned();
+        let found = |record: &Record| record.lines().skip(skip).find(|line| wanted(line)).cloned();
         let waited = self
             .shared
             .grown
@@ -114,7 +145,10 @@ impl ConsoleLog {
         let (record, _) = waited.unwrap_or_else(PoisonError::into_inner);
         match found(&record) {
             Some(line) => Ok(line),
-            None => bail!("the guest did not say it within {limit:?}, but: {:?}", record.lines),
+            None => {
+                let lines: Vec<&Line> = record.lines().collect();
+                bail!("the guest did not say it within {limit:?}, but: {lines:?}")
+            }
         }
     }
 
@@ -126,10 +160,10 @@ impl ConsoleLog {
         let waited = self
             .shared
             .grown
-            .wait_timeout_while(self.record(), limit, |record| record.ticks.len() < count);
+            .wait_timeout_while(self.record(), limit, |record| record.ticks < count);
         let (record, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
-            bail!("{} of {count} ticks came within {limit:?}", record.ticks.len());
+            bail!("{} of {count} ticks came within {limit:?}", record.ticks);
         }
         Ok(())
     }
@@ -137,6 +171,18 @@ impl ConsoleLog {
     /// A reader that panicked has added whole lines or none, so its record is good.
     fn record(&self) -> MutexGuard<'_, Record> {
         self.shared.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a line. A guest that is reset leaves a line without its end, and what is said next stands
+/// behind that: its beginning anew must not be missed.
+fn read_line(text: &str) -> Line {
+    match (Line::read(text), text.rfind("READY ")) {
+        (Line::Other(_), Some(at)) => match Line::read(&text[at..]) {
+            ready @ Line::Ready { .. } => ready,
+            _ => Line::read(text),
+        },
+        (line, _) => line,
     }
 }
 
@@ -185,5 +231,12 @@ mod tests {
         log.wait_for(0, SOON, checked).unwrap();
         let error = log.wait_for(1, Duration::ZERO, checked).unwrap_err();
         assert!(error.to_string().contains("Checked"), "{error}");
+    }
+
+    #[test]
+    fn a_guest_that_begins_anew_in_the_middle_of_a_line_is_heard() {
+        let log = ConsoleLog::new();
+        log.attach(&b"READY fill=1M ws=0\nt 1 10 0\nt 2 2READY fill=1M ws=0\n"[..]);
+        log.wait_for(1, SOON, |line| matches!(line, Line::Ready { .. })).unwrap();
     }
 }
