@@ -9,6 +9,7 @@ use sterna_core::receipt::{Ending, RamCheck, Receipt};
 use sterna_proto::message::ReasonCode;
 use sterna_testkit::lab::{Lab, Migrated};
 use sterna_testkit::net::Host;
+use sterna_testkit::probe::MoveUnderway;
 use uuid::Uuid;
 
 use super::{GUEST, World, until};
@@ -22,6 +23,7 @@ pub(crate) struct Underway {
     pub(crate) from: Host,
     pub(crate) to: Host,
     child: Child,
+    known: MoveUnderway,
 }
 
 impl World {
@@ -30,8 +32,9 @@ impl World {
         self.follow_arrival(to);
         let id = Uuid::new_v4().to_string();
         let words = [&["--id", &id], more].concat();
+        let known = self.moves.begin();
         let child = self.lab.begin_migrate(from, to, GUEST, &words)?;
-        Ok(Underway { id, from, to, child })
+        Ok(Underway { id, from, to, child, known })
     }
 
     /// Begins a move and returns when pages have been copied; it then copies for seconds on.
@@ -118,6 +121,7 @@ impl Underway {
     pub(crate) fn ends(self, exit: i32) -> Result<Receipt> {
         let migrated: Migrated = Lab::finish_migrate(self.child)?;
         let receipt = migrated.receipt()?.clone();
+        self.known.ended(&receipt);
         ensure!(migrated.exit == Some(exit), "exit {:?}: {:?}", migrated.exit, receipt.ending);
         Ok(receipt)
     }

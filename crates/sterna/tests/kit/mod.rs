@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use sterna_testkit::image::GuestImage;
 use sterna_testkit::lab::{Following, GuestPlan, Lab};
 use sterna_testkit::net::{Host, LinkRate, namespaces_allowed};
-use sterna_testkit::probe::ConsoleLog;
+use sterna_testkit::probe::{ConsoleLog, MoveLog};
 use sterna_testkit::recorder::{Bytes, Line, Rate, Workload};
 use tempfile::TempDir;
 
@@ -38,6 +38,7 @@ const INTERVAL: Duration = Duration::from_millis(30);
 pub(crate) struct World {
     following: BTreeMap<Host, Following>,
     pub(crate) console: ConsoleLog,
+    moves: MoveLog,
     pub(crate) lab: Lab,
     folder: TempDir,
 }
@@ -83,8 +84,8 @@ impl World {
         let folder = tempfile::tempdir()?;
         let lab = Lab::in_namespaces(prefix, LinkRate::Unshaped, Path::new(STERNA), folder.path())?;
         lab.make_taps()?;
-        let (following, console) = (BTreeMap::new(), ConsoleLog::new());
-        Ok(Some(Self { following, console, lab, folder }))
+        let (following, console, moves) = (BTreeMap::new(), ConsoleLog::new(), MoveLog::default());
+        Ok(Some(Self { following, console, moves, lab, folder }))
     }
 
     /// As [`World::empty`], with a guest that works on host a.
