@@ -6,15 +6,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use sterna_testkit::probe::RESET_BY_ITSELF;
 
 use super::image::Image;
 use super::machine::{Answer, Echo, End, Machine};
 use crate::cargo::cargo;
 use crate::paths;
 
-/// What a test says when its guest came to nothing before anything was done to it. Of emulated
-/// guests under nesting that happens to one in twenty, for an unknown reason.
+/// What a test says whose guest came to nothing before anything was done to it. Of emulated guests
+/// under nesting that happens to one in twenty, for an unknown reason.
 const NOT_BOOTED: &str = "the guest did not boot";
+
+/// What stands before the words of a test that ends with an error.
+const ERROR: &str = "Error: ";
 
 /// What a test says when it could not be run.
 const SKIPPED: &str = "skipped:";
@@ -118,11 +122,31 @@ fn artifact(message: &Value) -> Option<Artifact> {
     })
 }
 
-/// Boots a machine and runs every check in it; the first that fails ends it.
+/// What happened in the machine that no test of ours is to blame for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mishaps {
+    /// Guests that never booted.
+    pub(super) not_booted: usize,
+    /// Guests that were reset while no move can have done it.
+    pub(super) resets: usize,
+    /// Crashes of the machine's own kernel.
+    pub(super) crashes: usize,
+}
+
+impl std::fmt::Display for Mishaps {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { not_booted, resets, crashes } = self;
+        write!(formatter, "guests reset by themselves: {resets}, guests that did not boot: ")?;
+        write!(formatter, "{not_booted}, crashes of the machine's kernel: {crashes}")
+    }
+}
+
+/// Boots a machine and runs every check in it; the first that fails ends it. What happened besides
+/// is added to `mishaps`.
 ///
 /// # Errors
 /// If the machine does not boot or a check fails.
-pub(super) fn run(image: &Image, programs: &Programs) -> Result<()> {
+pub(super) fn run(image: &Image, programs: &Programs, mishaps: &mut Mishaps) -> Result<()> {
     let mut machine = boot(image)?;
     finds_kvm(&mut machine, &programs.sterna)?;
     for (check, program) in &programs.checks {
@@ -130,16 +154,22 @@ pub(super) fn run(image: &Image, programs: &Programs) -> Result<()> {
         let began = Instant::now();
         let command = command(check, program);
         let mut verdict = verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
+        note(&verdict, mishaps);
         match verdict {
-            Verdict::NotBooted => {
-                println!("ONCE MORE: a guest did not boot, before anything was done to it");
+            Verdict::Mishap { not_booted, resets } => {
+                println!(
+                    "ONCE MORE: {not_booted} guests did not boot, {resets} were reset while no \
+                     move can have done it; nothing else failed"
+                );
                 verdict = self::verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
+                note(&verdict, mishaps);
             }
             Verdict::MachineEnded => {
                 let kept = machine.keep_console()?;
                 println!("ONCE MORE: the machine's own kernel crashed; see {}", kept.display());
                 machine = boot(image)?;
                 verdict = self::verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
+                note(&verdict, mishaps);
             }
             Verdict::Passed | Verdict::Skipped | Verdict::None | Verdict::Failed(_) => {}
         }
@@ -147,6 +177,17 @@ pub(super) fn run(image: &Image, programs: &Programs) -> Result<()> {
         println!("passed after {:.0?}", began.elapsed());
     }
     Ok(())
+}
+
+fn note(verdict: &Verdict, mishaps: &mut Mishaps) {
+    match verdict {
+        Verdict::Mishap { not_booted, resets } => {
+            mishaps.not_booted += not_booted;
+            mishaps.resets += resets;
+        }
+        Verdict::MachineEnded => mishaps.crashes += 1,
+        Verdict::Passed | Verdict::Skipped | Verdict::None | Verdict::Failed(_) => {}
+    }
 }
 
 fn boot(image: &Image) -> Result<Machine> {
@@ -192,7 +233,11 @@ fn command(check: &Check, program: &Path) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Passed,
-    NotBooted,
+    /// Every test that failed did so by something that befell its guest, and none by what it found.
+    Mishap {
+        not_booted: usize,
+        resets: usize,
+    },
     /// Before any test had failed.
     MachineEnded,
     Skipped,
@@ -211,12 +256,15 @@ fn verdict(answer: &Answer) -> Verdict {
         // The harness is content with a filter that fits no test.
         End::Exit(0) if says("running 0 tests") => Verdict::None,
         End::Exit(0) => Verdict::Passed,
-        // Each test that fails so says it once. One that failed otherwise must not be lost.
-        _ if failures(&answer.text) == Some(answer.text.matches(NOT_BOOTED).count()) => {
-            Verdict::NotBooted
-        }
-        end => Verdict::Failed(end),
+        end => mishap(&answer.text).unwrap_or(Verdict::Failed(end)),
     }
+}
+
+/// Nothing if any test failed otherwise. Each that fails so says it once, and first.
+fn mishap(text: &str) -> Option<Verdict> {
+    let not_booted = text.matches(NOT_BOOTED).count();
+    let resets = text.matches(&format!("{ERROR}{RESET_BY_ITSELF}")).count();
+    (failures(text)? == not_booted + resets).then_some(Verdict::Mishap { not_booted, resets })
 }
 
 /// How many tests failed, by the harness's last line; nothing if it did not come that far.
@@ -229,7 +277,9 @@ fn failures(text: &str) -> Option<usize> {
 fn accept(verdict: Verdict) -> Result<()> {
     match verdict {
         Verdict::Passed => Ok(()),
-        Verdict::NotBooted => bail!("guests do not boot"),
+        Verdict::Mishap { not_booted, resets } => {
+            bail!("again {not_booted} guests did not boot and {resets} were reset by themselves")
+        }
         Verdict::MachineEnded => bail!("the machine's kernel crashes again and again"),
         Verdict::Skipped => bail!("a test was skipped: the machine lacks what it was made for"),
         Verdict::None => bail!("no such tests"),
@@ -246,17 +296,26 @@ mod tests {
     }
 
     #[test]
-    fn only_a_guest_that_never_booted_is_tried_once_more() {
+    fn only_what_befalls_a_guest_is_tried_once_more() {
         let result =
             |failed| format!("test result: FAILED. 3 passed; {failed} failed; 0 ignored\n");
         let boot = "test a ... Error: the guest did not boot\nFAILED\n";
-        let digest = "test b ... Error: RAM: Different\nFAILED\n";
-        assert_eq!(of(101, &format!("{boot}{}", result(1))), Verdict::NotBooted);
-        assert_eq!(of(101, &format!("{digest}{}", result(1))), Verdict::Failed(End::Exit(101)));
-        assert_eq!(
-            of(101, &format!("{boot}{digest}{}", result(2))),
-            Verdict::Failed(End::Exit(101))
-        );
+        let reset = "test b ... a to b: 4 rounds\nError: the guest was reset by itself: its last \
+                     tick was 9\nFAILED\n";
+        let failed = Verdict::Failed(End::Exit(101));
+        let mishap = |not_booted, resets| Verdict::Mishap { not_booted, resets };
+        assert_eq!(of(101, &format!("{boot}{}", result(1))), mishap(1, 0));
+        assert_eq!(of(101, &format!("{boot}{reset}{}", result(2))), mishap(1, 1));
+        for other in [
+            "RAM: Different",
+            "9 ticks were seen twice: the guest ran in two places",
+            "the guest was reset, and that may be a move's fault (2 resets): its last tick was 9",
+            "the guest says Checked { pages: 1, wrong: 1 }",
+        ] {
+            let other = format!("test c ... Error: {other}\nFAILED\n");
+            assert_eq!(of(101, &format!("{other}{}", result(1))), failed);
+            assert_eq!(of(101, &format!("{boot}{reset}{other}{}", result(3))), failed);
+        }
         assert_eq!(of(134, boot), Verdict::Failed(End::Exit(134)), "the harness itself ended");
     }
 

@@ -54,8 +54,9 @@ pub(crate) fn run_lane(lane: Lane) -> Result<()> {
     println!("── building what runs inside");
     let programs = checks::build()?;
     let began = Instant::now();
-    let outcome = checks::run(&image, &programs);
-    println!("── the lane took {:.0?}", began.elapsed());
+    let mut mishaps = checks::Mishaps::default();
+    let outcome = checks::run(&image, &programs, &mut mishaps);
+    println!("── the lane took {:.0?}; {mishaps}", began.elapsed());
     outcome
 }
 
