@@ -15,8 +15,9 @@ use sterna_guest::content::{Content, Version, WORDS};
 use sterna_guest::quantity::{PAGE_SIZE, PageNumber};
 use sterna_guest::settings::Settings;
 use sterna_testkit::image::GuestImage;
+use sterna_testkit::monitor::ask;
 use sterna_testkit::net::{Host, LinkRate, Topology, namespaces_allowed};
-use sterna_testkit::probe::{ConsoleLog, UdpEcho, Window};
+use sterna_testkit::probe::{ConsoleLog, NotOneLife, Suspicion, UdpEcho, Window};
 use sterna_testkit::recorder::{Bytes, Command, DiskUse, Line, Rate, TickLines, Workload};
 
 /// Generous: an emulated guest on a loaded machine boots slowly, and a test must not fail for it.
@@ -224,5 +225,54 @@ fn a_byte_that_is_changed_from_outside_is_told_with_its_place() -> Result<()> {
     let told = log.wait_for(0, LIMIT, |line| matches!(line, Line::Wrong(_)))?;
     let Line::Wrong(what) = told else { unreachable!("just waited for") };
     assert!(what.starts_with("page=1234 offset=321 "), "{what}");
+    Ok(())
+}
+
+/// Lets a guest run, does this to it by its hypervisor's monitor, and waits until it has begun anew.
+fn begun_anew(prefix: &str, image: &GuestImage, command: &str) -> Result<ConsoleLog> {
+    let topology = Topology::new(prefix, LinkRate::Unshaped)?;
+    topology.tap(Host::A, "tap0")?;
+    let folder = tempfile::tempdir()?;
+    let monitor = folder.path().join("monitor");
+    let workload = Workload::new(Bytes::mebibytes(32));
+    let words = format!("{} unknown_nmi_panic", workload.command_line()?);
+    let qmp = format!("unix:{},server=on,wait=off", monitor.display());
+    let more = ["-action", "reboot=reset", "-append", &words, "-qmp", &qmp];
+    let (_qemu, mut console) = boot(&topology, image, &workload, folder.path(), &more)?;
+    let log = ConsoleLog::new();
+    log.attach(console.try_clone()?);
+    log.wait_for_ticks(100, LIMIT)?;
+    log.lived_once(&[])?;
+    // A kernel that panics while it writes to its console never gets to say so.
+    tell(&mut console, Command::Ticks(TickLines::Quiet))?;
+    tell(&mut console, Command::Check)?;
+    log.wait_for(0, LIMIT, is_checked)?;
+    let heard = log.lines().len();
+    ask(&monitor, command)?;
+    log.wait_for(heard, LIMIT, is_ready)?;
+    log.wait_for_ticks(log.ticks().samples().len() + 100, LIMIT)?;
+    Ok(log)
+}
+
+#[test]
+fn a_guest_that_is_reset_from_outside_was_reset_by_itself_as_far_as_is_heard() -> Result<()> {
+    let Some(image) = image_or_skip("the reset") else { return Ok(()) };
+    let log = begun_anew("sterna-tk-reset", &image, "system_reset")?;
+    let fault = log.lived_once(&[]).expect_err("it was reset");
+    eprintln!("{fault}");
+    assert!(matches!(fault, NotOneLife::ResetByItself { .. }), "{fault}: {:?}", log.lines());
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_panics_and_boots_again_is_not_taken_for_one_that_was_reset() -> Result<()> {
+    let Some(image) = image_or_skip("the panic") else { return Ok(()) };
+    let log = begun_anew("sterna-tk-panic", &image, "inject-nmi")?;
+    let fault = log.lived_once(&[]).expect_err("it panicked");
+    eprintln!("{fault}");
+    let NotOneLife::Reset { suspicion: Suspicion::Spoke(words), .. } = fault else {
+        anyhow::bail!("{fault}: {:?}", log.lines());
+    };
+    assert!(words.iter().any(|line| line.contains("Kernel panic")), "{words:?}");
     Ok(())
 }

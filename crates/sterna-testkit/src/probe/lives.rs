@@ -238,7 +238,11 @@ fn spoke(heard: &[Heard], old: &Life, new: &Life) -> Option<Suspicion> {
             let within =
                 from.is_none_or(|from| heard.at > from) && to.is_some_and(|(to, _)| heard.at < to);
             match &heard.line {
-                Line::Tick(_) | Line::Ready { .. } => None,
+                // What it says of itself, and answers that tell of nothing wrong.
+                Line::Tick(_)
+                | Line::Ready { .. }
+                | Line::Checked { wrong: 0, .. }
+                | Line::Disk { wrong: 0, .. } => None,
                 line => within.then(|| without_time(&line.to_string()).to_owned()),
             }
         })
