@@ -1,5 +1,7 @@
 //! What is run in the lane's machine, and when that counts as passed.
 
+use std::fmt;
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -122,19 +124,27 @@ fn artifact(message: &Value) -> Option<Artifact> {
     })
 }
 
-/// What happened in the machine that no test of ours is to blame for.
+/// What befell guests and machine, that no test found and no test of ours is to blame for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mishaps {
     /// Guests that never booted.
-    pub(super) not_booted: usize,
+    not_booted: usize,
     /// Guests that were reset while no move can have done it.
-    pub(super) resets: usize,
+    resets: usize,
     /// Crashes of the machine's own kernel.
-    pub(super) crashes: usize,
+    crashes: usize,
 }
 
-impl std::fmt::Display for Mishaps {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl AddAssign for Mishaps {
+    fn add_assign(&mut self, other: Self) {
+        self.not_booted += other.not_booted;
+        self.resets += other.resets;
+        self.crashes += other.crashes;
+    }
+}
+
+impl fmt::Display for Mishaps {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { not_booted, resets, crashes } = self;
         write!(formatter, "guests reset by themselves: {resets}, guests that did not boot: ")?;
         write!(formatter, "{not_booted}, crashes of the machine's kernel: {crashes}")
@@ -154,40 +164,22 @@ pub(super) fn run(image: &Image, programs: &Programs, mishaps: &mut Mishaps) -> 
         let began = Instant::now();
         let command = command(check, program);
         let mut verdict = verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
-        note(&verdict, mishaps);
-        match verdict {
-            Verdict::Mishap { not_booted, resets } => {
-                println!(
-                    "ONCE MORE: {not_booted} guests did not boot, {resets} were reset while no \
-                     move can have done it; nothing else failed"
-                );
-                verdict = self::verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
-                note(&verdict, mishaps);
-            }
-            Verdict::MachineEnded => {
-                let kept = machine.keep_console()?;
-                println!("ONCE MORE: the machine's own kernel crashed; see {}", kept.display());
+        if let Verdict::Mishap(befell) = verdict {
+            println!("ONCE MORE, as no test failed by what it found; {befell}");
+            *mishaps += befell;
+            if befell.crashes > 0 {
+                println!("what its kernel said: {}", machine.keep_console()?.display());
                 machine = boot(image)?;
-                verdict = self::verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
-                note(&verdict, mishaps);
             }
-            Verdict::Passed | Verdict::Skipped | Verdict::None | Verdict::Failed(_) => {}
+            verdict = self::verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
+            if let Verdict::Mishap(befell) = verdict {
+                *mishaps += befell;
+            }
         }
         accept(verdict)?;
         println!("passed after {:.0?}", began.elapsed());
     }
     Ok(())
-}
-
-fn note(verdict: &Verdict, mishaps: &mut Mishaps) {
-    match verdict {
-        Verdict::Mishap { not_booted, resets } => {
-            mishaps.not_booted += not_booted;
-            mishaps.resets += resets;
-        }
-        Verdict::MachineEnded => mishaps.crashes += 1,
-        Verdict::Passed | Verdict::Skipped | Verdict::None | Verdict::Failed(_) => {}
-    }
 }
 
 fn boot(image: &Image) -> Result<Machine> {
@@ -233,38 +225,32 @@ fn command(check: &Check, program: &Path) -> String {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Passed,
-    /// Every test that failed did so by something that befell its guest, and none by what it found.
-    Mishap {
-        not_booted: usize,
-        resets: usize,
-    },
-    /// Before any test had failed.
-    MachineEnded,
+    /// Every test that failed did so by what befell its guest, or the machine.
+    Mishap(Mishaps),
     Skipped,
     None,
     Failed(End),
 }
 
 fn verdict(answer: &Answer) -> Verdict {
-    let says = |word: &str| answer.text.contains(word);
-    match answer.end {
+    let text = &answer.text;
+    let befell = Mishaps {
+        not_booted: text.matches(NOT_BOOTED).count(),
+        resets: text.matches(&format!("{ERROR}{RESET_BY_ITSELF}")).count(),
         // Emulated SVM now and then lets an interrupt through where it must not.
-        End::Machine if !says("FAILED") && !says("panicked") && !says("Error:") => {
-            Verdict::MachineEnded
-        }
-        End::Exit(0) if says(SKIPPED) => Verdict::Skipped,
+        crashes: usize::from(answer.end == End::Machine),
+    };
+    // Each test that fails so says it once. One that failed otherwise must not be lost.
+    let excused = Some(befell.not_booted + befell.resets);
+    match answer.end {
+        End::Machine if Some(complaints(text)) == excused => Verdict::Mishap(befell),
+        End::Exit(0) if text.contains(SKIPPED) => Verdict::Skipped,
         // The harness is content with a filter that fits no test.
-        End::Exit(0) if says("running 0 tests") => Verdict::None,
+        End::Exit(0) if text.contains("running 0 tests") => Verdict::None,
         End::Exit(0) => Verdict::Passed,
-        end => mishap(&answer.text).unwrap_or(Verdict::Failed(end)),
+        End::Exit(_) if failures(text) == excused => Verdict::Mishap(befell),
+        end => Verdict::Failed(end),
     }
-}
-
-/// Nothing if any test failed otherwise. Each that fails so says it once, and first.
-fn mishap(text: &str) -> Option<Verdict> {
-    let not_booted = text.matches(NOT_BOOTED).count();
-    let resets = text.matches(&format!("{ERROR}{RESET_BY_ITSELF}")).count();
-    (failures(text)? == not_booted + resets).then_some(Verdict::Mishap { not_booted, resets })
 }
 
 /// How many tests failed, by the harness's last line; nothing if it did not come that far.
@@ -274,13 +260,17 @@ fn failures(text: &str) -> Option<usize> {
     count.rsplit(' ').next()?.parse().ok()
 }
 
+/// How many tests failed by what they said, where the harness did not come to its last line. Such
+/// as say more than one thing, or nothing, count more often than a mishap does.
+fn complaints(text: &str) -> usize {
+    let said = text.matches(ERROR).count() + text.matches("panicked at").count();
+    said.max(text.matches("FAILED").count())
+}
+
 fn accept(verdict: Verdict) -> Result<()> {
     match verdict {
         Verdict::Passed => Ok(()),
-        Verdict::Mishap { not_booted, resets } => {
-            bail!("again {not_booted} guests did not boot and {resets} were reset by themselves")
-        }
-        Verdict::MachineEnded => bail!("the machine's kernel crashes again and again"),
+        Verdict::Mishap(befell) => bail!("once more was not enough; {befell}"),
         Verdict::Skipped => bail!("a test was skipped: the machine lacks what it was made for"),
         Verdict::None => bail!("no such tests"),
         Verdict::Failed(end) => bail!("the tests failed: {end:?}"),
@@ -303,7 +293,8 @@ mod tests {
         let reset = "test b ... a to b: 4 rounds\nError: the guest was reset by itself: its last \
                      tick was 9\nFAILED\n";
         let failed = Verdict::Failed(End::Exit(101));
-        let mishap = |not_booted, resets| Verdict::Mishap { not_booted, resets };
+        let mishap =
+            |not_booted, resets| Verdict::Mishap(Mishaps { not_booted, resets, crashes: 0 });
         assert_eq!(of(101, &format!("{boot}{}", result(1))), mishap(1, 0));
         assert_eq!(of(101, &format!("{boot}{reset}{}", result(2))), mishap(1, 1));
         for other in [
@@ -322,9 +313,16 @@ mod tests {
     #[test]
     fn a_machine_that_crashed_does_not_hide_a_test_that_failed() {
         let of = |text: &str| verdict(&Answer { end: End::Machine, text: text.into() });
-        assert_eq!(of("test a ... ok\ntest b ... "), Verdict::MachineEnded);
-        let failed = of("test a ... Error: RAM: Different\n");
-        assert_eq!(failed, Verdict::Failed(End::Machine));
+        let mishap = |resets| Verdict::Mishap(Mishaps { not_booted: 0, resets, crashes: 1 });
+        assert_eq!(of("test a ... ok\ntest b ... "), mishap(0));
+        let reset =
+            "test a ... Error: the guest was reset by itself: its last tick was 9\nFAILED\n";
+        assert_eq!(of(reset), mishap(1));
+        for other in ["Error: RAM: Different\n", "thread 'b' panicked at x.rs:\n", "FAILED\n"] {
+            assert_eq!(of(&format!("test b ... {other}")), Verdict::Failed(End::Machine));
+            let both = of(&format!("{reset}test b ... {other}"));
+            assert_eq!(both, Verdict::Failed(End::Machine), "{other}");
+        }
     }
 
     #[test]
