@@ -135,6 +135,17 @@ pub(super) struct Mishaps {
     crashes: usize,
 }
 
+impl Mishaps {
+    fn of(answer: &Answer) -> Self {
+        Self {
+            not_booted: answer.text.matches(NOT_BOOTED).count(),
+            resets: answer.text.matches(&format!("{ERROR}{RESET_BY_ITSELF}")).count(),
+            // Emulated SVM now and then lets an interrupt through where it must not.
+            crashes: usize::from(answer.end == End::Machine),
+        }
+    }
+}
+
 impl AddAssign for Mishaps {
     fn add_assign(&mut self, other: Self) {
         self.not_booted += other.not_booted;
@@ -163,23 +174,26 @@ pub(super) fn run(image: &Image, programs: &Programs, mishaps: &mut Mishaps) -> 
         println!("── {}", check.what);
         let began = Instant::now();
         let command = command(check, program);
-        let mut verdict = verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
+        let mut verdict = attempt(&mut machine, &command, mishaps)?;
         if let Verdict::Mishap(befell) = verdict {
             println!("ONCE MORE, as no test failed by what it found; {befell}");
-            *mishaps += befell;
             if befell.crashes > 0 {
                 println!("what its kernel said: {}", machine.keep_console()?.display());
                 machine = boot(image)?;
             }
-            verdict = self::verdict(&machine.run(&command, LIMIT, Echo::Yes)?);
-            if let Verdict::Mishap(befell) = verdict {
-                *mishaps += befell;
-            }
+            verdict = attempt(&mut machine, &command, mishaps)?;
         }
         accept(verdict)?;
         println!("passed after {:.0?}", began.elapsed());
     }
     Ok(())
+}
+
+/// Runs a program's tests; adds what befell them, also where they fail otherwise.
+fn attempt(machine: &mut Machine, command: &str, mishaps: &mut Mishaps) -> Result<Verdict> {
+    let answer = machine.run(command, LIMIT, Echo::Yes)?;
+    *mishaps += Mishaps::of(&answer);
+    Ok(verdict(&answer))
 }
 
 fn boot(image: &Image) -> Result<Machine> {
@@ -234,12 +248,7 @@ enum Verdict {
 
 fn verdict(answer: &Answer) -> Verdict {
     let text = &answer.text;
-    let befell = Mishaps {
-        not_booted: text.matches(NOT_BOOTED).count(),
-        resets: text.matches(&format!("{ERROR}{RESET_BY_ITSELF}")).count(),
-        // Emulated SVM now and then lets an interrupt through where it must not.
-        crashes: usize::from(answer.end == End::Machine),
-    };
+    let befell = Mishaps::of(answer);
     // Each test that fails so says it once. One that failed otherwise must not be lost.
     let excused = Some(befell.not_booted + befell.resets);
     match answer.end {
