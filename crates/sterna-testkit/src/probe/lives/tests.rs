@@ -174,6 +174,24 @@ fn a_guest_that_fell_silent_while_pages_were_copied_was_reset_long_before_the_pa
 }
 
 #[test]
+fn a_reset_that_a_nested_kvm_did_while_pages_were_copied_is_told_as_recorded() {
+    let start = Instant::now();
+    // Times, ticks and consoles as they were; consoles that were looked for in vain have numbers.
+    let texts = [
+        "0 0 READY fill=48M ws=16M\n".into(),
+        ticks(28, 0, 789..13_622),
+        "12857 0 t 13622 27000 5000\n23387 0 READY fill=48M ws=16M\n".into(),
+        ticks(23_413, 0, 929..22_900),
+        ticks(57_235, 5, 23_940..27_300),
+    ];
+    let moves = [moved(start, 532, [44_917, 55_938, 56_866])];
+    let words = words(verdict(start, &texts, &moves));
+    let expected = "the guest was reset by itself: its last tick was 13622, 12325 ms after the begin of \
+                    move 1, and it began anew 10530 ms later\n";
+    assert!(words.starts_with(expected), "{words}");
+}
+
+#[test]
 fn a_guest_whose_kernel_said_why_was_not_reset_by_the_host() {
     let start = Instant::now();
     let (mut texts, moves) = there(start, 20_000);
