@@ -13,7 +13,7 @@ mod udp_echo;
 use std::time::{Duration, Instant};
 
 pub use console_log::ConsoleLog;
-pub use lives::{AWAY, Heard, NotOneLife, RESET_BY_ITSELF, Told, examine};
+pub use lives::{AWAY, Heard, NotOneLife, RESET_BY_ITSELF, Told, examine, tell};
 pub use move_log::{KnownMove, MoveLog, MoveUnderway};
 pub use reset::{MoveEvent, MoveStep, Reset, Suspicion};
 pub use tick_log::{Sample, TickLog};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use sterna_guest::line::Line;
 
-use super::{Heard, KnownMove, NotOneLife, Sample, TickLog, examine};
+use super::{Heard, KnownMove, NotOneLife, Sample, TickLog, Told, examine, tell};
 
 /// Everything that a guest has said so far, wherever it ran. Clones share one log.
 #[derive(Debug, Clone, Default)]
@@ -124,6 +124,13 @@ impl ConsoleLog {
         // Copied, so that whoever is still heard is not held up.
         let heard = self.record().heard.clone();
         examine(&heard, moves)
+    }
+
+    /// What was heard so far of the guest, which was moved so, for people.
+    #[must_use]
+    pub fn told(&self, moves: &[KnownMove]) -> Told {
+        let heard = self.record().heard.clone();
+        tell(&heard, moves)
     }
 
     /// Waits for a line that is no tick, counted from the `skip`-th on, and returns it. Use the

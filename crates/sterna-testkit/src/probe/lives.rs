@@ -145,6 +145,12 @@ pub fn examine(heard: &[Heard], moves: &[KnownMove]) -> Result<(), NotOneLife> {
     }
 }
 
+/// What was heard of a guest, and its moves, for people.
+#[must_use]
+pub fn tell(heard: &[Heard], moves: &[KnownMove]) -> Told {
+    told(&lives(heard), moves)
+}
+
 /// Sorts ticks into lives. On one console, which is one hypervisor's, the order of lines is that in
 /// which they were said; of a console that was attached later the first line counts as said in the
 /// newest life.

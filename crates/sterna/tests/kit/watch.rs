@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use sterna_testkit::lab::GUEST_ADDRESS;
 use sterna_testkit::net::Host;
-use sterna_testkit::probe::{UdpEcho, Window};
+use sterna_testkit::probe::{Told, UdpEcho, Window};
 use sterna_testkit::recorder::{Command, Line};
 
 use super::{GUEST, LIMIT, World, until};
@@ -49,7 +49,9 @@ impl World {
     /// Waits until new ticks come and the guest answers over the network.
     pub(crate) fn ticks_and_answers(&self) -> Result<()> {
         let before = self.ticks();
-        self.console.wait_for_ticks(before + NEW_TICKS, LIMIT).context("the guest stands still")?;
+        self.console
+            .wait_for_ticks(before + NEW_TICKS, LIMIT)
+            .with_context(|| format!("the guest stands still{}", self.told()))?;
         until("an answer over the network", || Ok(self.answers()?.then_some(())))
     }
 
@@ -93,7 +95,9 @@ impl World {
             let checked = |line: &Line| matches!(line, Line::Checked { .. });
             match self.console.wait_for(skip, CHECK_PATIENCE, checked) {
                 Ok(line) => return Ok(line),
-                Err(error) if Instant::now() > deadline => bail!(error),
+                Err(error) if Instant::now() > deadline => {
+                    bail!("the guest does not answer: {error}{}", self.told())
+                }
                 Err(_) => {}
             }
         }
@@ -109,6 +113,11 @@ impl World {
         let skip = self.console.lines().len();
         self.lab.type_line(host, GUEST, &command.to_string())?;
         self.console.wait_for(skip, LIMIT, answer)
+    }
+
+    /// What was heard of it and when it was moved, for whoever has to find out why a test failed.
+    fn told(&self) -> Told {
+        self.console.told(&self.moves.moves())
     }
 
     /// The longest time within a window in which the guest wrote no tick.
