@@ -171,6 +171,8 @@ fn lives(heard: &[Heard]) -> Vec<Life> {
                 lives[life].ticks.push(HeardTick { at: *at, console: *console, tick: *tick });
             }
             Line::Checked { .. }
+            | Line::Taken { .. }
+            | Line::Given { .. }
             | Line::Disk { .. }
             | Line::Wrong(_)
             | Line::Error(_)
