@@ -9,6 +9,7 @@ use sterna_api::{ApiError, ErrorCode, MoveRequest, STREAMS_DEFAULT};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::progress::Progress;
+use sterna_core::push::PushOrder;
 use sterna_core::receipt::{
     Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason, WireBytes,
 };
@@ -263,6 +264,7 @@ fn move_request() -> MoveRequest {
         limits: Limits::default(),
         bandwidth_bytes_per_second: Some(1_000_000),
         streams: STREAMS_DEFAULT,
+        push: PushOrder::Linear,
         verify: Verify::RamDigest,
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::Limits;
 use sterna_core::progress::Progress;
+use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_proto::message::{AttemptId, Verify};
 use uuid::Uuid;
@@ -36,6 +37,9 @@ pub struct MoveRequest {
     /// Whether both hosts hash all RAM before the guest resumes.
     #[serde(default)]
     pub verify: Verify,
+    /// In which order pages follow the guest.
+    #[serde(default)]
+    pub push: PushOrder,
 }
 
 fn streams_default() -> u16 {

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// What a switchover costs with nothing left to copy, before it was ever measured on a host: pausing,
+/// device state, two round trips, two durable records.
+pub const FIXED_DOWNTIME: Duration = Duration::from_millis(15);
+
 /// What to do when rounds no longer help and the downtime limit is out of reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -74,6 +78,15 @@ pub enum Contradiction {
         /// To which it may be widened.
         stretch: Duration,
     },
+    /// No move can be so short.
+    #[error(
+        "a downtime of {downtime_max:?} is less than a switchover costs with nothing left to copy, \
+         which is about {FIXED_DOWNTIME:?}"
+    )]
+    BelowFixedCost {
+        /// The longest downtime, stretched as far as it may be.
+        downtime_max: Duration,
+    },
     /// What is aimed at is more than what is accepted.
     #[error("the goal for the downtime, {goal:?}, is more than its limit, {downtime_max:?}")]
     GoalAboveLimit {
@@ -93,6 +106,10 @@ impl Limits {
         let Self { downtime_max, downtime_goal: goal, .. } = *self;
         if let Some(stretch) = self.downtime_stretch.filter(|stretch| *stretch < downtime_max) {
             return Err(Contradiction::StretchBelowLimit { downtime_max, stretch });
+        }
+        let widest = self.downtime_stretch.unwrap_or(downtime_max);
+        if widest < FIXED_DOWNTIME {
+            return Err(Contradiction::BelowFixedCost { downtime_max: widest });
         }
         if goal > downtime_max {
             return Err(Contradiction::GoalAboveLimit { goal, downtime_max });
@@ -140,5 +157,26 @@ impl Default for StageLimits {
             doubt: Duration::from_secs(10),
             abandoned: Duration::from_secs(120),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_cannot_all_be_meant_are_named_with_their_numbers() {
+        let ms = Duration::from_millis;
+        let usual = Limits::default();
+        let said = |limits: Limits| limits.check().unwrap_err().to_string();
+        assert_eq!(usual.check(), Ok(()));
+        let short = Limits { downtime_max: ms(4), downtime_goal: ms(1), ..usual };
+        assert!(said(short).contains("4ms") && said(short).contains("15ms"), "{}", said(short));
+        let stretched = Limits { downtime_stretch: Some(ms(100)), ..short };
+        assert_eq!(stretched.check(), Ok(()));
+        let shrunk = Limits { downtime_stretch: Some(ms(100)), ..usual };
+        assert!(said(shrunk).contains("from 300ms to 100ms"), "{}", said(shrunk));
+        let above = Limits { downtime_goal: ms(400), ..usual };
+        assert!(said(above).contains("400ms, is more than its limit, 300ms"), "{}", said(above));
     }
 }

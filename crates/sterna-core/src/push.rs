@@ -8,6 +8,7 @@
 //!
 //! Every page is handed out once.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use sterna_page::{PageCount, PageNumber, PageRun, PageSet};
 
@@ -15,7 +16,8 @@ use sterna_page::{PageCount, PageNumber, PageRun, PageSet};
 const PIVOTS_MAX: usize = 8;
 
 /// The order of sending.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PushOrder {
     /// From the first page to the last.
     Linear,

@@ -56,8 +56,9 @@ pub trait Host: Send + Sync {
     /// source. Need not survive the host.
     fn missing_pages(&self, attempt: AttemptId) -> PathBuf;
 
-    /// Looks up a move about which a source asks, and which no thread of this agent runs.
-    fn find(&self, attempt: AttemptId) -> FoundMove;
+    /// Looks up a move about which `peer` asks, and which no thread of this agent runs. `None` if it
+    /// is another peer's move: that one gets no answer.
+    fn find(&self, attempt: AttemptId, peer: &PeerName) -> Option<FoundMove>;
 
     /// Takes note that a move has ended: the guest is this host's to run, or was discarded.
     fn ended(&self, attempt: AttemptId, ending: &Ending);

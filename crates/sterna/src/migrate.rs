@@ -8,6 +8,7 @@ use std::time::Duration;
 use sterna_api::{MoveRequest, MoveView, STREAMS_DEFAULT, paths};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::{Limits, WhenStuck};
+use sterna_core::push::PushOrder;
 use sterna_proto::message::Verify;
 use uuid::Uuid;
 
@@ -46,6 +47,10 @@ pub(crate) struct MigrateArgs {
     /// move converges), post-copy (hand it over, the rest follows) or stop-and-copy
     #[arg(long, value_name = "WHAT", value_parser = parse_when_stuck, default_value = "abort")]
     when_stuck: WhenStuck,
+    /// Order in which pages follow the guest: bubbling (around those it has just waited for) or
+    /// linear
+    #[arg(long, value_name = "ORDER", value_parser = parse_push, default_value = "bubbling")]
+    push: PushOrder,
     /// Make this many rounds at most
     #[arg(long, value_name = "N")]
     max_rounds: Option<u32>,
@@ -73,6 +78,14 @@ fn parse_when_stuck(text: &str) -> Result<WhenStuck, String> {
     }
 }
 
+fn parse_push(text: &str) -> Result<PushOrder, String> {
+    match text {
+        "bubbling" => Ok(PushOrder::Bubbling),
+        "linear" => Ok(PushOrder::Linear),
+        other => Err(format!("{other:?} is not bubbling or linear")),
+    }
+}
+
 impl MigrateArgs {
     /// The request these options describe.
     pub(crate) fn request(&self) -> MoveRequest {
@@ -93,6 +106,7 @@ impl MigrateArgs {
             algorithm: self.algorithm,
             limits,
             bandwidth_bytes_per_second: self.bandwidth,
+            push: self.push,
             streams: self.streams,
             verify: if self.verify { Verify::RamDigest } else { Verify::No },
         }

@@ -180,6 +180,7 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         limits: outgoing.request.limits,
         stages: StageLimits::default(),
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
+        push: outgoing.request.push,
         to: target.address,
         to_name: target.name,
         identity: agent.identity.clone(),

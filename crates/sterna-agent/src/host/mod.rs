@@ -207,15 +207,16 @@ impl Host for AgentHost {
         self.0.settings.runtime.join(name)
     }
 
-    fn find(&self, attempt: AttemptId) -> FoundMove {
+    fn find(&self, attempt: AttemptId, peer: &PeerName) -> Option<FoundMove> {
         let record = match self.0.journal.incoming(attempt) {
+            Ok(Some(incoming)) if incoming.peer != peer.to_string() => return None,
             Ok(incoming) => incoming.and_then(|incoming| incoming.record),
             Err(error) => {
                 // Whoever cannot read may have run the guest: the answer is then that it is lost,
                 // and the source keeps it paused. "Unknown" would let it run there.
                 tracing::error!(%attempt, %error, "cannot read the journal");
                 let record = Some(DestinationRecord::Owned);
-                return FoundMove { record, found: Found::Gone, guest: None };
+                return Some(FoundMove { record, found: Found::Gone, guest: None });
             }
         };
         let guest = self.0.guests.by_id(attempt.guest);
@@ -237,7 +238,7 @@ impl Host for AgentHost {
             }
         };
         tracing::info!(%attempt, role = "destination", ?record, ?found, "asked about");
-        FoundMove { record, found, guest }
+        Some(FoundMove { record, found, guest })
     }
 
     fn ended(&self, attempt: AttemptId, ending: &Ending) {

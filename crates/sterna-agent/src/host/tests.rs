@@ -63,8 +63,12 @@ impl Fixture {
     }
 
     async fn find(&self, epoch: u64) -> FoundMove {
-        let host = Arc::clone(&self.host);
-        blocking(move || host.find(attempt(epoch))).await
+        self.found_by("b", epoch).await.unwrap()
+    }
+
+    async fn found_by(&self, peer: &str, epoch: u64) -> Option<FoundMove> {
+        let (host, peer) = (Arc::clone(&self.host), PeerName(peer.into()));
+        blocking(move || host.find(attempt(epoch), &peer)).await
     }
 
     async fn until(&self, what: impl Fn(&Self) -> bool) {
@@ -132,6 +136,7 @@ async fn a_guest_that_runs_here_is_not_given_to_whoever_asks() {
     fixture.reserve(1, offer()).await.unwrap();
     let found = fixture.find(1).await;
     assert!(found.guest.is_some() && found.found == Found::Paused);
+    assert!(fixture.found_by("c", 1).await.is_none(), "it is not c's move");
     for record in
         [DestinationRecord::Receiving, DestinationRecord::Owned, DestinationRecord::Active]
     {

@@ -143,7 +143,10 @@ impl Driver {
                 return;
             }
             message => {
-                let found = self.service.host.find(attempt);
+                let Some(found) = self.service.host.find(attempt, &self.peer) else {
+                    tracing::warn!(%attempt, peer = %self.peer, "a peer asked about another's move");
+                    return;
+                };
                 self.guest = found.guest;
                 let owned = [DestinationRecord::Owned, DestinationRecord::Owing];
                 if found.record.is_some_and(|record| owned.contains(&record)) {

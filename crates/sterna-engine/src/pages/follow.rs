@@ -60,8 +60,8 @@ impl std::fmt::Debug for Follow {
 
 impl Follow {
     /// For a guest of `pages` pages.
-    pub(crate) fn new(pages: PageCount, failed: Failed) -> Arc<Self> {
-        let push = Push::new(pages, PushOrder::default());
+    pub(crate) fn new(pages: PageCount, order: PushOrder, failed: Failed) -> Arc<Self> {
+        let push = Push::new(pages, order);
         let state = State { push, closed: false, followed: Followed::default() };
         Arc::new(Self { state: Mutex::new(state), changed: Condvar::new(), failed })
     }

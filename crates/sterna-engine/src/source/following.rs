@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
+use sterna_core::push::PushOrder;
 use sterna_core::source::Event;
 use sterna_proto::message::{Reason, ReasonCode};
 use sterna_sys::memory::GuestMemory;
@@ -17,6 +18,7 @@ pub(super) fn begin(
     pool: &SenderPool,
     urgent: Link,
     memory: &Arc<GuestMemory>,
+    order: PushOrder,
     inputs: &Sender<Input>,
 ) -> io::Result<Arc<Follow>> {
     let inputs = inputs.clone();
@@ -26,7 +28,7 @@ pub(super) fn begin(
         // A machine that has ended needs no pages.
         let _ = inputs.send(Input::Event(Event::ServingFailed(reason)));
     };
-    let follow = Follow::new(memory.pages(), Box::new(failed));
+    let follow = Follow::new(memory.pages(), order, Box::new(failed));
     let (urgently, memory) = (Arc::clone(&follow), Arc::clone(memory));
     thread::Builder::new()
         .name("pages-urgent".into())

@@ -16,17 +16,13 @@ use driver::Driver;
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
-use sterna_core::limits::{Limits, StageLimits};
+use sterna_core::limits::{FIXED_DOWNTIME, Limits, StageLimits};
+use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_core::source::{Config, Found};
 use sterna_proto::message::{AttemptId, JournalId, Offer};
 use sterna_vmm::Source;
-
-/// What a switchover costs with nothing left to copy, before it was ever measured: pausing, device
-/// state, two round trips, two durable records.
-const FIXED_DOWNTIME_GUESS: Duration = Duration::from_millis(15);
 
 /// Everything about a move but the guest.
 #[derive(Clone, Debug)]
@@ -43,6 +39,8 @@ pub struct Move {
     pub stages: StageLimits,
     /// Bytes a second at most for the pages of this move; `None` for no limit.
     pub bandwidth_bytes_per_second: Option<u64>,
+    /// In which order pages follow the guest.
+    pub push: PushOrder,
     /// Where the destination listens.
     pub to: SocketAddr,
     /// The name the destination's certificate must have.
@@ -62,7 +60,7 @@ impl Move {
             algorithm: self.algorithm.start(),
             limits: self.limits,
             stages: self.stages,
-            fixed_downtime: FIXED_DOWNTIME_GUESS,
+            fixed_downtime: FIXED_DOWNTIME,
         }
     }
 }

@@ -332,6 +332,7 @@ impl Mover {
     fn finish(&mut self, round: u32, selection: Selection, rest: Rest, verify: Verify) -> Outcome {
         let began = Instant::now();
         let (shared, inputs) = (Arc::clone(&self.shared), self.inputs.clone());
+        let push = self.request.push;
         let (guest, copying) = self.parts()?;
         if selection == Selection::Dirty {
             guest.scan(&mut copying.dirty).map_err(failed)?;
@@ -359,7 +360,7 @@ impl Mover {
         });
         if rest == Rest::Owed {
             let urgent = copying.urgent.take().ok_or_else(not_prepared)?;
-            let follow = following::begin(&copying.pool, urgent, &memory, &inputs);
+            let follow = following::begin(&copying.pool, urgent, &memory, push, &inputs);
             shared.follow(follow.map_err(io_failed)?);
         }
         // The destination goes on with these while this side hashes.
@@ -399,7 +400,8 @@ impl Mover {
         let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&self.shared.giving_up)));
         let pool = SenderPool::start(links, &memory, &pacer, KeepHashes::No).map_err(broken)?;
         self.shared.take_streams(&pool, Some(&urgent)).map_err(broken)?;
-        let follow = following::begin(&pool, urgent, &memory, &self.inputs).map_err(broken)?;
+        let follow = following::begin(&pool, urgent, &memory, self.request.push, &self.inputs)
+            .map_err(broken)?;
         self.shared.follow(follow);
         self.serving = Some(pool);
         Ok(())

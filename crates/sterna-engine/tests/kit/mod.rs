@@ -16,6 +16,7 @@ use sterna_core::algorithm::AlgorithmName;
 use sterna_core::destination::Ending;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::limits::{Limits, StageLimits};
+use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_core::source::Found;
 use sterna_engine::destination::Listener;
@@ -176,15 +177,15 @@ impl Host for TestHost {
         folder.path().join(format!("{}.missing", attempt.epoch.0))
     }
 
-    fn find(&self, attempt: AttemptId) -> FoundMove {
+    fn find(&self, attempt: AttemptId, _peer: &PeerName) -> Option<FoundMove> {
         let state = self.state.lock().unwrap();
         let guest = state.arriving.get(&attempt).cloned();
         let alive = guest.clone().is_some_and(|mut g| g.is_alive());
-        FoundMove {
+        Some(FoundMove {
             record: state.destination.get(&attempt).copied(),
             found: if alive { Found::Paused } else { Found::Gone },
             guest: guest.map(|g| Box::new(g) as Box<dyn Destination>),
-        }
+        })
     }
 
     fn ended(&self, attempt: AttemptId, ending: &Ending) {
@@ -239,6 +240,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
         limits: Limits::default(),
         stages: stages(),
         bandwidth_bytes_per_second: None,
+        push: PushOrder::default(),
         to,
         to_name: "b".try_into().unwrap(),
         identity: from.identity.clone(),
