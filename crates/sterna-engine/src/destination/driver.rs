@@ -3,9 +3,10 @@
 //! Effects are performed on the machine's own thread: nothing else has to happen meanwhile, and
 //! the guest's driver sets a limit to each of its operations.
 
+mod serving;
+
 use super::Service;
-use super::following::{self, Following};
-use super::missing::Missing;
+use super::following::Following;
 use super::registry::Streams;
 use crate::digest;
 use crate::identity::PeerName;
@@ -19,26 +20,22 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use sterna_core::Time;
-use sterna_core::destination::{Destination, Effect, Ending, Event, Joining, MayHaveRun, Served};
+use sterna_core::destination::{Destination, Effect, Ending, Event, MayHaveRun};
 use sterna_core::journal::DestinationRecord;
 use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{
     Accept, ActivationTimes, Arrival, AttemptId, Coding, Envelope, Offer, Reason, ReasonCode,
-    ToDestination, ToSource, Verify,
+    ToDestination, ToSource,
 };
 use sterna_proto::preamble::MoveToken;
 use sterna_sys::memory::GuestMemory;
-use sterna_vmm::{Begin, DeviceState, VmmError};
+use sterna_vmm::{DeviceState, VmmError};
 
 /// How often the source is told that we are alive.
 const BEAT: Duration = Duration::from_millis(500);
 
 /// Codings that this side reads.
 const KNOWN: [Coding; 3] = [Coding::Absent, Coding::Zero, Coding::Raw];
-
-/// Page streams that a guest is served with whose agent was restarted: what was agreed upon before is
-/// not on record, and what is left is seldom much.
-const STREAMS_AGAIN: u16 = 2;
 
 /// What reaches the machine's thread.
 pub(crate) enum Input {
@@ -345,70 +342,6 @@ impl Driver {
         self.token = Some(token);
     }
 
-    /// Has whoever touches a missing page wait for it.
-    fn serve(&mut self, served: Served, verify: Verify) -> Event {
-        let began = Instant::now();
-        let event = match self.begin_serving(served, verify) {
-            Ok(joining) => Event::Serving(joining),
-            Err(Failure::Vmm(error)) => self.faults_failed(&error),
-            Err(Failure::Io(error)) => {
-                let detail = format!("owed pages cannot be kept track of: {error}");
-                Event::Failed(Reason::new(ReasonCode::Agent, detail))
-            }
-        };
-        tracing::info!(attempt = %self.attempt, ?served, took = ?began.elapsed(), "serving faults");
-        event
-    }
-
-    fn begin_serving(&mut self, served: Served, verify: Verify) -> Result<Joining, Failure> {
-        let path = self.service.host.missing_pages(self.attempt);
-        if served == Served::Again {
-            let memory = self.guest.as_ref().ok_or_else(no_guest)?.memory();
-            self.open_streams(MoveToken(rand::random()), STREAMS_AGAIN, memory);
-        }
-        let following = self.following.clone().ok_or_else(no_guest)?;
-        let guest = self.guest.as_mut().ok_or_else(no_guest)?;
-        let memory = guest.memory();
-        let (missing, begin) = match served {
-            Served::First => (Missing::create(&path, following.owed())?, Begin::Fresh),
-            Served::Again => (Missing::open(&path, memory.pages())?, Begin::TakenOver),
-        };
-        let faults = guest.serve_faults(missing.pages(), begin)?;
-        let sum = following::sum_of_present(&memory, missing.pages(), verify)?;
-        following.serve(faults, missing, sum)?;
-        let token = self.token.ok_or_else(no_guest)?;
-        Ok(Joining { token, streams: self.streams })
-    }
-
-    fn end_serving(&mut self) {
-        let (Some(following), Some(guest)) = (&self.following, &mut self.guest) else { return };
-        following.forget_file();
-        following.end();
-        if let Err(error) = guest.end_faults() {
-            // Holes would be waited for, but everything that the guest had is here.
-            tracing::error!(attempt = %self.attempt, %error, "faults cannot be ended");
-        }
-    }
-
-    fn halt(&mut self) {
-        if let Some(following) = &self.following {
-            following.end();
-        }
-        if let Some(guest) = &mut self.guest
-            && let Err(error) = guest.halt()
-        {
-            tracing::error!(attempt = %self.attempt, %error, "a guest without its pages runs on");
-        }
-    }
-
-    fn faults_failed(&self, error: &VmmError) -> Event {
-        let reason = words::hypervisor(error);
-        match error {
-            VmmError::Gone { .. } => Event::GuestGone(reason),
-            _ => Event::Failed(reason),
-        }
-    }
-
     fn record(&mut self, record: DestinationRecord) -> Event {
         let began = Instant::now();
         match self.service.host.record(self.attempt, record) {
@@ -513,28 +446,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// Why faults cannot be served.
-enum Failure {
-    Vmm(VmmError),
-    Io(io::Error),
-}
-
-impl From<VmmError> for Failure {
-    fn from(error: VmmError) -> Self {
-        Self::Vmm(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-fn no_guest() -> Failure {
-    Failure::Vmm(VmmError::Gone { detail: "no hypervisor found".into() })
 }
 
 fn micros(since: Instant) -> u64 {

@@ -4,6 +4,7 @@
 //! and by the `mover`, which has the guest; nothing in it blocks but short writes, so a cancel, a
 //! lost link or a time limit is acted upon at once.
 
+mod copying;
 mod driver;
 mod following;
 mod mover;

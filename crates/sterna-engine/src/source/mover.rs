@@ -3,8 +3,9 @@
 
 use crate::digest;
 use crate::link::{Control, Link, LinkError, Meter, SocketControl};
-use crate::pages::{Follow, Followed, GivingUp, KeepHashes, Pacer, SenderPool, Sends};
+use crate::pages::{Follow, Followed, GivingUp, KeepHashes, Pacer, SenderPool};
 use crate::source::Move;
+use crate::source::copying::{Copying, Recheck};
 use crate::source::driver::Input;
 use crate::source::following;
 use crate::source::suspects::Suspects;
@@ -22,7 +23,7 @@ use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{Accept, Coding, Reason, ReasonCode, Rest, Verify};
 use sterna_proto::preamble::{MoveToken, Role};
 use sterna_sys::memory::GuestMemory;
-use sterna_vmm::{Discarding, InFlightIo, Source, VmmError};
+use sterna_vmm::{InFlightIo, Source, VmmError};
 
 /// How often a round looks for pages that were written again before their turn. A look takes 0.5 to
 /// 13 ms a GiB of RAM, by how much of it is dirty; short rounds do without.
@@ -151,22 +152,6 @@ pub(crate) struct Mover {
     copying: Option<Copying>,
     /// Page connections that were made anew after the hand-over.
     serving: Option<SenderPool>,
-}
-
-struct Copying {
-    pool: SenderPool,
-    /// The connection on which owed pages are asked for, until it is used.
-    urgent: Option<Link>,
-    suspects: Suspects,
-    discarding: Discarding,
-    /// Reported by scans and not sent since.
-    dirty: PageSet,
-    /// Ever sent.
-    sent: PageSet,
-    /// At which speed the guest runs.
-    vcpus: VcpuSpeed,
-    /// For how long its vCPUs had been held back when that was last told.
-    held_back: Duration,
 }
 
 type Outcome = Result<Vec<Event>, Event>;
@@ -435,84 +420,7 @@ impl Mover {
     }
 }
 
-/// Which suspects a round compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recheck {
-    /// Those whose I/O must have ended.
-    Ripe,
-    /// All: the guest is paused and its I/O drained.
-    All,
-}
-
-impl Copying {
-    /// For how long vCPUs were held back since this was last asked.
-    fn newly_held_back(&mut self, guest: &dyn Source) -> Result<Duration, Event> {
-        let before = std::mem::replace(&mut self.held_back, guest.held_back().map_err(failed)?);
-        Ok(self.held_back.saturating_sub(before))
-    }
-
-    /// The pages that exist, where that may have changed or is not known yet.
-    fn populated(
-        &self,
-        guest: &dyn Source,
-        selection: Selection,
-    ) -> Result<Option<PageSet>, Event> {
-        let unchanged = self.discarding == Discarding::Never && selection == Selection::Dirty;
-        if unchanged { Ok(None) } else { guest.populated().map(Some).map_err(failed) }
-    }
-
-    /// Takes the pages that do not exist out of those that are to be sent: they must not be read.
-    /// Returns them, with those that were sent once and have been given back since.
-    fn no_longer(&mut self, pages: &mut PageSet, populated: &PageSet) -> PageSet {
-        let mut gone = pages.clone();
-        gone.union_with(&self.sent);
-        gone.subtract(populated);
-        pages.subtract(&gone);
-        self.sent.subtract(&gone);
-        gone
-    }
-
-    /// Chooses what a round sends, of the pages that exist now.
-    fn select(
-        &mut self,
-        round: u32,
-        selection: Selection,
-        populated: Option<PageSet>,
-        recheck: Recheck,
-    ) -> Sends {
-        let mut pages = match selection {
-            Selection::Populated => {
-                populated.clone().unwrap_or_else(|| PageSet::full(self.dirty.capacity()))
-            }
-            Selection::Dirty => {
-                let none = PageSet::empty(self.dirty.capacity());
-                std::mem::replace(&mut self.dirty, none)
-            }
-        };
-        let absent = populated.map(|populated| self.no_longer(&mut pages, &populated));
-        let mut suspects = match recheck {
-            Recheck::Ripe => self.suspects.take_ripe(),
-            Recheck::All => self.suspects.take_all(),
-        };
-        if let Some(suspects) = &mut suspects {
-            suspects.subtract(&pages);
-            if let Some(absent) = &absent {
-                suspects.subtract(absent);
-            }
-        }
-        self.sent.union_with(&pages);
-        let some = |set: PageSet| (!set.is_empty()).then(|| Arc::new(set));
-        Sends {
-            round,
-            pages: Arc::new(pages),
-            suspects: suspects.and_then(some),
-            absent: absent.and_then(some),
-            owed: None,
-        }
-    }
-}
-
-fn failed(error: VmmError) -> Event {
+pub(super) fn failed(error: VmmError) -> Event {
     match error {
         VmmError::Gone { .. } => Event::GuestGone(words::hypervisor(&error)),
         other => Event::Failed(words::hypervisor(&other)),
