@@ -91,6 +91,7 @@ fn offer() -> Offer {
         codings: vec![Coding::Absent, Coding::Zero, Coding::Raw],
         streams: 2,
         verify: Verify::RamDigest,
+        host_cpu: None,
     }
 }
 

@@ -97,6 +97,14 @@ impl Hypervisor for Qemu {
             let detail = "the guest needs KVM, which does not run guests on this host";
             reasons.push(Reason::new(ReasonCode::Incompatible, detail));
         }
+        if !self.binary.has_machine(definition) {
+            let machine = definition.machine.as_deref().unwrap_or_default();
+            let version = &self.binary.version;
+            let detail = format!(
+                "the guest's machine type {machine} is not one of this host's QEMU {version}"
+            );
+            reasons.push(Reason::new(ReasonCode::Incompatible, detail));
+        }
         reasons
     }
 

@@ -27,6 +27,7 @@
 use crate::limits::REASONS_MAX;
 use crate::preamble::MoveToken;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use sterna_page::{RamDigest, RamLayout};
 use uuid::Uuid;
@@ -117,6 +118,17 @@ pub enum Rest {
     Owed,
 }
 
+/// The processor of a host, as far as a guest may come to rely on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCpu {
+    /// Who made it, such as `AuthenticAMD`.
+    pub vendor: String,
+    /// Its name, for people.
+    pub model: String,
+    /// Features, by the kernel's names.
+    pub flags: BTreeSet<String>,
+}
+
 /// What the source wants to move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
@@ -136,6 +148,9 @@ pub struct Offer {
     pub streams: u16,
     /// Whether RAM digests are compared.
     pub verify: Verify,
+    /// The source's processor, if the guest sees it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_cpu: Option<HostCpu>,
 }
 
 /// What the destination grants.

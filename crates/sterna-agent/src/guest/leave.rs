@@ -2,6 +2,7 @@
 
 use super::{Activity, Guest, Request, Task};
 use crate::agent::{Agent, Records, blocking, vmm_error};
+use crate::host::cpu;
 use crate::moves::Move;
 use crate::records::{OutgoingRecord, Place};
 use rustls::pki_types::ServerName;
@@ -150,6 +151,7 @@ impl Task {
             codings: vec![Coding::Absent, Coding::Zero, Coding::Raw, Coding::Owed],
             streams: request.streams,
             verify: request.verify,
+            host_cpu: cpu::is_seen_by(&self.record.definition).then(cpu::here).flatten(),
         })
     }
 }

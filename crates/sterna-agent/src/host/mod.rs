@@ -7,6 +7,7 @@
 //!
 //! [`PeerArguments`]: crate::settings::PeerArguments
 
+pub(crate) mod cpu;
 pub(crate) mod fit;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use sterna_core::source::Found;
 use sterna_engine::identity::PeerName;
 use sterna_engine::{FoundMove, Host};
 use sterna_page::RamLayout;
-use sterna_proto::message::{AttemptId, GuestId, JournalId, Offer, Reason, ReasonCode};
+use sterna_proto::message::{AttemptId, GuestId, HostCpu, JournalId, Offer, Reason, ReasonCode};
 use sterna_vmm::{Destination, GuestDefinition};
 use uuid::Uuid;
 
@@ -91,6 +92,7 @@ impl AgentHost {
         &self,
         attempt: AttemptId,
         definition: &GuestDefinition,
+        host_cpu: Option<&HostCpu>,
     ) -> Result<(Claim, Option<GuestRecord>), Vec<Reason>> {
         let agent = &self.0;
         let known = agent
@@ -98,6 +100,9 @@ impl AgentHost {
             .guest(attempt.guest)
             .map_err(|error| vec![agent_reason(&journal_error(&error))])?;
         let mut reasons = agent.unfit(attempt.guest, definition);
+        if let Some(theirs) = host_cpu {
+            reasons.extend(cpu::unlike(theirs, cpu::here().as_ref()));
+        }
         if agent.is_ending() {
             reasons.push(Reason::new(ReasonCode::Agent, "the agent is about to end"));
         }
@@ -161,7 +166,7 @@ impl Host for AgentHost {
     ) -> Result<Box<dyn Destination>, Vec<Reason>> {
         let agent = &self.0;
         let definition = self.definition(offer)?;
-        let (claim, before) = self.claim(attempt, &definition)?;
+        let (claim, before) = self.claim(attempt, &definition, offer.host_cpu.as_ref())?;
         let Prepared { process, destination } = self.prepare(&definition, &offer.layout)?;
         let record = GuestRecord {
             id: attempt.guest,

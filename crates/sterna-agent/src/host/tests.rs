@@ -24,6 +24,7 @@ fn offer() -> Offer {
         codings: vec![Coding::Raw],
         streams: 1,
         verify: Verify::No,
+        host_cpu: None,
     }
 }
 
@@ -111,6 +112,17 @@ async fn a_guest_that_is_here_is_refused_with_every_reason() {
     use ReasonCode::{AlreadyHere, Forbidden, Missing, StaleEpoch};
     let expected = vec![Missing, Forbidden, StaleEpoch, AlreadyHere];
     assert_eq!(fixture.reserve(2, wrong).await, Err(expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_has_seen_another_processor_is_refused() {
+    let fixture = Fixture::new();
+    let mut theirs = cpu::here().unwrap();
+    let same = Offer { host_cpu: Some(theirs.clone()), ..offer() };
+    theirs.flags.insert("a_feature_of_tomorrow".into());
+    let other = Offer { host_cpu: Some(theirs), ..offer() };
+    assert_eq!(fixture.reserve(1, other).await, Err(vec![ReasonCode::Incompatible]));
+    assert_eq!(fixture.reserve(1, same).await, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

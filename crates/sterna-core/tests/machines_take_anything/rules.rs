@@ -79,6 +79,7 @@ pub(crate) fn offer(verify: Verify) -> Offer {
         codings: Vec::new(),
         streams: 1,
         verify,
+        host_cpu: None,
     }
 }
 

@@ -86,6 +86,7 @@ impl World {
                 codings: Vec::new(),
                 streams: 1,
                 verify: self.plan.verify,
+                host_cpu: None,
             },
             algorithm: self.plan.algorithm.start(),
             limits: self.plan.limits,

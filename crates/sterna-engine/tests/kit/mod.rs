@@ -235,6 +235,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
             codings: vec![Coding::Absent, Coding::Zero, Coding::Raw, Coding::Owed],
             streams: 2,
             verify: Verify::RamDigest,
+            host_cpu: None,
         },
         algorithm: AlgorithmName::PreCopy,
         limits: Limits::default(),

@@ -32,6 +32,8 @@ pub struct QemuBinary {
     pub major: u32,
     /// Machine types as (alias, versioned name).
     aliases: Vec<(String, String)>,
+    /// Machine types by their versioned names.
+    machines: Vec<String>,
     capabilities: Vec<String>,
     /// Whether guests may be given to KVM.
     pub accelerator: Accelerator,
@@ -86,6 +88,7 @@ impl QemuBinary {
             path: path.to_owned(),
             version: if package.is_empty() { number } else { format!("{number} ({package})") },
             major: triple.major,
+            machines: machines.iter().map(|machine| machine.name.clone()).collect(),
             aliases: machines.into_iter().filter_map(|m| Some((m.alias?, m.name))).collect(),
             capabilities: capabilities.into_iter().map(|c| c.capability).collect(),
             accelerator: Accelerator::Tcg,
@@ -103,6 +106,15 @@ impl QemuBinary {
     pub fn missing_capabilities(&self) -> Vec<String> {
         let has = |name: &&str| !self.capabilities.iter().any(|known| known == name);
         NEEDED_CAPABILITIES.iter().filter(|name| has(name)).map(|name| (*name).into()).collect()
+    }
+
+    /// Whether it has the machine type that `definition` names, if that names one.
+    #[must_use]
+    pub fn has_machine(&self, definition: &GuestDefinition) -> bool {
+        definition.machine.as_ref().is_none_or(|wanted| {
+            let alias = self.aliases.iter().any(|(alias, _)| alias == wanted);
+            alias || self.machines.contains(wanted)
+        })
     }
 
     /// Fills in what a definition leaves open, so that both sides of a later move agree: the
