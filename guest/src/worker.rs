@@ -90,7 +90,11 @@ impl Worker {
         match command {
             Command::Rate(rate) => self.writes = RateSchedule::new(rate),
             Command::WorkingSet(size) => self.working_set = size.pages().min(self.memory.len()),
-            Command::Check => self.pass = Some(Pass { pages_left: self.memory.len(), wrong: 0 }),
+            // Asked again, as by someone who thinks the command got lost, it does not begin anew: that
+            // could go on for ever.
+            Command::Check => {
+                self.pass.get_or_insert(Pass { pages_left: self.memory.len(), wrong: 0 });
+            }
             Command::Ticks(lines) => self.counters.set_tick_lines(lines),
             // The taker's.
             Command::Take(_) | Command::Give => {}
