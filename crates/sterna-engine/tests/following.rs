@@ -14,6 +14,7 @@ use sterna_core::destination::Ending as DestinationEnding;
 use sterna_core::journal::DestinationRecord;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::receipt::{Ending, Following, RamCheck, Receipt, StopReason};
+use sterna_engine::Host;
 use sterna_engine::source::Move;
 use sterna_page::PageCount;
 use sterna_proto::message::Verify;
@@ -39,6 +40,8 @@ fn arrived(b: &Site, receipt: &Receipt) -> (SyntheticGuest, Following) {
     assert_eq!(receipt.ram_digest, RamCheck::Equal, "{receipt:#?}");
     assert_eq!(b.host.wait_ended(receipt.attempt), Some(DestinationEnding::Active));
     assert_eq!(b.host.record_of(receipt.attempt), Some(DestinationRecord::Active));
+    let missing = b.host.missing_pages(receipt.attempt);
+    assert!(!missing.exists(), "{} is left behind", missing.display());
     let guest = b.host.arrived(receipt.attempt).unwrap();
     let writes = guest.writes();
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -14,6 +14,7 @@ use crate::link::{Control, Incoming, Received};
 use crate::pages::StreamEvent;
 use crate::words;
 use std::collections::{HashSet, VecDeque};
+use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -197,6 +198,16 @@ impl Driver {
 
     fn end(&mut self, ending: &Ending) {
         tracing::info!(attempt = %self.attempt, ?ending, role = "destination", "move ended");
+        if let Some(following) = &self.following {
+            following.end();
+        }
+        // Only now: an agent that is restarted before the end is on record reads it again.
+        let missing = self.service.host.missing_pages(self.attempt);
+        if let Err(error) = fs::remove_file(&missing)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %missing.display(), %error, "cannot be removed");
+        }
         self.service.host.ended(self.attempt, ending);
         self.control.shut_down();
     }
@@ -431,7 +442,6 @@ impl Driver {
 
     fn discard(&mut self) -> Event {
         if let Some(following) = &self.following {
-            following.forget_file();
             following.end();
         }
         let Some(guest) = &mut self.guest else { return Event::Discarded };

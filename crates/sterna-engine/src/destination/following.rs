@@ -116,13 +116,6 @@ impl Following {
         state.serving = None;
     }
 
-    /// The file is no longer needed.
-    pub(super) fn forget_file(&self) {
-        if let Some(serving) = &self.lock().serving {
-            serving.missing.forget();
-        }
-    }
-
     /// Whether pages are to be given to [`Following::place`] rather than written: from when faults
     /// are served, or nothing more may be written at all.
     pub(crate) fn takes_pages(&self) -> bool {

@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use sterna_page::{PageCount, PageNumber, PageRun, PageSet};
 
 /// The missing pages of one guest, in memory and in the file.
@@ -17,7 +17,6 @@ pub(super) struct Missing {
     pages: PageSet,
     left: u64,
     file: File,
-    path: PathBuf,
 }
 
 impl Missing {
@@ -35,7 +34,7 @@ impl Missing {
         let file = options.open(&fresh)?;
         file.write_all_at(&bytes, 0)?;
         fs::rename(&fresh, path)?;
-        Ok(Self { left: pages.count().0, pages, file, path: path.to_owned() })
+        Ok(Self { left: pages.count().0, pages, file })
     }
 
     /// Reads the file that an earlier agent left.
@@ -53,7 +52,7 @@ impl Missing {
                 pages.insert(page);
             }
         }
-        Ok(Self { left: pages.count().0, pages, file, path: path.to_owned() })
+        Ok(Self { left: pages.count().0, pages, file })
     }
 
     /// The pages that are missing.
@@ -93,13 +92,6 @@ impl Missing {
             bytes[offset / 8] |= u8::from(self.pages.contains(PageNumber(page))) << (offset % 8);
         }
         self.file.write_all_at(&bytes, first / 8)
-    }
-
-    /// Removes the file: nothing is missing any more, or nobody will need it.
-    pub(super) fn forget(&self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot be removed");
-        }
     }
 }
 
@@ -143,7 +135,5 @@ mod tests {
         assert!(again.is_empty());
         assert!(Missing::open(&path, PageCount(100)).unwrap().is_empty());
         assert!(Missing::open(&path, PageCount(200)).is_err(), "of another guest");
-        again.forget();
-        assert!(Missing::open(&path, PageCount(100)).is_err());
     }
 }

@@ -54,7 +54,6 @@ impl Driver {
 
     pub(super) fn end_serving(&mut self) {
         let (Some(following), Some(guest)) = (&self.following, &mut self.guest) else { return };
-        following.forget_file();
         following.end();
         if let Err(error) = guest.end_faults() {
             // Holes would be waited for, but everything that the guest had is here.
