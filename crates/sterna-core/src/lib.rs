@@ -20,5 +20,6 @@ pub mod receipt;
 pub mod source;
 pub mod speed;
 mod time;
+pub mod working_set;
 
 pub use time::Time;
