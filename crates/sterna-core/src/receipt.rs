@@ -60,6 +60,9 @@ pub struct PagesByCoding {
     /// Not in this round: written again before their turn came, so a later round has them.
     #[serde(default)]
     pub postponed: PageCount,
+    /// Not in this round: likely to be written again soon, so they were held back from it.
+    #[serde(default)]
+    pub withheld: PageCount,
     /// Not before the guest runs at the destination: they follow it.
     #[serde(default)]
     pub owed: PageCount,
@@ -72,6 +75,7 @@ impl std::ops::AddAssign for PagesByCoding {
         self.absent += other.absent;
         self.unchanged += other.unchanged;
         self.postponed += other.postponed;
+        self.withheld += other.withheld;
         self.owed += other.owed;
     }
 }
@@ -91,7 +95,7 @@ pub struct Round {
     pub pages: PagesByCoding,
     /// Bytes of page frames, before encryption.
     pub bytes: u64,
-    /// Pages that the guest wrote during the round.
+    /// Pages that the guest wrote during the round, and those that were held back from it.
     pub dirtied: PageCount,
     /// The downtime that was accepted when the round began: the limit, as far as it was widened.
     #[serde(

@@ -136,6 +136,11 @@ pub trait Algorithm: fmt::Debug + Send {
         limits.downtime_max
     }
 
+    /// Whether the next round may leave out pages that are likely to be written again.
+    fn may_hold_back(&self) -> bool {
+        true
+    }
+
     /// Decides at the start (no rounds yet) and at the end of each round.
     fn next(&mut self, view: &View<'_>) -> Decision;
 }

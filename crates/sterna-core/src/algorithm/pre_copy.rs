@@ -10,13 +10,14 @@
 //!    and the limit is widened by a quarter of the way that the operator allows (after KubeVirt's
 //!    stepwise limit), and another round is made; when no step is left, the operator's choice for
 //!    that case holds. If that is to slow the guest down, rounds go on
-//!    and are judged anew, until they do not help at the least speed either;
+//!    and are judged anew, until they do not help at the least speed either. A round that held pages
+//!    back is no proof that the move is stuck: before any of this, rounds go on that send everything;
 //! 3. else: another round.
 
 use super::throttle::Throttle;
 use super::{Algorithm, AlgorithmName, Decision, Tracking, View};
 use crate::limits::{Limits, WhenStuck};
-use crate::receipt::StopReason;
+use crate::receipt::{Round, StopReason};
 use crate::speed::VcpuSpeed;
 use std::time::Duration;
 use sterna_page::PageCount;
@@ -38,6 +39,8 @@ pub struct PreCopy {
     throttle: Option<Throttle>,
     /// Steps by which the downtime limit has been widened.
     stretched: u32,
+    /// Whether rounds send everything, because they did not help while they held pages back.
+    releases: bool,
 }
 
 impl PreCopy {
@@ -51,6 +54,17 @@ impl PreCopy {
         let may = view.limits.downtime_stretch.is_some() && self.stretched < STRETCH_STEPS;
         if may {
             self.stretched += 1;
+            self.judge_anew(view);
+        }
+        may
+    }
+
+    /// Has all further rounds send everything. `false` if the last one did.
+    fn release(&mut self, view: &View<'_>) -> bool {
+        let held = |round: &Round| round.pages.withheld > PageCount::ZERO;
+        let may = !self.releases && view.rounds.last().is_some_and(held);
+        if may {
+            self.releases = true;
             self.judge_anew(view);
         }
         may
@@ -112,6 +126,11 @@ impl Algorithm for PreCopy {
         limits.downtime_max.saturating_add(more / STRETCH_STEPS * self.stretched)
     }
 
+    /// Not while the guest is slowed down either: how much is judged by what it writes in a round.
+    fn may_hold_back(&self) -> bool {
+        !self.releases && self.throttle.is_none()
+    }
+
     fn next(&mut self, view: &View<'_>) -> Decision {
         if view.rounds.is_empty() {
             return self.copy();
@@ -122,7 +141,11 @@ impl Algorithm for PreCopy {
             return Decision::Pause(StopReason::GoalReached);
         }
         let end = self.end_of_rounds(view);
-        if end == Some(StopReason::NoProgress) && !within_limit && self.stretch(view) {
+        let stuck = end == Some(StopReason::NoProgress) && !within_limit;
+        if stuck && self.release(view) {
+            return self.copy();
+        }
+        if stuck && self.stretch(view) {
             within_limit = view.downtime() <= self.downtime_limit(view.limits);
             if !within_limit {
                 return self.copy();
@@ -149,7 +172,7 @@ impl Algorithm for PreCopy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receipt::Round;
+    use crate::receipt::PagesByCoding;
 
     const LINK: u64 = 100_000_000;
 
@@ -241,6 +264,32 @@ mod tests {
         let mean = slow.iter().map(|percent| u32::from(*percent)).sum::<u32>()
             / u32::try_from(slow.len()).unwrap();
         assert!((20..=35).contains(&mean), "{slow:?}");
+    }
+
+    #[test]
+    fn a_move_is_not_stuck_before_its_rounds_have_sent_everything() {
+        let mut algorithm = PreCopy::default();
+        let limits = Limits::default();
+        let mut rounds: Vec<Round> = Vec::new();
+        let mut next = |algorithm: &mut PreCopy, withheld: u64| {
+            let pages = PagesByCoding { withheld: PageCount(withheld), ..PagesByCoding::default() };
+            // 400 MB are left of it every time, four seconds of this link.
+            let (bytes, took, dirtied) = (LINK, Duration::from_secs(1), PageCount(100_000));
+            rounds.push(Round { pages, bytes, took, dirtied, ..Round::default() });
+            let elapsed = Duration::from_secs(rounds.len() as u64);
+            let fixed_downtime = Duration::ZERO;
+            let (rounds, limits) = (&rounds[..], &limits);
+            algorithm.next(&View { rounds, residue: dirtied, elapsed, fixed_downtime, limits })
+        };
+        let copy = Decision::Copy { vcpus: VcpuSpeed::FULL };
+        for _ in 0..2 {
+            assert_eq!(next(&mut algorithm, 3000), copy);
+            assert!(algorithm.may_hold_back());
+        }
+        assert_eq!(next(&mut algorithm, 3000), copy, "fruitless, but it held pages back");
+        assert!(!algorithm.may_hold_back(), "for good");
+        assert_eq!(next(&mut algorithm, 0), copy);
+        assert_eq!(next(&mut algorithm, 0), Decision::GiveUp(StopReason::NoProgress));
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::limits::{Limits, StageLimits, WhenStuck};
 use crate::receipt::{Ending, PagesByCoding, RamCheck, Round, StopReason};
 use crate::speed::VcpuSpeed;
 use crate::time::Time;
+use crate::working_set::allowance;
 use std::time::Duration;
 use sterna_page::{PageCount, RamDigest};
 use sterna_proto::message::{
@@ -139,6 +140,9 @@ pub enum Effect {
         selection: Selection,
         /// At which speed the guest runs from now on.
         vcpus: VcpuSpeed,
+        /// How many pages may be left out because they are likely to be written again soon. They
+        /// stay among those that scans have reported.
+        may_withhold: PageCount,
     },
     /// Read and clear the dirty pages; `Scanned` or `Failed`.
     Scan,
@@ -284,6 +288,8 @@ pub struct Source {
     selection: Selection,
     vcpus: VcpuSpeed,
     downtime_limit: Duration,
+    /// Pages that the next round may hold back.
+    may_withhold: PageCount,
     stopped: Option<StopReason>,
     /// What becomes of what is left at the pause.
     rest: Rest,
@@ -340,6 +346,7 @@ impl Source {
     fn in_state(config: Config, state: State, now: Time) -> Self {
         Self {
             downtime_limit: config.limits.downtime_max,
+            may_withhold: PageCount::ZERO,
             config,
             state,
             started: now,
@@ -485,6 +492,10 @@ impl Source {
         let mut algorithm = std::mem::replace(&mut self.config.algorithm, stand_in);
         let decision = algorithm.next(&self.view(residue, now));
         self.downtime_limit = algorithm.downtime_limit(&self.config.limits);
+        self.may_withhold = match algorithm.may_hold_back() {
+            true => allowance(&self.view(residue, now), self.downtime_limit),
+            false => PageCount::ZERO,
+        };
         self.config.algorithm = algorithm;
         match decision {
             Decision::Copy { vcpus } => {
@@ -547,8 +558,8 @@ impl Source {
     fn begin_round(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let round = u32::try_from(self.rounds.len()).unwrap_or(u32::MAX);
         self.copying_since.get_or_insert(now);
-        let (selection, vcpus) = (self.selection, self.vcpus);
-        effects.push(Effect::CopyRound { round, selection, vcpus });
+        let Self { selection, vcpus, may_withhold, .. } = *self;
+        effects.push(Effect::CopyRound { round, selection, vcpus, may_withhold });
         let phase = Phase::Sending { sent: None, received: false };
         self.enter(State::Copying { phase, round_started: now }, now);
     }

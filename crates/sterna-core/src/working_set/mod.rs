@@ -3,7 +3,8 @@
 //! A page that is sent in a round and written again was sent in vain. A [`Predictor`] is shown which
 //! pages the guest wrote, one sample a [`SAMPLING_PERIOD`], and names those that are the most likely
 //! to be written again. A round leaves them out; they stay dirty, and go in a later round or at the
-//! pause. So a wrong prediction never loses a page: it costs downtime.
+//! pause. So a wrong prediction never loses a page: it costs downtime, and [`allowance`] says how much
+//! of that there may be.
 //!
 //! A sample is what was written since the round began ([`Look::Peek`]). To know what was written in
 //! the sampling period alone, pages would have to be protected anew each time, and the guest would
@@ -14,11 +15,13 @@
 //! [`Recording`] tells offline what part of the possible saving a predictor reaches.
 
 mod aged;
+mod allowance;
 mod lru;
 mod oracle;
 mod splay;
 
 pub use aged::Aged;
+pub use allowance::allowance;
 pub use lru::Lru;
 pub use oracle::{Look, Recording, Sent};
 

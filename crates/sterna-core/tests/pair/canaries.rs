@@ -57,6 +57,11 @@ fn an_agent_that_takes_up_attempts_that_were_overtaken_is_caught() {
 }
 
 #[test]
+fn a_source_that_forgets_what_it_held_back_is_caught() {
+    must_be_caught(Broken::WithheldForgotten, &[RAM, "a move ends well when nothing goes wrong"]);
+}
+
+#[test]
 fn a_destination_that_activates_without_a_record_is_caught() {
     must_be_caught(
         Broken::ActivateUnrecorded,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Endings and notices that must have occurred.
-const ENDINGS: [&str; 18] = [
+const ENDINGS: [&str; 19] = [
     "source moved",
     "source undone",
     "source guest-gone",
@@ -19,6 +19,7 @@ const ENDINGS: [&str; 18] = [
     "in doubt",
     "digests differ",
     "slowed down",
+    "held pages back",
     "handed over with pages owed",
     "a guest waited for a page",
     "streams were made anew",

@@ -5,6 +5,7 @@ use crate::guest::Pages;
 use crate::network::Item;
 use crate::source_side::{Copy, Last, injected};
 use crate::world::{Action, Broken, World};
+use rand::Rng;
 use sterna_core::receipt::PagesByCoding;
 use sterna_core::source::{Event, RoundSent, Selection};
 use sterna_page::{PAGE_SIZE_BYTES, PageCount};
@@ -38,9 +39,32 @@ impl World {
             Selection::Populated => populated,
             Selection::Dirty => unsent,
         };
-        side.copy = Some(Copy { round, pages, sent: 0, last });
+        side.copy = Some(Copy { round, pages, sent: 0, withheld: 0, last });
         let life = side.life;
         self.schedule(self.now + 1, Action::CopyStep { attempt, life });
+    }
+
+    /// Takes any pages out of the round that begins, `most` at most; they are still to be sent.
+    pub(crate) fn withhold(&mut self, attempt: usize, most: PageCount) {
+        if most == PageCount::ZERO {
+            return;
+        }
+        let any: Pages = self.rng.random();
+        let forgets = self.broken == Some(Broken::WithheldForgotten);
+        let side = self.side(attempt);
+        let Some(copy) = &mut side.copy else { return };
+        let mut held = copy.pages & any;
+        while u64::from(held.count_ones()) > most.0 {
+            held &= held - 1;
+        }
+        copy.pages &= !held;
+        copy.withheld = held.count_ones().into();
+        if !forgets {
+            side.unsent |= held;
+        }
+        if held != 0 {
+            self.coverage.outcome("held pages back");
+        }
     }
 
     /// Sends the next page as it is now, or the marks if none is left.
@@ -78,9 +102,9 @@ impl World {
     }
 
     fn copy_done(&mut self, attempt: usize, copy: Copy) {
-        let raw = PageCount(copy.sent);
+        let (raw, withheld) = (PageCount(copy.sent), PageCount(copy.withheld));
         let sent = RoundSent {
-            pages: PagesByCoding { raw, ..PagesByCoding::default() },
+            pages: PagesByCoding { raw, withheld, ..PagesByCoding::default() },
             bytes: copy.sent * PAGE_SIZE_BYTES,
             ..RoundSent::default()
         };

@@ -54,6 +54,8 @@ pub(crate) struct Copy {
     pub(crate) round: u32,
     pub(crate) pages: Pages,
     pub(crate) sent: u64,
+    /// How many were left out.
+    pub(crate) withheld: u64,
     pub(crate) last: Last,
 }
 
@@ -248,13 +250,14 @@ impl World {
             Effect::Prepare { tracking, .. } => {
                 self.begin(attempt, Work::Prepare(tracking), 50..800);
             }
-            Effect::CopyRound { round, selection, vcpus } => {
+            Effect::CopyRound { round, selection, vcpus, may_withhold } => {
                 let instance = self.attempts[attempt].source_instance;
                 self.instances[instance].speed = vcpus;
                 if vcpus < VcpuSpeed::FULL {
                     self.coverage.outcome("slowed down");
                 }
                 self.begin_copy(attempt, round, selection, Last::No);
+                self.withhold(attempt, may_withhold);
             }
             Effect::Scan => self.begin(attempt, Work::Scan, 5..200),
             Effect::Pause => self.begin(attempt, Work::Pause, 5..600),

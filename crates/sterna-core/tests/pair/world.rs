@@ -55,6 +55,8 @@ pub(crate) enum Broken {
     PageSwallowed,
     /// A scan overlooks a page at times.
     ScanOverlooks,
+    /// Pages that a round held back are not sent later.
+    WithheldForgotten,
     /// A guest that was slowed down and resumed stays slow.
     StaysSlow,
     /// Pages that came in rounds and were written again since are not dropped at the hand-over.
