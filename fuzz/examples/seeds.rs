@@ -14,6 +14,7 @@ use sterna_core::receipt::{
     Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason, WireBytes,
 };
 use sterna_core::speed::VcpuSpeed;
+use sterna_core::working_set::HoldBack;
 use sterna_page::{PageCount, PageRun, RamBlock, RamLayout, ram_digest};
 use sterna_proto::control::{ControlHeader, ControlKind, encode_message};
 use sterna_proto::message::{
@@ -263,6 +264,7 @@ fn move_request() -> MoveRequest {
         to: "b:7401".into(),
         algorithm: AlgorithmName::StopAndCopy,
         limits: Limits::default(),
+        hold_back: HoldBack::Aged,
         bandwidth_bytes_per_second: Some(1_000_000),
         streams: STREAMS_DEFAULT,
         push: PushOrder::Linear,

@@ -6,6 +6,7 @@ use sterna_core::limits::Limits;
 use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
+use sterna_core::working_set::HoldBack;
 use sterna_proto::message::{AttemptId, Verify};
 use uuid::Uuid;
 
@@ -28,6 +29,9 @@ pub struct MoveRequest {
     /// The operator's limits, among them the longest downtime; all of them or none.
     #[serde(default)]
     pub limits: Limits,
+    /// Which pages rounds hold back, because the guest is likely to write them again soon.
+    #[serde(default)]
+    pub hold_back: HoldBack,
     /// Bytes a second at most for the pages; `None` for no limit.
     #[serde(default)]
     pub bandwidth_bytes_per_second: Option<u64>,

@@ -14,6 +14,7 @@ use sterna_core::destination::Ending as DestinationEnding;
 use sterna_core::journal::DestinationRecord;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::receipt::{Ending, Following, RamCheck, Receipt, StopReason};
+use sterna_core::working_set::HoldBack;
 use sterna_engine::Host;
 use sterna_engine::source::Move;
 use sterna_page::PageCount;
@@ -93,6 +94,21 @@ fn what_came_in_rounds_and_was_written_again_is_not_seen_at_the_destination() {
         busy().populated
     );
     assert_eq!(following.pages.raw + following.pages.zero, owed);
+}
+
+#[test]
+fn what_a_round_held_back_is_owed_and_follows() {
+    let (a, b) = sites();
+    let guest = SyntheticGuest::start(kit::rewriting()).unwrap();
+    let request = by(AlgorithmName::Hybrid, request(&a, b.listener.address(), &guest, 1));
+    let request = Move { hold_back: HoldBack::Aged, ..kit::rewritten(request) };
+    let receipt = run(&a, &request, &guest);
+    let (_, following) = arrived(&b, &receipt);
+    assert_eq!(receipt.stopped, Some(StopReason::FollowingIsCheaper), "{receipt:#?}");
+    let [.., round, last] = &receipt.rounds[..] else { panic!("{receipt:#?}") };
+    assert!(round.pages.withheld > PageCount::ZERO, "{receipt:#?}");
+    assert!(last.pages.owed >= round.pages.withheld, "{receipt:#?}");
+    assert_eq!(following.pages.raw + following.pages.zero, last.pages.owed);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::receipt::{Ending, RamCheck, StopReason};
+use sterna_core::working_set::HoldBack;
 use sterna_page::PageCount;
 use sterna_vmm::synthetic::{Content, SyntheticConfig, SyntheticGuest, WriteRate};
 
@@ -174,4 +175,24 @@ fn pages_written_again_before_their_turn_wait_for_a_later_round() {
     assert!(first.postponed > PageCount::ZERO, "{receipt:#?}");
     assert_eq!(first.raw + first.zero + first.postponed, busy().populated);
     assert!(b.host.arrived(attempt(1)).unwrap().check().unwrap().is_sound());
+}
+
+#[test]
+fn what_is_rewritten_all_the_time_is_held_back_and_arrives_at_the_pause() {
+    for way in [HoldBack::None, HoldBack::Lru, HoldBack::Aged] {
+        let (a, b) = sites();
+        let guest = SyntheticGuest::start(kit::rewriting()).unwrap();
+        let mut request = kit::rewritten(request(&a, b.listener.address(), &guest, 1));
+        request.hold_back = way;
+        let receipt = run(&a, &request, &guest);
+        assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
+        assert_eq!(receipt.ram_digest, RamCheck::Equal);
+        assert!(b.host.arrived(attempt(1)).unwrap().check().unwrap().is_sound());
+        let [first, rounds @ .., last] = &receipt.rounds[..] else { panic!("{receipt:#?}") };
+        assert_eq!(first.pages.withheld, PageCount::ZERO, "the link's speed is not known yet");
+        assert_eq!(last.pages.withheld, PageCount::ZERO, "{receipt:#?}");
+        let withheld = rounds.last().map_or(PageCount::ZERO, |round| round.pages.withheld);
+        assert_eq!(withheld == PageCount::ZERO, way == HoldBack::None, "{way}: {receipt:#?}");
+        assert!(last.pages.raw >= withheld, "{receipt:#?}");
+    }
 }

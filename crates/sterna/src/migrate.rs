@@ -9,6 +9,7 @@ use sterna_api::{MoveRequest, MoveView, STREAMS_DEFAULT, paths};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::push::PushOrder;
+use sterna_core::working_set::HoldBack;
 use sterna_proto::message::Verify;
 use uuid::Uuid;
 
@@ -60,6 +61,10 @@ pub(crate) struct MigrateArgs {
     /// Send this much at most while the guest runs
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_bytes: Option<u64>,
+    /// Hold back pages that the guest is likely to write again soon, as far as they fit half of the
+    /// downtime, and send them at the pause: none, lru or aged
+    #[arg(long, value_name = "HOW", default_value_t)]
+    hold_back: HoldBack,
     /// Identity of the move, so that asking again moves once; drawn if not given
     #[arg(long, value_name = "UUID")]
     id: Option<Uuid>,
@@ -105,6 +110,7 @@ impl MigrateArgs {
             to: self.to.clone(),
             algorithm: self.algorithm,
             limits,
+            hold_back: self.hold_back,
             bandwidth_bytes_per_second: self.bandwidth,
             push: self.push,
             streams: self.streams,

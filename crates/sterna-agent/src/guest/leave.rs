@@ -180,6 +180,7 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         offer: outgoing.offer.clone(),
         algorithm: outgoing.request.algorithm,
         limits: outgoing.request.limits,
+        hold_back: outgoing.request.hold_back,
         stages: StageLimits::default(),
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
         push: outgoing.request.push,

@@ -1,5 +1,6 @@
 //! Which pages a round sends, of those that were written, exist, or ceased to.
 
+use super::holding::Holding;
 use super::mover::failed;
 use super::suspects::Suspects;
 use crate::link::Link;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
-use sterna_page::PageSet;
+use sterna_page::{PageCount, PageSet};
 use sterna_vmm::{Discarding, Source};
 
 /// What a move that copies has under way.
@@ -18,6 +19,7 @@ pub(super) struct Copying {
     pub(super) urgent: Option<Link>,
     pub(super) suspects: Suspects,
     pub(super) discarding: Discarding,
+    pub(super) holding: Holding,
     /// Reported by scans and not sent since.
     pub(super) dirty: PageSet,
     /// Ever sent.
@@ -63,6 +65,14 @@ impl Copying {
         pages.subtract(&gone);
         self.sent.subtract(&gone);
         gone
+    }
+
+    /// Leaves out of a round what is likely to be written again, `most` pages at most. They stay
+    /// dirty, so a later round or the pause sends them; returns how many they are.
+    pub(super) fn withhold(&mut self, sends: &mut Sends, most: PageCount) -> PageCount {
+        let withheld = self.holding.withhold(Arc::make_mut(&mut sends.pages), most);
+        self.dirty.union_with(&withheld);
+        withheld.count()
     }
 
     /// Chooses what a round sends, of the pages that exist now.

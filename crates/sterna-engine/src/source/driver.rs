@@ -286,8 +286,8 @@ impl<'a> Driver<'a> {
     fn order(&mut self, effect: Effect) {
         let order = match effect {
             Effect::Prepare { accept, tracking } => Order::Prepare { accept, tracking },
-            Effect::CopyRound { round, selection, vcpus } => {
-                Order::CopyRound { round, selection, vcpus }
+            Effect::CopyRound { round, selection, vcpus, may_withhold } => {
+                Order::CopyRound { round, selection, vcpus, may_withhold }
             }
             Effect::Scan => Order::Scan,
             Effect::Pause => Order::Pause,

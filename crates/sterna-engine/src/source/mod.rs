@@ -7,6 +7,7 @@
 mod copying;
 mod driver;
 mod following;
+mod holding;
 mod mover;
 mod suspects;
 
@@ -22,6 +23,7 @@ use sterna_core::limits::{FIXED_DOWNTIME, Limits, StageLimits};
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_core::source::{Config, Found};
+use sterna_core::working_set::HoldBack;
 use sterna_proto::message::{AttemptId, JournalId, Offer};
 use sterna_vmm::Source;
 
@@ -36,6 +38,8 @@ pub struct Move {
     pub algorithm: AlgorithmName,
     /// The operator's limits.
     pub limits: Limits,
+    /// Which pages rounds hold back.
+    pub hold_back: HoldBack,
     /// The stages' limits.
     pub stages: StageLimits,
     /// Bytes a second at most for the pages of this move; `None` for no limit.

@@ -8,6 +8,7 @@ use crate::source::Move;
 use crate::source::copying::{Copying, Recheck};
 use crate::source::driver::Input;
 use crate::source::following;
+use crate::source::holding::Holding;
 use crate::source::suspects::Suspects;
 use crate::words;
 use std::io;
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 use sterna_core::algorithm::Tracking;
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
-use sterna_page::PageSet;
+use sterna_core::working_set::SAMPLING_PERIOD;
+use sterna_page::{PageCount, PageSet};
 use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{Accept, Coding, Reason, ReasonCode, Rest, Verify};
 use sterna_proto::preamble::{MoveToken, Role};
@@ -26,14 +28,15 @@ use sterna_sys::memory::GuestMemory;
 use sterna_vmm::{InFlightIo, Source, VmmError};
 
 /// How often a round looks for pages that were written again before their turn. A look takes 0.5 to
-/// 13 ms a GiB of RAM, by how much of it is dirty; short rounds do without.
-const PEEK_INTERVAL: Duration = Duration::from_millis(200);
+/// 13 ms a GiB of RAM, by how much of it is dirty; short rounds do without. What it sees is a sample
+/// for whoever predicts what will be written again.
+const PEEK_INTERVAL: Duration = SAMPLING_PERIOD;
 
 /// An order from the machine.
 #[derive(Debug)]
 pub(crate) enum Order {
     Prepare { accept: Accept, tracking: Tracking },
-    CopyRound { round: u32, selection: Selection, vcpus: VcpuSpeed },
+    CopyRound { round: u32, selection: Selection, vcpus: VcpuSpeed, may_withhold: PageCount },
     Scan,
     Pause,
     Finish { round: u32, selection: Selection, rest: Rest, verify: Verify },
@@ -190,8 +193,8 @@ impl Mover {
     fn obey(&mut self, order: Order) -> Outcome {
         match order {
             Order::Prepare { accept, tracking } => self.prepare(&accept, tracking),
-            Order::CopyRound { round, selection, vcpus } => {
-                self.copy_round(round, selection, vcpus)
+            Order::CopyRound { round, selection, vcpus, may_withhold } => {
+                self.copy_round(round, selection, vcpus, may_withhold)
             }
             Order::Scan => self.scan(),
             Order::Pause => self.pause(),
@@ -219,6 +222,7 @@ impl Mover {
 
     fn prepare(&mut self, accept: &Accept, tracking: Tracking) -> Outcome {
         let bandwidth = self.request.bandwidth_bytes_per_second;
+        let hold_back = self.request.hold_back;
         let shared = Arc::clone(&self.shared);
         let guest = self.guest()?;
         let memory = guest.memory();
@@ -251,6 +255,7 @@ impl Mover {
             urgent,
             suspects: Suspects::new(in_flight),
             discarding,
+            holding: Holding::new(hold_back, pages),
             dirty: PageSet::empty(pages),
             sent: PageSet::empty(pages),
             vcpus: VcpuSpeed::FULL,
@@ -272,32 +277,45 @@ impl Mover {
         Link::connect(*to, to_name, identity, role, &self.meter)
     }
 
-    fn copy_round(&mut self, round: u32, selection: Selection, vcpus: VcpuSpeed) -> Outcome {
+    fn copy_round(
+        &mut self,
+        round: u32,
+        selection: Selection,
+        vcpus: VcpuSpeed,
+        may_withhold: PageCount,
+    ) -> Outcome {
         let (guest, copying) = self.parts()?;
         if vcpus != copying.vcpus {
             guest.set_vcpu_speed(vcpus.as_percent()).map_err(failed)?;
             copying.vcpus = vcpus;
         }
         let populated = copying.populated(guest.as_ref(), selection)?;
-        let sends = copying.select(round, selection, populated, Recheck::Ripe);
+        let mut sends = copying.select(round, selection, populated, Recheck::Ripe);
+        let withheld = copying.withhold(&mut sends, may_withhold);
         copying.pool.send(&sends);
         let mut rewritten = PageSet::empty(copying.dirty.capacity());
-        let pool = &copying.pool;
+        let (pool, holding) = (&copying.pool, &mut copying.holding);
         let sent = pool.wait_and(PEEK_INTERVAL, || {
             // A peek that fails costs some bytes; the scan after the round will say why.
             if guest.peek(&mut rewritten).is_ok() {
                 pool.postpone(Some(rewritten.clone()));
+                holding.looked(&rewritten);
             }
         });
         let mut sent = sent.map_err(stream_failed)?;
+        sent.pages.withheld = withheld;
         sent.held_back = copying.newly_held_back(guest.as_ref())?;
         Ok(vec![Event::RoundSent(sent)])
     }
 
     fn scan(&mut self) -> Outcome {
         let (guest, copying) = self.parts()?;
-        guest.scan(&mut copying.dirty).map_err(failed)?;
-        copying.suspects.reported(&copying.dirty);
+        let mut written = PageSet::empty(copying.dirty.capacity());
+        guest.scan(&mut written).map_err(failed)?;
+        copying.suspects.reported(&written);
+        copying.holding.scanned(&written);
+        // What was held back is in there already.
+        copying.dirty.union_with(&written);
         Ok(vec![Event::Scanned(copying.dirty.count())])
     }
 

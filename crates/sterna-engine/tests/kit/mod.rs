@@ -19,14 +19,18 @@ use sterna_core::limits::{Limits, StageLimits};
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_core::source::Found;
+use sterna_core::working_set::HoldBack;
 use sterna_engine::destination::Listener;
 use sterna_engine::identity::{Identity, PeerName};
 use sterna_engine::source::{Move, migrate};
 use sterna_engine::{FoundMove, Host, SourceJournal, Watch};
+use sterna_page::PageCount;
 use sterna_proto::message::{
     AttemptId, Coding, Epoch, GuestId, JournalId, Offer, Reason, ReasonCode, Verify,
 };
-use sterna_vmm::synthetic::{Step, SyntheticConfig, SyntheticDestination, SyntheticGuest};
+use sterna_vmm::synthetic::{
+    Step, SyntheticConfig, SyntheticDestination, SyntheticGuest, WriteRate,
+};
 use sterna_vmm::{Begin, Destination, DeviceState, Faults, Source, VmmError};
 use uuid::Uuid;
 
@@ -239,6 +243,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
         },
         algorithm: AlgorithmName::PreCopy,
         limits: Limits::default(),
+        hold_back: HoldBack::None,
         stages: stages(),
         bandwidth_bytes_per_second: None,
         push: PushOrder::default(),
@@ -248,6 +253,25 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
         source_name: "a".into(),
         destination_name: "b".into(),
     }
+}
+
+/// A guest that rewrites an eighth of its pages many times while it is moved by [`rewritten`].
+pub(crate) fn rewriting() -> SyntheticConfig {
+    SyntheticConfig {
+        pages: PageCount(8192),
+        populated: PageCount(8192),
+        working_set: PageCount(1024),
+        rate: WriteRate::BytesPerSecond(20_000_000),
+        ..busy()
+    }
+}
+
+/// A move at a speed at which its first round has time for some looks at the guest, and all that is
+/// rewritten may be held back.
+pub(crate) fn rewritten(request: Move) -> Move {
+    let downtime_max = Duration::from_secs(2);
+    let limits = Limits { downtime_max, ..Limits::default() };
+    Move { limits, bandwidth_bytes_per_second: Some(20_000_000), ..request }
 }
 
 pub(crate) fn run(from: &Site, request: &Move, guest: &SyntheticGuest) -> Receipt {
