@@ -6,18 +6,27 @@ use sterna_page::PageCount;
 
 /// From the bottom of a bar to its top: a coding's name, which is its style as well, and its
 /// meaning.
-pub(crate) const CODINGS: [(&str, &str); 6] = [
+pub(crate) const CODINGS: [(&str, &str); 7] = [
     ("raw", "raw"),
     ("zero", "zero"),
     ("absent", "absent: no such page"),
     ("unchanged", "unchanged: compared again"),
     ("postponed", "postponed: written again before its turn"),
+    ("withheld", "held back: likely to be written again"),
     ("owed", "owed: follows the guest"),
 ];
 
 /// Pages of a coding, in the order of [`CODINGS`].
-pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 6] {
-    [pages.raw, pages.zero, pages.absent, pages.unchanged, pages.postponed, pages.owed]
+pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 7] {
+    [
+        pages.raw,
+        pages.zero,
+        pages.absent,
+        pages.unchanged,
+        pages.postponed,
+        pages.withheld,
+        pages.owed,
+    ]
 }
 
 /// The parts of a bar of this height: style, height of the lower edge, own height.

@@ -168,9 +168,13 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
         let pages = &round.pages;
         let slowed = round.vcpus < VcpuSpeed::FULL;
         let slowed = if slowed { format!("  vCPUs at {}", round.vcpus) } else { String::new() };
+        let held = match pages.withheld.0 {
+            0 => String::new(),
+            held => format!("  {held} held back"),
+        };
         writeln!(
             text,
-            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{slowed}",
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{held}{slowed}",
             round.number,
             time(round.took),
             size(round.bytes),
@@ -290,6 +294,15 @@ pages of 4 KiB; the last round is the one after the pause
             "{text}"
         );
         assert!(text.contains("0  vCPUs at 35 %\n"), "{text}");
+    }
+
+    #[test]
+    fn pages_that_a_round_held_back_are_told_with_it() {
+        let mut held = receipt();
+        assert!(!render(&held).contains("held back"));
+        held.rounds[0].pages.withheld = PageCount(512);
+        let text = render(&held);
+        assert!(text.contains("12  512 held back\n"), "{text}");
     }
 
     #[test]
