@@ -61,8 +61,8 @@ pub(crate) struct MigrateArgs {
     /// Send this much at most while the guest runs
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_bytes: Option<u64>,
-    /// Hold back pages that the guest is likely to write again soon, as far as they fit half of the
-    /// downtime, and send them at the pause: none, lru or aged
+    /// Send pages that the guest is likely to write again soon at the pause, as many as fit half of
+    /// the longest downtime: none, lru or aged; fewer bytes, but more downtime
     #[arg(long, value_name = "HOW", default_value_t)]
     hold_back: HoldBack,
     /// Identity of the move, so that asking again moves once; drawn if not given
