@@ -8,14 +8,15 @@ use std::io::{Read, copy};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::measure::Run;
-use super::monitor::{Channels, Qemu};
+use super::measure::{End, Run};
+use super::method::Kind;
+use super::monitor::{COMPLETED, Qemu};
 use crate::cargo;
 
 const MEBIBYTES: u64 = 1024;
@@ -62,7 +63,7 @@ pub(crate) fn ours(program: &Path, streams: u32) -> Result<Run> {
         serde_json::from_slice(&output.stdout).context("the engine's bench did not finish")?;
     ensure!(!printed.moved || printed.sound, "the RAM that arrived is not the RAM that left");
     Ok(Run {
-        moved: printed.moved,
+        end: if printed.moved { End::Moved } else { End::NotMoved("it says so".into()) },
         verified: printed.sound,
         total_ms: Some(printed.total_ms),
         wire_bytes: Some(printed.wire_bytes),
@@ -71,7 +72,7 @@ pub(crate) fn ours(program: &Path, streams: u32) -> Result<Run> {
 }
 
 /// Lets QEMU migrate a paused machine once.
-pub(crate) fn theirs(channels: Channels) -> Result<Run> {
+pub(crate) fn theirs(kind: Kind, limit: Duration) -> Result<Run> {
     let folder = tempfile::tempdir()?;
     let ram = tempfile::Builder::new().prefix("sterna-bench-").tempfile_in(NAMED_MEMORY)?;
     let random = File::open("/dev/urandom")?;
@@ -84,16 +85,16 @@ pub(crate) fn theirs(channels: Channels) -> Result<Run> {
     let plain = format!("memory-backend-ram,id=ram,size={MEBIBYTES}M");
     let mut destination = start(folder.path(), "b", &["-object", &plain, "-incoming", "defer"])?;
     for qemu in [&mut source, &mut destination] {
-        qemu.prepare(channels)?;
+        qemu.prepare(kind)?;
     }
     let uri = format!("tcp:127.0.0.1:{}", free_port()?);
     destination.ask("migrate-incoming", &json!({ "uri": uri }))?;
     let begin = Instant::now();
     source.ask("migrate", &json!({ "uri": uri }))?;
-    let ended = source.await_end(begin)?;
-    ensure!(ended["status"] == "completed", "QEMU did not finish: {ended}");
+    let ended = source.await_end(kind, begin, limit)?.state;
+    ensure!(ended["status"] == COMPLETED, "QEMU did not finish: {ended}");
     Ok(Run {
-        moved: true,
+        end: End::Moved,
         total_ms: ended["total-time"].as_f64(),
         wire_bytes: ended["ram"]["transferred"].as_f64(),
         ..Run::default()

@@ -2,116 +2,131 @@
 //!
 //! Every run boots a fresh guest, lets it work for a while (the baseline), moves it once, and
 //! watches it from outside. Methods take turns run by run, so that whatever else the machine does
-//! hits them alike. Results go to `target/bench/SUITE.json`.
+//! hits them alike. A move that has not ended within `--give-up-after` is recorded as given up, one
+//! that failed with its reason. Results go to `target/bench`; see [`results`].
 
 mod loopback;
 mod measure;
+mod method;
 mod monitor;
 mod ours;
+mod pool;
+mod results;
 mod scenario;
 mod theirs;
 mod usage;
 
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 use sterna_testkit::net::LinkRate;
 
 use crate::{cargo, guest_image, paths, setup};
 use measure::Run;
-use monitor::Channels;
+use method::{By, Kind, Method};
+use ours::Asked;
+use pool::PoolArgs;
+use results::{Place, Results};
 use scenario::{Scenario, ScenarioArgs};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Suite: `first`, `loopback` (memory alone, no link that limits), or `custom` for a scenario
-    /// given by the options below
-    #[arg(long, default_value = "first")]
-    suite: String,
+    /// Suite
+    #[arg(long, value_enum, default_value = "first")]
+    suite: Suite,
+    /// Name of the results, that of the suite if not given; earlier ones of the same name go
+    #[arg(long)]
+    name: Option<String>,
     /// Runs of each method in each scenario
     #[arg(long, default_value_t = 3)]
     runs: u32,
-    /// Links: megabits a second, or `unshaped`; may be repeated
-    #[arg(long = "link", default_values = ["1000", "unshaped"])]
+    /// Links: megabits a second, or `unshaped`; may be repeated; 1000 if not given, in `first` and
+    /// `custom` both
+    #[arg(long = "link")]
     links: Vec<String>,
-    /// Methods; may be repeated
-    #[arg(long = "method", value_enum, default_values = ["sterna", "qemu-pre-copy"])]
+    /// Methods; may be repeated; in `pool` all but variants if not given, else sterna and
+    /// qemu-pre-copy
+    #[arg(long = "method", value_enum)]
     methods: Vec<Method>,
+    /// Seconds after which a move that has not ended is given up
+    #[arg(long, default_value_t = 60)]
+    give_up_after: u64,
+    #[command(flatten)]
+    pool: PoolArgs,
     #[command(flatten)]
     custom: ScenarioArgs,
 }
 
-/// How a guest is moved.
+/// What is measured in one go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Method {
-    /// Sterna's pre-copy, two streams, TLS
-    Sterna,
-    /// The same, with all RAM compared before the guest resumes
-    SternaVerified,
-    /// QEMU's pre-copy, no limit of bandwidth, no compression, no TLS
-    QemuPreCopy,
-    /// QEMU's multifd with two channels, no limit of bandwidth, no compression, no TLS
-    QemuMultifd,
+enum Suite {
+    /// The table of the first live move
+    First,
+    /// Memory alone, no link that limits
+    Loopback,
+    /// Guests that write more and more of what the link carries, by every algorithm; all of it takes
+    /// hours, `--ratio`, `--set`, `--locality` and `--method` choose
+    Pool,
+    /// One scenario, given by the options
+    Custom,
 }
 
-impl Method {
+impl Suite {
     fn name(self) -> &'static str {
         match self {
-            Self::Sterna => "sterna pre-copy",
-            Self::SternaVerified => "sterna pre-copy verified",
-            Self::QemuPreCopy => "qemu pre-copy",
-            Self::QemuMultifd => "qemu multifd",
+            Self::First => "first",
+            Self::Loopback => "loopback",
+            Self::Pool => "pool",
+            Self::Custom => "custom",
         }
     }
 }
 
-/// Median, least and greatest of the runs that have a value.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+impl BenchArgs {
+    fn links(&self) -> Vec<&str> {
+        match (&self.links[..], self.suite) {
+            ([], Suite::Pool) => vec!["1000"],
+            ([], _) => vec!["1000", "unshaped"],
+            (chosen, _) => chosen.iter().map(String::as_str).collect(),
+        }
+    }
+
+    fn methods(&self) -> &[Method] {
+        match (&self.methods[..], self.suite) {
+            ([], Suite::Pool) => &Method::POOL,
+            ([], _) => &[Method::Sterna, Method::QemuPreCopy],
+            (chosen, _) => chosen,
+        }
+    }
+
+    fn scenarios(&self, link: LinkRate) -> Result<Vec<Scenario>> {
+        match self.suite {
+            Suite::First => Ok(Scenario::first_suite()),
+            Suite::Pool => self.pool.scenarios(&self.custom, link),
+            Suite::Custom => Ok(vec![self.custom.scenario()?]),
+            Suite::Loopback => Ok(Vec::new()),
+        }
+    }
+
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.give_up_after)
+    }
 }
 
-/// One scenario on one link by one method.
-#[derive(Debug, Serialize)]
-struct Row {
-    scenario: String,
-    link: String,
-    method: &'static str,
-    runs: usize,
-    /// Runs in which the guest was moved.
-    moved: usize,
-    /// Runs whose RAM digests were compared and equal.
-    verified: usize,
-    total_ms: Option<Spread>,
-    downtime_ms: Option<Spread>,
-    gap_udp_ms: Option<Spread>,
-    gap_tick_ms: Option<Spread>,
-    wire_bytes: Option<Spread>,
-    lost_work_ms: Option<Spread>,
-    agent_cpu_s: Option<Spread>,
-    agent_rss_bytes: Option<Spread>,
-}
-
-/// Measures and prints; leaves the rows in `target/bench`.
+/// Measures and prints; leaves what was seen in `target/bench`.
 pub(crate) fn run_bench(args: &BenchArgs) -> Result<()> {
     setup::run_setup()?;
     guest_image::run_guest()?;
-    let rows = match args.suite.as_str() {
-        "first" => measure_guests(args, &Scenario::first_suite())?,
-        "custom" => measure_guests(args, &[args.custom.scenario()?])?,
-        "loopback" => measure_loopback(args.runs)?,
-        other => anyhow::bail!("there is no suite {other:?}: first, loopback and custom are there"),
-    };
-    let folder = paths::target().join("bench");
-    fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("{}.json", args.suite));
-    fs::write(&file, serde_json::to_vec_pretty(&rows)?)?;
-    println!("\n{} rows in {}", rows.len(), file.display());
-    Ok(())
+    let name = args.name.as_deref().unwrap_or(args.suite.name());
+    let mut results = Results::begin(paths::target().join("bench"), name)?;
+    match args.suite {
+        Suite::Loopback => measure_loopback(args, &mut results)?,
+        Suite::First | Suite::Pool | Suite::Custom => measure_guests(args, &mut results)?,
+    }
+    results.finish()
 }
 
 fn link_rate(link: &str) -> Result<LinkRate> {
@@ -123,114 +138,77 @@ fn link_rate(link: &str) -> Result<LinkRate> {
 }
 
 /// Real guests, by every method on every link.
-fn measure_guests(args: &BenchArgs, scenarios: &[Scenario]) -> Result<Vec<Row>> {
+fn measure_guests(args: &BenchArgs, results: &mut Results) -> Result<()> {
     let sterna = cargo::build_sterna()?;
-    let mut rows = Vec::new();
-    for link in &args.links {
+    for link in args.links() {
         let rate = link_rate(link)?;
-        for scenario in scenarios {
-            rows.extend(measure_cell(args, scenario, (link, rate), &sterna)?);
+        let link = if rate == LinkRate::Unshaped { link.into() } else { format!("{link} Mbit/s") };
+        for scenario in args.scenarios(rate)? {
+            println!("\n{} over {link}", scenario.name);
+            for number in 1..=args.runs {
+                for method in args.methods() {
+                    let place =
+                        Place { scenario: &scenario.name, link: &link, method: method.name() };
+                    let run = measure_one(*method, &scenario, rate, (&sterna, args.limit()));
+                    results.add(place, number, run)?;
+                }
+            }
+            results.write_page()?;
         }
     }
-    Ok(rows)
+    Ok(())
+}
+
+/// One run; one that broke is a result too, and those that come after it may go well.
+fn measure_one(
+    method: Method,
+    scenario: &Scenario,
+    rate: LinkRate,
+    (program, limit): (&Path, Duration),
+) -> Run {
+    let load = load();
+    let run = match method.by() {
+        By::Sterna(words) => ours::run(scenario, rate, Asked { program, words, limit }),
+        By::Qemu(kind) => theirs::run(scenario, rate, kind, limit),
+    };
+    Run { load, ..run.unwrap_or_else(|error| Run::broken(&error)) }
+}
+
+/// The machine's load over the last minute.
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// Memory alone, by both engines.
-fn measure_loopback(count: u32) -> Result<Vec<Row>> {
+fn measure_loopback(args: &BenchArgs, results: &mut Results) -> Result<()> {
     type Move = Box<dyn Fn() -> Result<Run>>;
     let program = loopback::build()?;
     let ours = |streams| {
         let program = program.clone();
         Box::new(move || loopback::ours(&program, streams)) as Move
     };
+    let limit = args.limit();
+    let theirs = |kind| Box::new(move || loopback::theirs(kind, limit)) as Move;
     let methods: [(&'static str, Move); 4] = [
         ("sterna, 1 stream", ours(1)),
         ("sterna, 2 streams", ours(2)),
-        ("qemu pre-copy", Box::new(|| loopback::theirs(Channels::One))),
-        ("qemu multifd", Box::new(|| loopback::theirs(Channels::Two))),
+        ("qemu pre-copy", theirs(Kind::PreCopy)),
+        ("qemu multifd", theirs(Kind::Multifd)),
     ];
     println!("\n{} over {}", loopback::SCENARIO, loopback::LINK);
-    let mut runs = methods.each_ref().map(|_| Vec::new());
-    for number in 1..=count {
-        for ((name, measure), runs) in methods.iter().zip(&mut runs) {
-            let run = measure().with_context(|| (*name).to_owned())?;
-            println!("  {number} {name:24} {}", run.line());
-            runs.push(run);
-        }
-    }
-    let rows = methods.iter().zip(&runs);
-    Ok(rows.map(|((name, _), runs)| row(loopback::SCENARIO, loopback::LINK, name, runs)).collect())
-}
-
-/// All methods on one scenario and link, taking turns.
-fn measure_cell(
-    args: &BenchArgs,
-    scenario: &Scenario,
-    (link, rate): (&str, LinkRate),
-    sterna: &std::path::Path,
-) -> Result<Vec<Row>> {
-    println!("\n{} over {link}", scenario.name);
-    let mut runs: Vec<Vec<Run>> = args.methods.iter().map(|_| Vec::new()).collect();
     for number in 1..=args.runs {
-        for (method, runs) in args.methods.iter().zip(&mut runs) {
-            let run = match method {
-                Method::Sterna => ours::run(scenario, rate, sterna, &[]),
-                Method::SternaVerified => ours::run(scenario, rate, sterna, &["--verify"]),
-                Method::QemuPreCopy => theirs::run(scenario, rate, Channels::One),
-                Method::QemuMultifd => theirs::run(scenario, rate, Channels::Two),
-            };
-            let run = run.with_context(|| format!("{} of {}", method.name(), scenario.name))?;
-            println!("  {number} {:24} {}", method.name(), run.line());
-            runs.push(run);
+        for (method, measure) in &methods {
+            let place = Place { scenario: loopback::SCENARIO, link: loopback::LINK, method };
+            let run = measure().unwrap_or_else(|error| Run::broken(&error));
+            results.add(place, number, run)?;
         }
     }
-    let link = if link == "unshaped" { link.into() } else { format!("{link} Mbit/s") };
-    let rows = args.methods.iter().zip(&runs);
-    Ok(rows.map(|(method, runs)| row(&scenario.name, &link, method.name(), runs)).collect())
-}
-
-fn row(scenario: &str, link: &str, method: &'static str, runs: &[Run]) -> Row {
-    let spread = |value: fn(&Run) -> Option<f64>| spread(runs.iter().filter_map(value).collect());
-    Row {
-        scenario: scenario.into(),
-        link: link.into(),
-        method,
-        runs: runs.len(),
-        moved: runs.iter().filter(|run| run.moved).count(),
-        verified: runs.iter().filter(|run| run.verified).count(),
-        total_ms: spread(|run| run.total_ms),
-        downtime_ms: spread(|run| run.downtime_ms),
-        gap_udp_ms: spread(|run| run.gap_udp_ms),
-        gap_tick_ms: spread(|run| run.gap_tick_ms),
-        wire_bytes: spread(|run| run.wire_bytes),
-        lost_work_ms: spread(|run| run.lost_work_ms),
-        agent_cpu_s: spread(|run| run.agent_cpu_s),
-        agent_rss_bytes: spread(|run| run.agent_rss_bytes),
-    }
-}
-
-fn spread(mut values: Vec<f64>) -> Option<Spread> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let median = match values.len() {
-        0 => return None,
-        odd if odd % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    };
-    Some(Spread { median, min: *values.first()?, max: *values.last()? })
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_of_an_even_count_lies_between_the_middle_two() {
-        let found = spread(vec![4.0, 1.0, 3.0, 2.0]).unwrap();
-        assert!((found.median - 2.5).abs() < 1e-9 && found.min < 1.5 && found.max > 3.5);
-        assert!((spread(vec![7.0]).unwrap().median - 7.0).abs() < 1e-9);
-        assert!(spread(vec![]).is_none(), "no value is not zero");
-    }
 
     #[test]
     fn a_link_is_megabits_or_unshaped() {

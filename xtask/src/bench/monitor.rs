@@ -9,18 +9,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// After this time a migration that has not ended is given up: it never will.
-const GIVE_UP: Duration = Duration::from_secs(60);
+use super::method::Kind;
+
 /// How long QEMU may take to open a socket.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// The downtime that QEMU accepts, as Sterna does by default; QEMU's default too.
+const DOWNTIME_LIMIT_MS: u32 = 300;
 
-/// Connections of a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Channels {
-    /// QEMU's default.
-    One,
-    /// Multifd with two.
-    Two,
+/// QEMU's word for a move that has ended well.
+pub(crate) const COMPLETED: &str = "completed";
+/// Our word, in the place of QEMU's, for one that had not ended within the limit.
+pub(crate) const GIVEN_UP: &str = "given up";
+
+/// How a migration ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// What `query-migrate` said last, or the status [`GIVEN_UP`].
+    pub(crate) state: Value,
+    /// By how many percent of their time the vCPUs were held back at most.
+    pub(crate) throttle_percent: f64,
 }
 
 /// A QEMU with its monitor; killed on drop.
@@ -39,29 +46,53 @@ impl Qemu {
         Ok(this)
     }
 
-    /// Lifts QEMU's cap on bandwidth, which would lose the comparison for a reason not its own.
-    pub(crate) fn prepare(&mut self, channels: Channels) -> Result<()> {
-        self.ask("migrate-set-parameters", &json!({ "max-bandwidth": 0 }))?;
-        if channels == Channels::Two {
-            let capability = json!({ "capability": "multifd", "state": true });
-            self.ask("migrate-set-capabilities", &json!({ "capabilities": [capability] }))?;
+    /// Sets what both sides need, and lifts QEMU's cap on bandwidth, which would lose the
+    /// comparison for a reason not its own.
+    pub(crate) fn prepare(&mut self, kind: Kind) -> Result<()> {
+        let capabilities: Vec<Value> = kind
+            .capabilities()
+            .iter()
+            .map(|name| json!({ "capability": name, "state": true }))
+            .collect();
+        self.ask("migrate-set-capabilities", &json!({ "capabilities": capabilities }))?;
+        let limits = json!({ "max-bandwidth": 0, "downtime-limit": DOWNTIME_LIMIT_MS });
+        self.ask("migrate-set-parameters", &limits)?;
+        if kind == Kind::Multifd {
             self.ask("migrate-set-parameters", &json!({ "multifd-channels": 2 }))?;
         }
         Ok(())
     }
 
-    pub(crate) fn await_end(&mut self, begin: Instant) -> Result<Value> {
+    /// Waits for the end of a migration of this kind that began at `begin`, and gives up after
+    /// `limit`. A post-copy is told to hand the guest over as soon as its first pass is over: all
+    /// pages have been sent once then, and a further pass would send only what is written again.
+    pub(crate) fn await_end(
+        &mut self,
+        kind: Kind,
+        begin: Instant,
+        limit: Duration,
+    ) -> Result<Ended> {
+        let mut asked = !kind.goes_first();
+        let mut throttle_percent: f64 = 0.0;
         loop {
             let state = self.ask("query-migrate", &json!({}))?;
-            match state["status"].as_str() {
-                Some("completed") => return Ok(state),
-                Some("failed" | "cancelled") => bail!("QEMU's migration failed: {state}"),
-                _ if begin.elapsed() > GIVE_UP => {
-                    self.ask("migrate_cancel", &json!({}))?;
-                    return Ok(json!({ "status": "given up" }));
-                }
-                _ => std::thread::sleep(Duration::from_millis(20)),
+            let held_back = state["cpu-throttle-percentage"].as_f64().unwrap_or(0.0);
+            throttle_percent = throttle_percent.max(held_back);
+            let status = state["status"].as_str().unwrap_or_default();
+            if matches!(status, COMPLETED | "failed" | "cancelled" | "postcopy-paused") {
+                return Ok(Ended { state, throttle_percent });
             }
+            if begin.elapsed() > limit {
+                // A guest that has gone cannot be called back; all is killed soon anyway.
+                let _cancelled = self.ask("migrate_cancel", &json!({}));
+                return Ok(Ended { state: json!({ "status": GIVEN_UP }), throttle_percent });
+            }
+            // Dirty pages are gathered once when it begins, then after each pass.
+            if !asked && state["ram"]["dirty-sync-count"].as_u64() >= Some(2) {
+                self.ask("migrate-start-postcopy", &json!({}))?;
+                asked = true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

@@ -13,15 +13,15 @@ pub(crate) struct Scenario {
     pub(crate) workload: Workload,
 }
 
-/// A scenario given on the command line, for `--suite custom`.
+/// A scenario given on the command line, for `--suite custom`; its sizes also for `--suite pool`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScenarioArgs {
     /// RAM of the guest, such as 1G
     #[arg(long, default_value = "1G")]
-    ram: String,
+    pub(crate) ram: String,
     /// Memory in use, such as 512M
     #[arg(long, default_value = "512M")]
-    fill: String,
+    pub(crate) fill: String,
     /// Percents of the memory in use by kind of page
     #[arg(long, default_value = "zero:0,text:100,random:0,dup:0")]
     mix: String,
@@ -34,17 +34,23 @@ pub(crate) struct ScenarioArgs {
     /// Bytes a second that are rewritten; 0 for none
     #[arg(long, default_value = "50M")]
     rate: String,
-    /// Share of writes that go to the hottest tenth of the working set
-    #[arg(long, default_value = "0")]
-    locality: String,
+    /// Share of writes that go to the hottest tenth of the working set, none if not given; may be
+    /// repeated for the suite `pool`, whose default is 0 and 0.9
+    #[arg(long = "locality")]
+    pub(crate) localities: Vec<Share>,
 }
 
 impl ScenarioArgs {
     pub(crate) fn scenario(&self) -> Result<Scenario> {
         let memory: Bytes = self.ram.parse().context("--ram")?;
+        let locality = match self.localities[..] {
+            [] => Share::NONE,
+            [locality] => locality,
+            _ => anyhow::bail!("a custom scenario has one locality"),
+        };
         let mut workload = Workload::new(self.fill.parse().context("--fill")?)
             .mix(self.mix.parse::<Mix>().context("--mix")?)
-            .locality(self.locality.parse::<Share>().context("--locality")?);
+            .locality(locality);
         let rate: Rate = self.rate.parse().context("--rate")?;
         if rate.0 > 0 {
             workload = workload.rewrite(self.working_set.parse().context("--working-set")?, rate);
@@ -52,7 +58,7 @@ impl ScenarioArgs {
         if let Some(kind) = &self.working_set_kind {
             workload = workload.working_set_kind(kind.parse().context("--working-set-kind")?);
         }
-        let Self { ram, fill, mix, working_set, rate, locality, .. } = self;
+        let Self { ram, fill, mix, working_set, rate, .. } = self;
         let name = format!(
             "{ram} RAM, {fill} of {mix}, {rate}/s over {working_set} (locality {locality})"
         );

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::json;
@@ -10,14 +10,19 @@ use sterna_testkit::image::GuestImage;
 use sterna_testkit::net::{Host, LinkRate, Topology};
 use sterna_testkit::probe::{ConsoleLog, Window};
 
-use super::measure::{Run, Watcher};
-use super::monitor::{Channels, Qemu, connect};
+use super::measure::{End, Run, Watcher};
+use super::method::Kind;
+use super::monitor::{COMPLETED, GIVEN_UP, Qemu, connect};
 use super::scenario::Scenario;
+use super::usage::as_float;
 
 const TAP: &str = "tap-guest";
 
 /// Boots a guest, lets QEMU migrate it once, and says what was seen.
-pub(crate) fn run(scenario: &Scenario, rate: LinkRate, channels: Channels) -> Result<Run> {
+///
+/// QEMU's downtime is its source's own account; of a post-copy it ends when the device state has
+/// been sent, before the destination has loaded it.
+pub(crate) fn run(scenario: &Scenario, rate: LinkRate, kind: Kind, limit: Duration) -> Result<Run> {
     let folder = tempfile::tempdir()?;
     let topology = Topology::new("sterna-bt", rate)?;
     topology.tap(Host::A, TAP)?;
@@ -27,23 +32,30 @@ pub(crate) fn run(scenario: &Scenario, rate: LinkRate, channels: Channels) -> Re
     let mut destination = start(&topology, Host::B, scenario, folder.path(), &console)?;
     let (watcher, baseline) = Watcher::start(console, &topology)?;
     for qemu in [&mut source, &mut destination] {
-        qemu.prepare(channels)?;
+        qemu.prepare(kind)?;
     }
     let uri = format!("tcp:{}:7501", Host::B.migration_address());
     destination.ask("migrate-incoming", &json!({ "uri": uri }))?;
     let wire_before = topology.link_bytes(Host::A)?.sent.0;
     let begin = Instant::now();
     source.ask("migrate", &json!({ "uri": uri }))?;
-    let ended = source.await_end(begin)?;
+    let ended = source.await_end(kind, begin, limit)?;
     let window = Window::new(begin, Instant::now());
     let wire = topology.link_bytes(Host::A)?.sent.0 - wire_before;
-    let number = |name: &str| ended[name].as_f64();
-    let moved = ended["status"] == "completed";
+    let state = &ended.state;
+    let end = match state["status"].as_str() {
+        Some(COMPLETED) => End::Moved,
+        Some(GIVEN_UP) => End::GivenUp,
+        _ => End::NotMoved(format!("{}: {}", state["status"], state["error-desc"])),
+    };
+    let number = |name: &str| state[name].as_f64().filter(|_| end == End::Moved);
     let mut run = Run {
-        moved,
-        total_ms: number("total-time").filter(|_| moved),
-        downtime_ms: number("downtime").filter(|_| moved),
-        wire_bytes: Some(f64::from(u32::try_from(wire / 1024)?) * 1024.0),
+        total_ms: number("total-time"),
+        downtime_ms: number("downtime"),
+        wire_bytes: Some(as_float(wire)),
+        throttle_percent: Some(ended.throttle_percent),
+        waited_pages: state["ram"]["postcopy-requests"].as_f64().filter(|_| kind.goes_first()),
+        end,
         ..Run::default()
     };
     watcher.finish(baseline, window, &mut run)?;

@@ -50,7 +50,7 @@ impl Usage {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn as_float(count: u64) -> f64 {
+pub(crate) fn as_float(count: u64) -> f64 {
     count as f64
 }
 

@@ -1,0 +1,114 @@
+//! The ways in which a guest can be moved: ours, and QEMU's best setting of each kind.
+
+/// How a guest is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Method {
+    /// Sterna's pre-copy, two streams, TLS; pauses all the same where rounds no longer help
+    Sterna,
+    /// The same, with all RAM compared before the guest resumes
+    SternaVerified,
+    /// Sterna's pre-copy, which slows the vCPUs down where rounds no longer help
+    SternaThrottle,
+    /// Sterna's hybrid: rounds while they pay, then the guest goes and the rest follows it
+    SternaHybrid,
+    /// Sterna's post-copy: the guest goes first
+    SternaPostCopy,
+    /// Sterna's stop-and-copy
+    SternaStopAndCopy,
+    /// QEMU's pre-copy, no limit of bandwidth, no compression, no TLS (as all of QEMU's)
+    QemuPreCopy,
+    /// QEMU's multifd with two channels
+    QemuMultifd,
+    /// QEMU's pre-copy that slows the vCPUs down, by its defaults
+    QemuAutoConverge,
+    /// QEMU's post-copy after one pass of pre-copy; pages that are waited for have a channel of
+    /// their own
+    QemuPostCopy,
+    /// The same with one channel for all pages, which is QEMU's default
+    QemuPostCopyPlain,
+}
+
+/// Whose move it is, and with which settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// `sterna migrate` with these words.
+    Sterna(&'static [&'static str]),
+    /// QEMU's own.
+    Qemu(Kind),
+}
+
+/// A kind of QEMU's migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    PreCopy,
+    Multifd,
+    AutoConverge,
+    PostCopy,
+    PostCopyPlain,
+}
+
+impl Method {
+    /// All algorithms of ours, and of QEMU's those that are the best of their kind.
+    pub(crate) const POOL: [Self; 9] = [
+        Self::Sterna,
+        Self::SternaThrottle,
+        Self::SternaHybrid,
+        Self::SternaPostCopy,
+        Self::SternaStopAndCopy,
+        Self::QemuPreCopy,
+        Self::QemuMultifd,
+        Self::QemuAutoConverge,
+        Self::QemuPostCopy,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sterna => "sterna pre-copy",
+            Self::SternaVerified => "sterna pre-copy verified",
+            Self::SternaThrottle => "sterna throttle",
+            Self::SternaHybrid => "sterna hybrid",
+            Self::SternaPostCopy => "sterna post-copy",
+            Self::SternaStopAndCopy => "sterna stop-and-copy",
+            Self::QemuPreCopy => "qemu pre-copy",
+            Self::QemuMultifd => "qemu multifd",
+            Self::QemuAutoConverge => "qemu auto-converge",
+            Self::QemuPostCopy => "qemu post-copy",
+            Self::QemuPostCopyPlain => "qemu post-copy plain",
+        }
+    }
+
+    pub(crate) fn by(self) -> By {
+        match self {
+            // A guest that cannot converge shall be moved all the same: that is what is measured.
+            Self::Sterna => By::Sterna(&["--when-stuck", "stop-and-copy"]),
+            Self::SternaVerified => By::Sterna(&["--when-stuck", "stop-and-copy", "--verify"]),
+            Self::SternaThrottle => By::Sterna(&["--when-stuck", "throttle"]),
+            Self::SternaHybrid => By::Sterna(&["--algorithm", "hybrid"]),
+            Self::SternaPostCopy => By::Sterna(&["--algorithm", "post-copy"]),
+            Self::SternaStopAndCopy => By::Sterna(&["--algorithm", "stop-and-copy"]),
+            Self::QemuPreCopy => By::Qemu(Kind::PreCopy),
+            Self::QemuMultifd => By::Qemu(Kind::Multifd),
+            Self::QemuAutoConverge => By::Qemu(Kind::AutoConverge),
+            Self::QemuPostCopy => By::Qemu(Kind::PostCopy),
+            Self::QemuPostCopyPlain => By::Qemu(Kind::PostCopyPlain),
+        }
+    }
+}
+
+impl Kind {
+    /// The capabilities that both sides need.
+    pub(crate) fn capabilities(self) -> &'static [&'static str] {
+        match self {
+            Self::PreCopy => &[],
+            Self::Multifd => &["multifd"],
+            Self::AutoConverge => &["auto-converge"],
+            Self::PostCopy => &["postcopy-ram", "postcopy-preempt"],
+            Self::PostCopyPlain => &["postcopy-ram"],
+        }
+    }
+
+    /// Whether the guest goes before its pages once the first pass is over.
+    pub(crate) fn goes_first(self) -> bool {
+        matches!(self, Self::PostCopy | Self::PostCopyPlain)
+    }
+}
