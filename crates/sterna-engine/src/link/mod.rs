@@ -15,7 +15,7 @@ use rustls::{ClientConnection, ServerConnection};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sterna_proto::preamble::{
     ANSWER_BYTES, PREAMBLE_BYTES, Preamble, PreambleAnswer, PreambleError, Role,
 };
@@ -64,6 +64,9 @@ impl LinkError {
 pub(crate) struct Link {
     pub(crate) tls: rustls::Connection,
     pub(crate) socket: Metered,
+    /// From the preamble to its answer, where this side made the connection: a round trip, and what
+    /// the peer's processor took.
+    pub(crate) round_trip: Duration,
 }
 
 impl Link {
@@ -78,10 +81,12 @@ impl Link {
         let tcp = TcpStream::connect_timeout(&to, CONNECT_LIMIT)?;
         let tls = ClientConnection::new(Arc::clone(&identity.client), name.clone())?;
         let mut link = Self::over(tcp, tls.into(), meter)?;
+        let asked = Instant::now();
         link.write_all(&Preamble::new(role).encode())?;
         link.flush()?;
         let mut answer = [0; ANSWER_BYTES];
         link.read_exact(&mut answer)?;
+        link.round_trip = asked.elapsed();
         PreambleAnswer::decode(&answer)?;
         link.socket.settle()?;
         Ok(link)
@@ -111,7 +116,8 @@ impl Link {
 
     fn over(tcp: TcpStream, mut tls: rustls::Connection, meter: &Meter) -> io::Result<Self> {
         tls.set_buffer_limit(Some(TLS_BUFFER_BYTES * 2));
-        Ok(Self { tls, socket: Metered::new(tcp, CONNECT_LIMIT, meter)? })
+        let socket = Metered::new(tcp, CONNECT_LIMIT, meter)?;
+        Ok(Self { tls, socket, round_trip: Duration::ZERO })
     }
 }
 

@@ -11,9 +11,6 @@ use std::time::Duration;
 /// pages are being written, not when the kernel gives up a quarter of an hour later.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(8);
 
-/// Half of what the kernel then allows, which counts its own data too.
-const SHORT_QUEUE_BYTES: usize = 64 << 10;
-
 /// Counts what the sockets of one move carry, in bytes of TLS records.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Meter {
@@ -64,10 +61,11 @@ impl Metered {
         Ok(Self { tcp, meter: meter.clone() })
     }
 
-    /// Lets no more than this stand unsent or unacknowledged, so that what goes on another
+    /// Lets no more than about `bytes` stand unsent or unacknowledged, so that what goes on another
     /// connection at the same time does not wait behind it in the network's queues.
-    pub(crate) fn keep_queue_short(&self) -> io::Result<()> {
-        SockRef::from(&self.tcp).set_send_buffer_size(SHORT_QUEUE_BYTES)
+    pub(crate) fn bound_queue(&self, bytes: usize) -> io::Result<()> {
+        // The kernel doubles it, for its own data.
+        SockRef::from(&self.tcp).set_send_buffer_size(bytes / 2)
     }
 
     /// Lifts the limits of the handshake.

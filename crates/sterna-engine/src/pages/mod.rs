@@ -2,11 +2,13 @@
 
 mod follow;
 mod pacing;
+mod queue;
 mod receiver;
 mod sender;
 
 pub(crate) use follow::{Follow, Followed, bits, read_bits};
 pub(crate) use pacing::{GivingUp, Pacer};
+use queue::Queue;
 pub(crate) use receiver::{Heard, PageReceiver, ReceiveError, StreamEvent};
 pub(crate) use sender::{KeepHashes, SenderPool, Sends};
 

@@ -1,13 +1,13 @@
 //! The sending end: one thread a stream, each with its share of the guest's pages.
 
-use super::{CHUNK_PAGES, Follow, Pacer, bits, chunks_of, parts_on, stream_of};
+use super::{CHUNK_PAGES, Follow, Pacer, Queue, bits, chunks_of, parts_on, stream_of};
 use crate::link::{Link, SocketControl};
 use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sterna_core::source::RoundSent;
 use sterna_page::{
     PAGE_SIZE, PageClass, PageCount, PageHash, PageHasher, PageNumber, PageRun, PageSet, classify,
@@ -270,11 +270,15 @@ impl PageSender {
 
     /// Pushes owed pages until there are no more.
     fn push(&mut self, follow: &Follow) -> io::Result<()> {
-        self.link.socket.keep_queue_short()?;
+        let mut queue = Queue::new(self.link.round_trip);
+        self.link.socket.bound_queue(queue.bytes())?;
         while let Some(run) = follow.next() {
             self.sent = RoundSent::default();
             self.send_part(run)?;
             follow.note(self.sent.pages, self.sent.bytes);
+            if let Some(bytes) = queue.sent(self.sent.bytes, Instant::now()) {
+                self.link.socket.bound_queue(bytes)?;
+            }
         }
         Ok(())
     }
