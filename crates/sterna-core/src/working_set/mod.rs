@@ -3,7 +3,7 @@
 //! A page that is sent in a round and written again was sent in vain. A [`Predictor`] is shown which
 //! pages the guest wrote, one sample a [`SAMPLING_PERIOD`], and names those that are the most likely
 //! to be written again. A round leaves them out; they stay dirty, and go in a later round or at the
-//! pause. So a wrong prediction never loses a page: it costs downtime, and [`allowance`] says how much
+//! pause. So a wrong prediction never loses a page: it costs downtime, and [`allowance()`] says how much
 //! of that there may be.
 //!
 //! A sample is what was written since the round began ([`Look::Peek`]). To know what was written in
