@@ -6,7 +6,7 @@ mod kit;
 
 use kit::identities::Cluster;
 use kit::proxy::Proxy;
-use kit::{Site, attempt, busy, request, run};
+use kit::{Site, attempt, busy, goes_on_whole, request, run};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::AlgorithmName;
@@ -44,14 +44,7 @@ fn arrived(b: &Site, receipt: &Receipt) -> (SyntheticGuest, Following) {
     let missing = b.host.missing_pages(receipt.attempt);
     assert!(!missing.exists(), "{} is left behind", missing.display());
     let guest = b.host.arrived(receipt.attempt).unwrap();
-    let writes = guest.writes();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while guest.writes() == writes {
-        assert!(Instant::now() < deadline, "the guest makes no progress");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let report = guest.check().unwrap();
-    assert!(report.is_sound(), "{:?}", report.faults);
+    goes_on_whole(&guest);
     (guest, receipt.following.unwrap_or_default())
 }
 

@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::destination::Ending;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
@@ -290,4 +290,16 @@ pub(crate) fn run_watched(
 
 pub(crate) fn busy() -> SyntheticConfig {
     SyntheticConfig::default()
+}
+
+/// The guest goes on writing, and every page of it is as it should be.
+pub(crate) fn goes_on_whole(guest: &SyntheticGuest) {
+    let writes = guest.writes();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while guest.writes() == writes {
+        assert!(Instant::now() < deadline, "the guest makes no progress");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let report = guest.check().unwrap();
+    assert!(report.is_sound(), "{:?}", report.faults);
 }
