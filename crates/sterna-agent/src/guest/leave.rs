@@ -142,13 +142,18 @@ impl Task {
     fn offer(&self, request: &MoveRequest, source: &dyn Source) -> Result<Offer, ApiError> {
         let definition = serde_json::to_value(&self.record.definition)
             .map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
+        let mut codings = vec![Coding::Absent, Coding::Zero, Coding::Raw];
+        // Costs both sides a connection, so it is asked for only where it may be used.
+        if request.algorithm.start().may_owe(&request.limits) {
+            codings.push(Coding::Owed);
+        }
         Ok(Offer {
             name: self.guest.name.clone(),
             layout: source.layout().clone(),
             hypervisor: self.agent.hypervisor.name().into(),
             definition,
             algorithm: request.algorithm.as_str().into(),
-            codings: vec![Coding::Absent, Coding::Zero, Coding::Raw, Coding::Owed],
+            codings,
             streams: request.streams,
             verify: request.verify,
             host_cpu: cpu::is_seen_by(&self.record.definition).then(cpu::here).flatten(),
