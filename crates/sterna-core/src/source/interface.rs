@@ -13,7 +13,7 @@ use sterna_proto::preamble::MoveToken;
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The machine's [`Source::deadline`] has passed.
+    /// The machine's [`deadline`](super::Source::deadline) has passed.
     Deadline,
     /// A message came.
     Message(ToSource),
