@@ -212,7 +212,10 @@ impl Userfaultfd {
     /// When the kernel refuses.
     pub fn unregister(&self, range: AddressRange) -> Result<(), UffdError> {
         let mut argument = raw(range);
-        self.request(UFFDIO_UNREGISTER, &mut argument).map_err(failed("UFFDIO_UNREGISTER"))
+        self.request(UFFDIO_UNREGISTER, &mut argument).map_err(failed("UFFDIO_UNREGISTER"))?;
+        // The kernel (6.18) wakes who waits, and only then takes the range away: a thread that comes
+        // in between would wait for ever.
+        self.wake(range)
     }
 
     fn request<T: Argument>(&self, opcode: u32, argument: &mut T) -> io::Result<()> {

@@ -249,6 +249,28 @@ fn when_it_ends_holes_read_as_zeroes_and_writes_can_be_tracked() {
 }
 
 #[test]
+fn whoever_begins_to_wait_at_the_moment_it_ends_goes_on() {
+    let Some(memory) = missing() else { return };
+    for round in 0..200 {
+        memory.outside.punch(PageRun::new(0, PAGES)).unwrap();
+        memory.register();
+        std::thread::scope(|scope| {
+            let read_all = || (0..PAGES).for_each(|page| drop(memory.read(page)));
+            let threads = [(); 4].map(|()| scope.spawn(read_all));
+            memory.faults(1);
+            memory.uffd.unregister(memory.range).unwrap();
+            let deadline = Instant::now() + LIMIT;
+            while Instant::now() < deadline && !threads.iter().all(|thread| thread.is_finished()) {
+                std::thread::yield_now();
+            }
+            let went_on = threads.iter().all(|thread| thread.is_finished());
+            memory.uffd.wake(memory.range).unwrap();
+            assert!(went_on, "round {round}: a thread waits that nobody will wake");
+        });
+    }
+}
+
+#[test]
 fn a_system_call_that_touches_a_missing_page_waits_like_a_thread() {
     let Some(memory) = missing() else { return };
     if memory.uffd.faults_seen() != super::super::FaultsSeen::All {
