@@ -7,7 +7,7 @@ mod rules;
 
 use crate::Verdict;
 use rules::{
-    Step, Which, accept, active, config, joining, offer, owing, reason, run_destination,
+    Step, Which, accept, active, config, joining, look, offer, owing, reason, run_destination,
     run_source, sent,
 };
 use std::time::Duration;
@@ -15,6 +15,7 @@ use sterna_core::algorithm::ALGORITHMS;
 use sterna_core::destination::{self, MayHaveRun};
 use sterna_core::journal::DestinationRecord;
 use sterna_core::limits::{Limits, WhenStuck};
+use sterna_core::prediction::Prefer;
 use sterna_core::source::{self, Found};
 use sterna_page::{PageCount, RamDigest, ram_digest};
 use sterna_proto::message::{ActivationTimes, Arrival, Rest, ToDestination, ToSource, Verify};
@@ -73,9 +74,15 @@ fn limits(byte: u8) -> Limits {
         copy_time_max: Some(extreme(8, Duration::ZERO, Duration::MAX)),
         bytes_max: Some(if byte & 16 == 0 { 0 } else { u64::MAX }),
         when_stuck: *choose(
-            &[WhenStuck::Abort, WhenStuck::StopAndCopy, WhenStuck::Throttle, WhenStuck::PostCopy],
+            &[
+                None,
+                Some(WhenStuck::StopAndCopy),
+                Some(WhenStuck::Throttle),
+                Some(WhenStuck::PostCopy),
+            ],
             byte >> 5,
         ),
+        prefer: *choose(&[Prefer::Guest, Prefer::Time, Prefer::Bytes, Prefer::Downtime], byte >> 3),
     }
 }
 
@@ -118,6 +125,7 @@ fn source_events() -> Vec<source::Event> {
     let mut events: Vec<Event> = messages.map(Event::Message).into();
     events.extend([0, 1, 1 << 30, u64::MAX].map(|bytes| Event::RoundSent(sent(bytes))));
     events.extend([0, 1, 256, u64::MAX].map(|pages| Event::Scanned(PageCount(pages))));
+    events.extend([0, 1, 256, u64::MAX].map(|pages| Event::Looked(look(pages))));
     events.extend([
         Event::Deadline,
         Event::LinkDown(reason()),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sterna_api::{Direction, MoveState, MoveView};
 use sterna_core::journal::SourceRecord;
+use sterna_core::prediction::Experience;
 use sterna_core::progress::Progress;
 use sterna_core::receipt::{Ending, Receipt};
 use sterna_engine::Watch;
@@ -210,6 +211,16 @@ impl Moves {
     /// The move of this id.
     pub(crate) fn get(&self, id: Uuid) -> Option<Arc<Move>> {
         self.lock().get(&id).cloned()
+    }
+
+    /// What the moves from here have taken, apart from copying.
+    pub(crate) fn experience(&self) -> Experience {
+        let receipt = |entry: &Arc<Move>| match &*entry.outcome.borrow() {
+            Some(Outcome::Receipt(receipt)) => Some(receipt.clone()),
+            Some(Outcome::Summary(_)) | None => None,
+        };
+        let receipts: Vec<Box<Receipt>> = self.all().iter().rev().filter_map(receipt).collect();
+        Experience::of(receipts.iter().map(AsRef::as_ref))
     }
 
     /// All of them, the oldest first.

@@ -29,6 +29,7 @@ use crate::records::{Elsewhere, GuestRecord, OutgoingRecord, Place};
 use std::sync::Arc;
 use sterna_api::Direction;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
+use sterna_core::prediction::Surroundings;
 use sterna_core::source::Found;
 use sterna_engine::source::LeftOver;
 use sterna_proto::message::{AttemptId, JournalId};
@@ -280,7 +281,12 @@ fn resolve(
         };
         let begin = tokio::task::spawn_blocking(move || found(process.as_deref(), journal)).await;
         match begin {
-            Ok(begin) => leave::run(&agent, &guest, &entry, Journey { outgoing, target, begin }),
+            Ok(begin) => {
+                // Nothing is foreseen of a move that is over but for its end.
+                let surroundings = Surroundings::default();
+                let journey = Journey { outgoing, surroundings, target, begin };
+                leave::run(&agent, &guest, &entry, journey);
+            }
             Err(_) => guest.tell(Request::Left(Box::new(outgoing), None)).await,
         }
     });

@@ -14,6 +14,7 @@ pub mod algorithm;
 pub mod destination;
 pub mod journal;
 pub mod limits;
+pub mod prediction;
 pub mod progress;
 pub mod push;
 pub mod receipt;

@@ -1,5 +1,6 @@
 //! The limits of a move: those an operator sets, and those that end a stage which hangs.
 
+use crate::prediction::Prefer;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -8,11 +9,10 @@ use std::time::Duration;
 pub const FIXED_DOWNTIME: Duration = Duration::from_millis(15);
 
 /// What to do when rounds no longer help and the downtime limit is out of reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenStuck {
     /// Give the move up; the guest runs on where it is.
-    #[default]
     Abort,
     /// Slow the vCPUs down until rounds help; give up if they do not at the least speed either.
     Throttle,
@@ -46,8 +46,13 @@ pub struct Limits {
     pub copy_time_max: Option<Duration>,
     /// Bytes of pages sent while the guest runs at most.
     pub bytes_max: Option<u64>,
-    /// What to do when the downtime limit is out of reach.
-    pub when_stuck: WhenStuck,
+    /// What to do when the downtime limit is out of reach. If `None`, `auto` does what costs least, and
+    /// the other algorithms give up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_stuck: Option<WhenStuck>,
+    /// What `auto` is to choose by.
+    #[serde(default)]
+    pub prefer: Prefer,
 }
 
 impl Default for Limits {
@@ -62,7 +67,8 @@ impl Default for Limits {
             rounds_max: 50,
             copy_time_max: None,
             bytes_max: None,
-            when_stuck: WhenStuck::default(),
+            when_stuck: None,
+            prefer: Prefer::default(),
         }
     }
 }

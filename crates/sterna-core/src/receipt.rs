@@ -2,6 +2,7 @@
 
 use crate::algorithm::AlgorithmName;
 use crate::limits::Limits;
+use crate::prediction::{Choice, Forecast};
 use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -63,6 +64,9 @@ pub struct PagesByCoding {
     /// Not in this round: likely to be written again soon, so they were held back from it.
     #[serde(default)]
     pub withheld: PageCount,
+    /// Not in this round: its time was over before their turn came.
+    #[serde(default)]
+    pub unsent: PageCount,
     /// Not before the guest runs at the destination: they follow it.
     #[serde(default)]
     pub owed: PageCount,
@@ -76,6 +80,7 @@ impl std::ops::AddAssign for PagesByCoding {
         self.unchanged += other.unchanged;
         self.postponed += other.postponed;
         self.withheld += other.withheld;
+        self.unsent += other.unsent;
         self.owed += other.owed;
     }
 }
@@ -95,7 +100,8 @@ pub struct Round {
     pub pages: PagesByCoding,
     /// Bytes of page frames, before encryption.
     pub bytes: u64,
-    /// Pages that the guest wrote during the round, and those that were held back from it.
+    /// Pages that the guest wrote during the round, and those that were held back from it; without
+    /// those whose turn did not come.
     pub dirtied: PageCount,
     /// The downtime that was accepted when the round began: the limit, as far as it was widened.
     #[serde(
@@ -226,6 +232,9 @@ pub struct Receipt {
     pub ending: Ending,
     /// The algorithm.
     pub algorithm: AlgorithmName,
+    /// What was foreseen, and chosen where there was a choice; the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<Choice>,
     /// Why it stopped making rounds, if it came so far.
     pub stopped: Option<StopReason>,
     /// The limits it was given.
@@ -234,6 +243,9 @@ pub struct Receipt {
     pub streams: u16,
     /// Bytes of the guest's RAM.
     pub ram_bytes: u64,
+    /// Virtual processors of the guest; zero where it is not known.
+    #[serde(default)]
+    pub vcpus: u32,
     /// When it was asked for, in milliseconds since 1970.
     pub started_unix_ms: u64,
     /// Request until the source was released, or the guest ran on.
@@ -261,6 +273,25 @@ impl Receipt {
     pub fn downtime_allowed(&self) -> Duration {
         let last = self.rounds.last().and_then(|round| round.downtime_limit);
         last.unwrap_or(self.limits.downtime_max)
+    }
+
+    /// What was foreseen of the move when that was first possible: of the method that was asked for or
+    /// chosen then.
+    #[must_use]
+    pub fn foreseen(&self) -> Option<&Forecast> {
+        self.choices.first().and_then(Choice::forecast)
+    }
+
+    /// For how long vCPUs could not work because of the move, all together: while the guest was paused,
+    /// slowed down, or waited for pages.
+    #[must_use]
+    pub fn lost_work(&self) -> Duration {
+        let downtime = self.downtime.map_or(Duration::ZERO, |downtime| downtime.total);
+        let held_back = self.rounds.iter().map(|round| round.held_back);
+        let waits = self.following.map_or(0, |following| following.waits.total_us);
+        let waits = Duration::from_micros(waits);
+        let paused = downtime.saturating_mul(self.vcpus.max(1));
+        held_back.chain([waits]).fold(paused, Duration::saturating_add)
     }
 }
 

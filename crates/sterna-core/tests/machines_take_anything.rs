@@ -8,7 +8,7 @@
 mod rules;
 
 use crate::rules::{
-    Step, Which, accept, active, config, joining, offer, owing, reason, run_destination,
+    Step, Which, accept, active, config, joining, look, offer, owing, reason, run_destination,
     run_source, sent,
 };
 use proptest::prelude::*;
@@ -75,6 +75,7 @@ fn source_events() -> impl Strategy<Value = source::Event> {
         1 => Just(Event::RecordFailed(reason())),
         1 => Just(Event::Prepared),
         1 => Just(Event::Progress),
+        1 => counts.clone().prop_map(|pages| Event::Looked(look(pages))),
         1 => counts.clone().prop_map(|bytes| Event::RoundSent(sent(bytes))),
         1 => counts.prop_map(|pages| Event::Scanned(PageCount(pages))),
         1 => Just(Event::Paused),

@@ -187,7 +187,7 @@ fn a_guest_that_writes_faster_than_the_link_is_given_up_by_name_or_paused_with_l
     let receipt = run(&a, &slow, &guest);
     assert_undone(&receipt, ReasonCode::NotConverging, (&a, &b), &guest);
     slow.attempt = attempt(2);
-    slow.limits = Limits { when_stuck: WhenStuck::StopAndCopy, ..Limits::default() };
+    slow.limits = Limits { when_stuck: Some(WhenStuck::StopAndCopy), ..Limits::default() };
     let receipt = run(&a, &slow, &guest);
     assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
     assert!(b.host.arrived(attempt(2)).unwrap().check().unwrap().is_sound());
@@ -205,7 +205,7 @@ fn too_fast(a: &Site, b: &Site) -> (SyntheticGuest, Move) {
     let mut request = request(a, b.listener.address(), &guest, 1);
     request.bandwidth_bytes_per_second = Some(30 << 20);
     request.limits = Limits {
-        when_stuck: WhenStuck::Throttle,
+        when_stuck: Some(WhenStuck::Throttle),
         downtime_max: Duration::from_millis(100),
         ..Limits::default()
     };

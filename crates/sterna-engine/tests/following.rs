@@ -92,12 +92,15 @@ fn what_came_in_rounds_and_was_written_again_is_not_seen_at_the_destination() {
 #[test]
 fn what_a_round_held_back_is_owed_and_follows() {
     let (a, b) = sites();
-    let guest = SyntheticGuest::start(kit::rewriting()).unwrap();
+    // Slow enough for another round to pay, which is the last that it may make.
+    let rate = WriteRate::BytesPerSecond(5_000_000);
+    let guest = SyntheticGuest::start(SyntheticConfig { rate, ..kit::rewriting() }).unwrap();
     let request = by(AlgorithmName::Hybrid, request(&a, b.listener.address(), &guest, 1));
-    let request = Move { hold_back: HoldBack::Aged, ..kit::rewritten(request) };
+    let mut request = Move { hold_back: HoldBack::Aged, ..kit::rewritten(request) };
+    request.limits.rounds_max = 2;
     let receipt = run(&a, &request, &guest);
     let (_, following) = arrived(&b, &receipt);
-    assert_eq!(receipt.stopped, Some(StopReason::FollowingIsCheaper), "{receipt:#?}");
+    assert_eq!(receipt.stopped, Some(StopReason::RoundLimit), "{receipt:#?}");
     let [.., round, last] = &receipt.rounds[..] else { panic!("{receipt:#?}") };
     assert!(round.pages.withheld > PageCount::ZERO, "{receipt:#?}");
     assert!(last.pages.owed >= round.pages.withheld, "{receipt:#?}");
@@ -110,7 +113,7 @@ fn a_move_that_is_stuck_hands_over_if_told_to() {
     let config = SyntheticConfig { rate: WriteRate::Unlimited, ..busy() };
     let guest = SyntheticGuest::start(config).unwrap();
     let mut request = request(&a, b.listener.address(), &guest, 1);
-    let when_stuck = WhenStuck::PostCopy;
+    let when_stuck = Some(WhenStuck::PostCopy);
     let downtime_max = Duration::from_millis(20);
     request.limits = Limits { when_stuck, downtime_max, ..Limits::default() };
     request.bandwidth_bytes_per_second = Some(SLOW);

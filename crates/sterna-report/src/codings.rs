@@ -6,18 +6,19 @@ use sterna_page::PageCount;
 
 /// From the bottom of a bar to its top: a coding's name, which is its style as well, and its
 /// meaning.
-pub(crate) const CODINGS: [(&str, &str); 7] = [
+pub(crate) const CODINGS: [(&str, &str); 8] = [
     ("raw", "raw"),
     ("zero", "zero"),
     ("absent", "absent: no such page"),
     ("unchanged", "unchanged: compared again"),
     ("postponed", "postponed: written again before its turn"),
     ("withheld", "held back: likely to be written again"),
+    ("unsent", "left: the round's time was over"),
     ("owed", "owed: follows the guest"),
 ];
 
 /// Pages of a coding, in the order of [`CODINGS`].
-pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 7] {
+pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 8] {
     [
         pages.raw,
         pages.zero,
@@ -25,6 +26,7 @@ pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 7] {
         pages.unchanged,
         pages.postponed,
         pages.withheld,
+        pages.unsent,
         pages.owed,
     ]
 }

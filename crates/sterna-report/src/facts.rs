@@ -132,7 +132,7 @@ fn limits(receipt: &Receipt) -> Markup {
         (fact("Rounds", &limits.rounds_max.to_string()))
         (fact("Time of copying", &limits.copy_time_max.map_or_else(none, time)))
         (fact("Bytes while the guest runs", &limits.bytes_max.map_or_else(none, bytes)))
-        (fact("When rounds no longer help", words::when_stuck(limits.when_stuck)))
+        (fact("When rounds no longer help", words::when_stuck(limits.when_stuck, receipt.algorithm)))
     }
 }
 

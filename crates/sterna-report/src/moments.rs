@@ -2,9 +2,8 @@
 
 use crate::figures;
 use std::time::Duration;
-use sterna_core::algorithm::{AlgorithmName, View};
+use sterna_core::algorithm::{AlgorithmName, link_bytes_per_second};
 use sterna_core::receipt::{Ending, Receipt, Round};
-use sterna_page::PageCount;
 
 /// A stretch of time, counted from the request to move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,12 +71,5 @@ pub(crate) fn magnified(receipt: &Receipt) -> Option<Span> {
 
 /// Bytes a second that the link let through, as the algorithms judge it.
 pub(crate) fn link_rate(receipt: &Receipt) -> Option<f64> {
-    View {
-        rounds: &receipt.rounds,
-        residue: PageCount::ZERO,
-        elapsed: Duration::ZERO,
-        fixed_downtime: Duration::ZERO,
-        limits: &receipt.limits,
-    }
-    .link_bytes_per_second()
+    link_bytes_per_second(&receipt.rounds)
 }

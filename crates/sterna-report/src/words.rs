@@ -2,6 +2,7 @@
 
 use crate::{codings, figures, moments};
 use maud::{Markup, html};
+use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::WhenStuck;
 use sterna_core::receipt::{Ending, RamCheck, Receipt, Round};
 use sterna_proto::message::Reason;
@@ -94,7 +95,13 @@ pub(crate) fn ram(check: RamCheck) -> &'static str {
 }
 
 /// What happens when rounds no longer help.
-pub(crate) fn when_stuck(choice: WhenStuck) -> &'static str {
+pub(crate) fn when_stuck(choice: Option<WhenStuck>, algorithm: AlgorithmName) -> &'static str {
+    let Some(choice) = choice else {
+        return match algorithm {
+            AlgorithmName::Auto => "do what costs least",
+            _ => "give the move up",
+        };
+    };
     match choice {
         WhenStuck::Abort => "give the move up",
         WhenStuck::PostCopy => "hand the guest over and let the rest follow",

@@ -220,11 +220,11 @@ fn time() -> impl Strategy<Value = Duration> {
 prop_compose! {
     fn round()(
         number_of in number(), started in time(), took in time(), bytes in number(),
-        pages in proptest::array::uniform7(number()),
+        pages in proptest::array::uniform8(number()),
     ) -> Round {
-        let [raw, zero, absent, unchanged, dirtied, withheld, owed] = pages.map(PageCount);
+        let [raw, zero, absent, unchanged, dirtied, withheld, unsent, owed] = pages.map(PageCount);
         let postponed = dirtied;
-        let pages = PagesByCoding { raw, zero, absent, unchanged, postponed, withheld, owed };
+        let pages = PagesByCoding { raw, zero, absent, unchanged, postponed, withheld, unsent, owed };
         let number = u32::try_from(number_of).unwrap_or(u32::MAX);
         Round { number, started, took, pages, bytes, dirtied, ..Round::default() }
     }

@@ -4,10 +4,12 @@ use crate::cli::{Global, Output};
 use crate::exit::Exit;
 use crate::units::{parse_rate, parse_size};
 use crate::{output, watch};
+use rand::seq::IteratorRandom;
 use std::time::Duration;
 use sterna_api::{MoveRequest, MoveView, STREAMS_DEFAULT, paths};
-use sterna_core::algorithm::AlgorithmName;
+use sterna_core::algorithm::{ALGORITHMS, AlgorithmName, UnknownAlgorithm};
 use sterna_core::limits::{Limits, WhenStuck};
+use sterna_core::prediction::Prefer;
 use sterna_core::push::PushOrder;
 use sterna_core::working_set::HoldBack;
 use sterna_proto::message::Verify;
@@ -22,10 +24,14 @@ pub(crate) struct MigrateArgs {
     /// Host to move it to, as its certificate names it, with a port if it is not 7401
     #[arg(long, value_name = "HOST[:PORT]")]
     to: String,
-    /// Algorithm: pre-copy, hybrid (rounds while they pay, then the guest goes and the rest follows
-    /// it), post-copy (the guest goes first) or stop-and-copy
-    #[arg(long, default_value_t)]
+    /// Algorithm: auto (whichever is foreseen to cost least), pre-copy, hybrid (rounds while they pay,
+    /// then the guest goes and the rest follows it), post-copy (the guest goes first), stop-and-copy,
+    /// or random (any of these but auto: for experiments)
+    #[arg(long, value_parser = parse_algorithm, default_value = "auto")]
     algorithm: AlgorithmName,
+    /// What auto shall spare most: guest (work that the guest loses), downtime, time or bytes
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    prefer: Prefer,
     /// Accept no longer downtime than this
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_downtime: Option<Duration>,
@@ -45,9 +51,10 @@ pub(crate) struct MigrateArgs {
     #[arg(long)]
     verify: bool,
     /// When the guest writes faster than the link: abort, throttle (slow its vCPUs down until the
-    /// move converges), post-copy (hand it over, the rest follows) or stop-and-copy
-    #[arg(long, value_name = "WHAT", value_parser = parse_when_stuck, default_value = "abort")]
-    when_stuck: WhenStuck,
+    /// move converges), post-copy (hand it over, the rest follows) or stop-and-copy; if not given, auto
+    /// does what costs least and the other algorithms abort
+    #[arg(long, value_name = "WHAT", value_parser = parse_when_stuck)]
+    when_stuck: Option<WhenStuck>,
     /// Order in which pages follow the guest: bubbling (around those it has just waited for) or
     /// linear
     #[arg(long, value_name = "ORDER", value_parser = parse_push, default_value = "bubbling")]
@@ -83,6 +90,14 @@ fn parse_when_stuck(text: &str) -> Result<WhenStuck, String> {
     }
 }
 
+fn parse_algorithm(text: &str) -> Result<AlgorithmName, UnknownAlgorithm> {
+    if text == "random" {
+        let drawn = ALGORITHMS.into_iter().filter(|name| *name != AlgorithmName::Auto);
+        return Ok(drawn.choose(&mut rand::rng()).unwrap_or_default());
+    }
+    text.parse()
+}
+
 fn parse_push(text: &str) -> Result<PushOrder, String> {
     match text {
         "bubbling" => Ok(PushOrder::Bubbling),
@@ -104,6 +119,7 @@ impl MigrateArgs {
             copy_time_max: self.max_time,
             bytes_max: self.max_bytes,
             when_stuck: self.when_stuck,
+            prefer: self.prefer,
         };
         MoveRequest {
             id: self.id.unwrap_or_else(Uuid::new_v4),

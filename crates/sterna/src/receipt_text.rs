@@ -3,6 +3,7 @@
 use crate::units::{rate, size, time};
 use std::fmt::{self, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
+use sterna_core::prediction::{Band, Forecast};
 use sterna_core::receipt::{Downtime, Ending, Following, RamCheck, Receipt, Round, WireBytes};
 use sterna_core::speed::VcpuSpeed;
 
@@ -25,6 +26,10 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
     field(text, "RAM", &size(receipt.ram_bytes))?;
     let algorithm = format!("{}, {} {streams}", receipt.algorithm, receipt.streams);
     field(text, "algorithm", &algorithm)?;
+    for choice in &receipt.choices {
+        let chosen = format!("{}: {} ({})", time(choice.after), choice.method, choice.reason);
+        field(text, "chosen after", &chosen)?;
+    }
     if let Some(stopped) = receipt.stopped {
         field(text, "paused when", &stopped.as_str())?;
     }
@@ -33,6 +38,9 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
         write!(total, ", {} of it negotiation", time(receipt.negotiation))?;
     }
     field(text, "total", &total)?;
+    if let Some(forecast) = receipt.foreseen().filter(|_| receipt.ending == Ending::Moved) {
+        field(text, "foreseen", &foreseen(forecast, receipt))?;
+    }
     field(text, "sent", &sent(&receipt.wire))?;
     field(text, "RAM check", &check(receipt.ram_digest))?;
     if let Some(following) = &receipt.following {
@@ -91,6 +99,21 @@ fn sent(wire: &WireBytes) -> String {
         let _ = write!(text, ", {} by the interface's counter", size(interface));
     }
     text
+}
+
+/// What was foreseen, beside what happened.
+fn foreseen(forecast: &Forecast, receipt: &Receipt) -> String {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let shown = |band: &Band, happened: u64| {
+        let [low, expected, high] =
+            [band.low, band.expected, band.high].map(|us| time(Duration::from_micros(us)));
+        let off =
+            band.error(happened).map_or(String::new(), |off| format!(", {:+.0} %", off * 100.0));
+        format!("{expected} ({low} to {high}){off}")
+    };
+    let downtime = receipt.downtime.map_or(Duration::ZERO, |downtime| downtime.total);
+    let total = shown(&forecast.total_us, micros(receipt.total));
+    format!("{total}; downtime {}", shown(&forecast.downtime_us, micros(downtime)))
 }
 
 /// What followed the guest, and what it waited for.
@@ -172,9 +195,13 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
             0 => String::new(),
             held => format!("  {held} held back"),
         };
+        let left = match pages.unsent.0 {
+            0 => String::new(),
+            left => format!("  {left} left for later"),
+        };
         writeln!(
             text,
-            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{held}{slowed}",
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{held}{left}{slowed}",
             round.number,
             time(round.took),
             size(round.bytes),
@@ -225,9 +252,11 @@ pub(crate) mod tests {
             destination: "b:7401".into(),
             ending: Ending::Moved,
             algorithm: AlgorithmName::PreCopy,
+            choices: Vec::new(),
             stopped: Some(StopReason::GoalReached),
             limits: Limits::default(),
             streams: 2,
+            vcpus: 2,
             ram_bytes: 512 << 20,
             started_unix_ms: 1_763_679_662_000,
             total: Duration::from_millis(5312),

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, paths};
 use sterna_core::limits::StageLimits;
+use sterna_core::prediction::Surroundings;
 use sterna_engine::SourceJournal;
 use sterna_engine::source::{self, LeftOver, Move as EngineMove};
 use sterna_proto::limits::STREAMS_MAX;
@@ -34,6 +35,7 @@ pub(crate) enum Begin {
 /// A move that is about to run.
 pub(crate) struct Journey {
     pub(crate) outgoing: OutgoingRecord,
+    pub(crate) surroundings: Surroundings,
     pub(crate) target: Target,
     pub(crate) begin: Begin,
 }
@@ -134,9 +136,20 @@ impl Task {
         tracing::info!(guest = %self.guest.name, %attempt, role = "source",
             to = %outgoing.request.to, "move begins");
         self.activity = Activity::Moving(Arc::clone(&entry));
-        let begin = Begin::New(source);
-        run(&self.agent, &self.guest, &entry, Journey { outgoing, target, begin });
+        let journey = Journey {
+            surroundings: self.surroundings(),
+            outgoing,
+            target,
+            begin: Begin::New(source),
+        };
+        run(&self.agent, &self.guest, &entry, journey);
         Ok(entry)
+    }
+
+    /// What is known of this guest, and of moves from here.
+    fn surroundings(&self) -> Surroundings {
+        let vcpus = self.record.definition.vcpus;
+        Surroundings { vcpus, experience: self.agent.moves.experience() }
     }
 
     fn offer(&self, request: &MoveRequest, source: &dyn Source) -> Result<Offer, ApiError> {
@@ -179,12 +192,14 @@ fn immovable(reasons: &[sterna_vmm::Immovable]) -> ApiError {
 
 /// Runs a move in a thread of its own, which tells the guest's task when it has ended.
 pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) {
-    let Journey { outgoing, target, begin } = journey;
+    let Journey { outgoing, surroundings, target, begin } = journey;
     let request = EngineMove {
         attempt: outgoing.attempt,
         offer: outgoing.offer.clone(),
         algorithm: outgoing.request.algorithm,
         limits: outgoing.request.limits,
+        surroundings,
+        planned: None,
         hold_back: outgoing.request.hold_back,
         stages: StageLimits::default(),
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,

@@ -2,16 +2,16 @@
 //! 2012).
 //!
 //! When to change over is predicted at each round end. Of *R* pages that a round sends, the guest
-//! writes *ρR* again meanwhile; the last round tells *ρ*, and as a shorter round leaves the guest
-//! less time, it is an upper bound of the next one's. Another round thus costs *R* pages of link and
-//! spares the guest *(1 − ρ) R* pages to wait for; the move takes *ρR* pages longer for it. It is
-//! made while it spares more than it lengthens, which is while *ρ < ½*. Such rounds shrink by half
-//! at least, so they soon reach the downtime goal, and then nothing is owed at all.
+//! writes *ρR* again meanwhile; the working-set curve tells *ρ* for the time that the next round takes,
+//! or, before it is known, the last round does: as a shorter round leaves the guest less time, that is
+//! an upper bound. Another round thus costs *R* pages of link and spares the guest *(1 − ρ) R* pages to
+//! wait for; the move takes *ρR* pages longer for it. It is made while it spares more than it lengthens,
+//! which is while *ρ < ½*. Such rounds shrink by half at least, so they soon reach the downtime goal, and
+//! then nothing is owed at all.
 
 use super::{Algorithm, AlgorithmName, Decision, Tracking, View};
 use crate::limits::Limits;
-use crate::receipt::StopReason;
-use crate::speed::VcpuSpeed;
+use crate::receipt::{Round, StopReason};
 
 /// The policy of rounds before the hand-over.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ impl Algorithm for Hybrid {
 
     fn next(&mut self, view: &View<'_>) -> Decision {
         let Some(last) = view.rounds.last() else {
-            return Decision::Copy { vcpus: VcpuSpeed::FULL };
+            return Decision::COPY;
         };
         let within_limit = view.downtime() <= view.limits.downtime_max;
         if view.residue_time() <= view.limits.downtime_goal && within_limit {
@@ -41,18 +41,29 @@ impl Algorithm for Hybrid {
         if let Some(reason) = view.limit_reached() {
             return Decision::HandOver(reason);
         }
-        let sent = last.pages.raw.0.saturating_add(last.pages.zero.0);
-        if last.dirtied.0.saturating_mul(2) >= sent {
+        if !another_pays(view, last) {
             return Decision::HandOver(StopReason::FollowingIsCheaper);
         }
-        Decision::Copy { vcpus: VcpuSpeed::FULL }
+        Decision::COPY
     }
+}
+
+/// Whether the guest will write less than half of another round again meanwhile.
+fn another_pays(view: &View<'_>, last: &Round) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let pages = |count: u64| count as f64;
+    if view.curve.is_known() {
+        let again = view.curve.pages_within(view.residue_time().as_secs_f64());
+        return again * 2.0 < pages(view.residue.0);
+    }
+    let sent = last.pages.raw.0.saturating_add(last.pages.zero.0);
+    pages(last.dirtied.0) * 2.0 < pages(sent)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receipt::{PagesByCoding, Round};
+    use crate::receipt::PagesByCoding;
     use std::time::Duration;
     use sterna_page::PageCount;
 
@@ -69,15 +80,13 @@ mod tests {
 
     fn decide(rounds: &[Round], limits: &Limits) -> Decision {
         let residue = rounds.last().map_or(PageCount::ZERO, |round| round.dirtied);
-        let fixed_downtime = Duration::from_millis(15);
-        let elapsed = rounds.iter().map(|round| round.took).sum();
-        Hybrid.next(&View { rounds, residue, elapsed, fixed_downtime, limits })
+        Hybrid.next(&View::after(rounds, residue, limits))
     }
 
     #[test]
     fn rounds_go_on_while_they_spare_more_than_they_lengthen() {
         let limits = Limits::default();
-        let more = Decision::Copy { vcpus: VcpuSpeed::FULL };
+        let more = Decision::COPY;
         let over = Decision::HandOver(StopReason::FollowingIsCheaper);
         assert_eq!(decide(&[], &limits), more);
         assert_eq!(decide(&[round(100_000, 40_000)], &limits), more);

@@ -1,17 +1,20 @@
 //! The pool: each algorithm is a pure policy that says what a move does next, and why.
 
+mod auto;
 mod hybrid;
 mod post_copy;
 mod pre_copy;
 mod stop_and_copy;
 mod throttle;
 
+pub use auto::Auto;
 pub use hybrid::Hybrid;
 pub use post_copy::PostCopy;
 pub use pre_copy::PreCopy;
 pub use stop_and_copy::StopAndCopy;
 
 use crate::limits::Limits;
+use crate::prediction::{Choice, Surroundings, WorkingSetCurve};
 use crate::receipt::{Round, StopReason};
 use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
@@ -24,10 +27,12 @@ use sterna_page::PageCount;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AlgorithmName {
+    /// Whichever of the others is foreseen to cost least.
+    #[default]
+    Auto,
     /// Pause, copy all, hand over.
     StopAndCopy,
     /// Rounds of dirty pages while the guest runs, the rest after the pause.
-    #[default]
     PreCopy,
     /// Hand over at once; all pages follow.
     PostCopy,
@@ -36,7 +41,8 @@ pub enum AlgorithmName {
 }
 
 /// Every algorithm of this release.
-pub const ALGORITHMS: [AlgorithmName; 4] = [
+pub const ALGORITHMS: [AlgorithmName; 5] = [
+    AlgorithmName::Auto,
     AlgorithmName::PreCopy,
     AlgorithmName::Hybrid,
     AlgorithmName::PostCopy,
@@ -45,7 +51,7 @@ pub const ALGORITHMS: [AlgorithmName; 4] = [
 
 /// A name that is no algorithm's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown algorithm {0:?}; known are pre-copy, hybrid, post-copy, stop-and-copy")]
+#[error("unknown algorithm {0:?}; known are auto, pre-copy, hybrid, post-copy, stop-and-copy")]
 pub struct UnknownAlgorithm(pub String);
 
 impl AlgorithmName {
@@ -53,6 +59,7 @@ impl AlgorithmName {
     #[must_use]
     pub fn start(self) -> Box<dyn Algorithm> {
         match self {
+            Self::Auto => Box::new(Auto::default()),
             Self::StopAndCopy => Box::new(StopAndCopy),
             Self::PreCopy => Box::new(PreCopy::default()),
             Self::PostCopy => Box::new(PostCopy),
@@ -64,6 +71,7 @@ impl AlgorithmName {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::StopAndCopy => "stop-and-copy",
             Self::PreCopy => "pre-copy",
             Self::PostCopy => "post-copy",
@@ -101,6 +109,12 @@ pub struct View<'a> {
     pub fixed_downtime: Duration,
     /// The operator's limits.
     pub limits: &'a Limits,
+    /// Request until the first page.
+    pub setup: Duration,
+    /// What the guest was seen to write of late.
+    pub curve: &'a WorkingSetCurve,
+    /// What is known besides.
+    pub surroundings: &'a Surroundings,
 }
 
 /// What a move does next.
@@ -110,6 +124,8 @@ pub enum Decision {
     Copy {
         /// At which speed it runs meanwhile.
         vcpus: VcpuSpeed,
+        /// The round ends after this long, with what was not sent by then left for later.
+        at_most: Option<Duration>,
     },
     /// Pause the guest, copy the rest and hand over.
     Pause(StopReason),
@@ -117,6 +133,11 @@ pub enum Decision {
     HandOver(StopReason),
     /// End the move; the guest runs on where it is.
     GiveUp(StopReason),
+}
+
+impl Decision {
+    /// Another round at full speed.
+    pub(crate) const COPY: Self = Self::Copy { vcpus: VcpuSpeed::FULL, at_most: None };
 }
 
 /// A policy: from what happened to what is done next.
@@ -141,6 +162,19 @@ pub trait Algorithm: fmt::Debug + Send {
         true
     }
 
+    /// Whether it cannot do without that.
+    fn must_owe(&self, limits: &Limits) -> bool {
+        self.may_owe(limits)
+    }
+
+    /// Takes note that the destination cannot be owed pages.
+    fn cannot_owe(&mut self) {}
+
+    /// What it has chosen so far, if it chooses among others.
+    fn choices(&self) -> &[Choice] {
+        &[]
+    }
+
     /// Decides at the start (no rounds yet) and at the end of each round.
     fn next(&mut self, view: &View<'_>) -> Decision;
 }
@@ -157,17 +191,23 @@ pub enum Tracking {
 /// Bytes of a round from which on its speed tells the link's, not the round trip's.
 const RATE_SAMPLE_BYTES_MIN: u64 = 1 << 20;
 
+/// Bytes a second that a move got through, from the newest round that is large enough to tell; `None`
+/// before there is one.
+#[must_use]
+pub fn link_bytes_per_second(rounds: &[Round]) -> Option<f64> {
+    let telling = |r: &&Round| r.bytes >= RATE_SAMPLE_BYTES_MIN && !r.took.is_zero();
+    let largest_of_all = || rounds.iter().rfind(|r| !r.took.is_zero());
+    let round = rounds.iter().rev().find(telling).or_else(largest_of_all)?;
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let bytes = round.bytes.max(1) as f64;
+    Some(bytes / round.took.as_secs_f64())
+}
+
 impl View<'_> {
-    /// Bytes a second that the move gets through, from the newest round that is large enough to
-    /// tell; `None` before there is one.
+    /// Bytes a second that the move gets through; see [`link_bytes_per_second`].
     #[must_use]
     pub fn link_bytes_per_second(&self) -> Option<f64> {
-        let telling = |r: &&Round| r.bytes >= RATE_SAMPLE_BYTES_MIN && !r.took.is_zero();
-        let largest_of_all = || self.rounds.iter().rfind(|r| !r.took.is_zero());
-        let round = self.rounds.iter().rev().find(telling).or_else(largest_of_all)?;
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let bytes = round.bytes.max(1) as f64;
-        Some(bytes / round.took.as_secs_f64())
+        link_bytes_per_second(self.rounds)
     }
 
     /// Bytes a second that the guest wrote during the last round; `None` before there is one.
@@ -212,5 +252,23 @@ impl View<'_> {
     #[must_use]
     pub fn downtime(&self) -> Duration {
         self.fixed_downtime.saturating_add(self.residue_time())
+    }
+}
+
+#[cfg(test)]
+impl<'a> View<'a> {
+    /// The view after these rounds, of which only the last may have left anything out.
+    pub(crate) fn after(rounds: &'a [Round], residue: PageCount, limits: &'a Limits) -> Self {
+        Self {
+            rounds,
+            residue,
+            elapsed: rounds.iter().map(|round| round.took).sum(),
+            fixed_downtime: Duration::from_millis(15),
+            limits,
+            setup: Duration::ZERO,
+            // Some bytes a test.
+            curve: Box::leak(Box::default()),
+            surroundings: Box::leak(Box::default()),
+        }
     }
 }

@@ -46,7 +46,7 @@ pub struct PreCopy {
 impl PreCopy {
     fn copy(&self) -> Decision {
         let vcpus = self.throttle.map_or(VcpuSpeed::FULL, Throttle::speed);
-        Decision::Copy { vcpus }
+        Decision::Copy { vcpus, at_most: None }
     }
 
     /// Widens the downtime limit by a step. `false` if it may not be wider.
@@ -117,7 +117,7 @@ impl Algorithm for PreCopy {
     }
 
     fn may_owe(&self, limits: &Limits) -> bool {
-        limits.when_stuck == WhenStuck::PostCopy
+        limits.when_stuck == Some(WhenStuck::PostCopy)
     }
 
     fn downtime_limit(&self, limits: &Limits) -> Duration {
@@ -159,12 +159,14 @@ impl Algorithm for PreCopy {
                 self.copy()
             }
             (Some(reason), _) if within_limit => Decision::Pause(reason),
-            (Some(StopReason::NoProgress), WhenStuck::Throttle) if self.slow_down(view) => {
+            (Some(StopReason::NoProgress), Some(WhenStuck::Throttle)) if self.slow_down(view) => {
                 self.copy()
             }
-            (Some(reason), WhenStuck::StopAndCopy) => Decision::Pause(reason),
-            (Some(reason), WhenStuck::PostCopy) => Decision::HandOver(reason),
-            (Some(reason), WhenStuck::Abort | WhenStuck::Throttle) => Decision::GiveUp(reason),
+            (Some(reason), Some(WhenStuck::StopAndCopy)) => Decision::Pause(reason),
+            (Some(reason), Some(WhenStuck::PostCopy)) => Decision::HandOver(reason),
+            (Some(reason), Some(WhenStuck::Abort | WhenStuck::Throttle) | None) => {
+                Decision::GiveUp(reason)
+            }
         }
     }
 }
@@ -183,15 +185,10 @@ mod tests {
         let mut residue = PageCount(ram / 4096);
         let mut elapsed = Duration::ZERO;
         loop {
-            let view = View {
-                rounds: &rounds,
-                residue,
-                elapsed,
-                fixed_downtime: Duration::from_millis(10),
-                limits,
-            };
+            let fixed_downtime = Duration::from_millis(10);
+            let view = View { fixed_downtime, ..View::after(&rounds, residue, limits) };
             let vcpus = match algorithm.next(&view) {
-                Decision::Copy { vcpus } => vcpus,
+                Decision::Copy { vcpus, .. } => vcpus,
                 end => return (end, rounds),
             };
             let took = Duration::from_micros(100 + residue.bytes() * 1_000_000 / LINK);
@@ -229,14 +226,14 @@ mod tests {
         assert_eq!(end, Decision::GiveUp(StopReason::NoProgress));
         assert!(rounds.len() <= 6, "{} rounds", rounds.len());
         assert!(rounds.iter().all(|round| round.vcpus == VcpuSpeed::FULL), "nobody asked for it");
-        let limits = Limits { when_stuck: WhenStuck::StopAndCopy, ..Limits::default() };
+        let limits = Limits { when_stuck: Some(WhenStuck::StopAndCopy), ..Limits::default() };
         let (end, _) = simulate(1 << 30, LINK * 2, 256 << 20, &limits);
         assert_eq!(end, Decision::Pause(StopReason::NoProgress));
     }
 
     #[test]
     fn a_guest_faster_than_the_link_is_slowed_down_until_it_converges() {
-        let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
+        let limits = Limits { when_stuck: Some(WhenStuck::Throttle), ..Limits::default() };
         for tenths in [11, 13, 16, 20, 30, 45] {
             for set in [64 << 20, 256 << 20, 1 << 30] {
                 let (end, rounds) = simulate(1 << 30, LINK * tenths / 10, set, &limits);
@@ -253,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_guest_is_not_slowed_down_much_more_than_it_takes() {
-        let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
+        let limits = Limits { when_stuck: Some(WhenStuck::Throttle), ..Limits::default() };
         let (_, rounds) = simulate(1 << 30, LINK * 2, 1 << 30, &limits);
         let slow: Vec<u8> = rounds
             .iter()
@@ -276,12 +273,9 @@ mod tests {
             // 400 MB are left of it every time, four seconds of this link.
             let (bytes, took, dirtied) = (LINK, Duration::from_secs(1), PageCount(100_000));
             rounds.push(Round { pages, bytes, took, dirtied, ..Round::default() });
-            let elapsed = Duration::from_secs(rounds.len() as u64);
-            let fixed_downtime = Duration::ZERO;
-            let (rounds, limits) = (&rounds[..], &limits);
-            algorithm.next(&View { rounds, residue: dirtied, elapsed, fixed_downtime, limits })
+            algorithm.next(&View::after(&rounds, dirtied, &limits))
         };
-        let copy = Decision::Copy { vcpus: VcpuSpeed::FULL };
+        let copy = Decision::COPY;
         for _ in 0..2 {
             assert_eq!(next(&mut algorithm, 3000), copy);
             assert!(algorithm.may_hold_back());
@@ -312,7 +306,7 @@ mod tests {
     #[test]
     fn a_guest_is_slowed_down_only_when_the_downtime_cannot_be_stretched() {
         let both = Limits {
-            when_stuck: WhenStuck::Throttle,
+            when_stuck: Some(WhenStuck::Throttle),
             downtime_stretch: Some(Duration::from_millis(1500)),
             ..Limits::default()
         };
@@ -326,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_guest_too_fast_even_at_the_least_speed_is_given_up() {
-        let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
+        let limits = Limits { when_stuck: Some(WhenStuck::Throttle), ..Limits::default() };
         let (end, rounds) = simulate(1 << 30, LINK * 100, 1 << 30, &limits);
         assert_eq!(end, Decision::GiveUp(StopReason::NoProgress));
         assert_eq!(rounds.last().unwrap().vcpus, VcpuSpeed::percent(2));
@@ -341,20 +335,14 @@ mod tests {
             dirtied: PageCount(dirtied << 8),
             ..Round::default()
         };
-        let limits = Limits { when_stuck: WhenStuck::Throttle, ..Limits::default() };
+        let limits = Limits { when_stuck: Some(WhenStuck::Throttle), ..Limits::default() };
         let mut algorithm = PreCopy::default();
         let mut rounds = vec![round(1000, 200)];
         let mut speeds = Vec::new();
         for (sent, dirtied) in [(200, 200), (200, 200), (200, 200), (200, 90), (90, 5), (50, 49)] {
             rounds.push(round(sent, dirtied));
-            let view = View {
-                rounds: &rounds,
-                residue: PageCount(dirtied << 8),
-                elapsed: Duration::ZERO,
-                fixed_downtime: Duration::ZERO,
-                limits: &limits,
-            };
-            if let Decision::Copy { vcpus } = algorithm.next(&view) {
+            let view = View::after(&rounds, PageCount(dirtied << 8), &limits);
+            if let Decision::Copy { vcpus, .. } = algorithm.next(&view) {
                 speeds.push(vcpus.as_percent());
             }
         }

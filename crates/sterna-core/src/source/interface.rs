@@ -3,6 +3,7 @@
 use crate::algorithm::{Algorithm, Tracking};
 use crate::journal::SourceRecord;
 use crate::limits::{Limits, StageLimits};
+use crate::prediction::{Choice, Look, Surroundings};
 use crate::receipt::{Ending, PagesByCoding};
 use crate::speed::VcpuSpeed;
 use std::time::Duration;
@@ -31,9 +32,12 @@ pub enum Event {
     Prepared,
     /// Pages get through.
     Progress,
-    /// All pages of the round were handed to the streams, with their marks.
+    /// What the guest has written since the round began.
+    Looked(Look),
+    /// All pages of the round were handed to the streams, with their marks, or all for which there was
+    /// time.
     RoundSent(RoundSent),
-    /// Pages written since the last scan.
+    /// Pages written since the last scan, and those that were left over before.
     Scanned(PageCount),
     /// The guest is paused.
     Paused,
@@ -95,7 +99,8 @@ pub enum Effect {
         /// Whether the guest's pages are to be tracked.
         tracking: Tracking,
     },
-    /// Send a round of pages and its marks; `RoundSent` or `Failed`, and `Progress` meanwhile.
+    /// Send a round of pages and its marks; `RoundSent` or `Failed`, and `Progress` and `Looked`
+    /// meanwhile.
     CopyRound {
         /// Number of the round.
         round: u32,
@@ -106,6 +111,9 @@ pub enum Effect {
         /// How many pages may be left out because they are likely to be written again soon. They
         /// stay among those that scans have reported.
         may_withhold: PageCount,
+        /// The round ends after this long, if not before; what was not sent stays among those pages,
+        /// too.
+        at_most: Option<Duration>,
     },
     /// Read and clear the dirty pages; `Scanned` or `Failed`.
     Scan,
@@ -161,6 +169,10 @@ pub struct Config {
     pub stages: StageLimits,
     /// What a switchover costs with nothing left to copy, as far as known.
     pub fixed_downtime: Duration,
+    /// What is known besides.
+    pub surroundings: Surroundings,
+    /// What was foreseen before the move was asked for, if it was.
+    pub planned: Option<Choice>,
 }
 
 /// How a guest was found by an agent that was restarted.

@@ -38,6 +38,7 @@ pub use interface::{Config, Effect, Event, Found, RoundSent, Selection};
 use crate::algorithm::{Decision, View};
 use crate::journal::SourceRecord;
 use crate::limits::WhenStuck;
+use crate::prediction::{Behaviour, Choice, Method, Model};
 use crate::receipt::{Ending, RamCheck, Round, StopReason};
 use crate::speed::VcpuSpeed;
 use crate::time::Time;
@@ -127,6 +128,9 @@ pub struct Source {
     downtime_limit: Duration,
     /// Pages that the next round may hold back.
     may_withhold: PageCount,
+    behaviour: Behaviour,
+    /// What was foreseen, where the algorithm has not chosen.
+    foreseen: Option<Choice>,
     stopped: Option<StopReason>,
     /// What becomes of what is left at the pause.
     rest: Rest,
@@ -184,6 +188,8 @@ impl Source {
         Self {
             downtime_limit: config.limits.downtime_max,
             may_withhold: PageCount::ZERO,
+            behaviour: Behaviour::default(),
+            foreseen: None,
             config,
             state,
             started: now,
@@ -221,6 +227,13 @@ impl Source {
     #[must_use]
     pub fn stopped(&self) -> Option<StopReason> {
         self.stopped
+    }
+
+    /// What was foreseen, and chosen where there was a choice; the newest last.
+    #[must_use]
+    pub fn choices(&self) -> Vec<Choice> {
+        let chosen = self.config.algorithm.choices().iter();
+        self.config.planned.iter().chain(&self.foreseen).chain(chosen).cloned().collect()
     }
 
     /// Whether RAM digests were compared, and how.
@@ -319,11 +332,28 @@ impl Source {
             elapsed: self.copying_since.map_or(Duration::ZERO, |since| now.since(since)),
             fixed_downtime: self.config.fixed_downtime,
             limits: &self.config.limits,
+            setup: self.copying_since.map_or(Duration::ZERO, |since| since.since(self.started)),
+            curve: self.behaviour.curve(),
+            surroundings: &self.config.surroundings,
         }
+    }
+
+    /// Foresees the move once its first round has told enough, for an algorithm that chooses nothing.
+    fn foresee(&self, residue: PageCount, now: Time) -> Option<Choice> {
+        if self.foreseen.is_some() || self.config.planned.is_some() {
+            return self.foreseen.clone();
+        }
+        let view = self.view(residue, now);
+        let method = Method::asked_for(self.config.algorithm.name(), &self.config.limits)?;
+        let forecasts = Model::of(&view)?.forecasts();
+        let after = view.setup.saturating_add(view.elapsed);
+        Some(Choice { after, method, reason: "it was asked for".into(), forecasts })
     }
 
     /// Asks the algorithm, and goes where it says.
     fn decide(&mut self, residue: PageCount, now: Time, effects: &mut Vec<Effect>) {
+        self.behaviour.round_ended();
+        self.foreseen = self.foresee(residue, now);
         // The algorithm is taken out for the call: it looks at the machine it belongs to.
         let stand_in = crate::algorithm::AlgorithmName::StopAndCopy.start();
         let mut algorithm = std::mem::replace(&mut self.config.algorithm, stand_in);
@@ -335,9 +365,9 @@ impl Source {
         };
         self.config.algorithm = algorithm;
         match decision {
-            Decision::Copy { vcpus } => {
+            Decision::Copy { vcpus, at_most } => {
                 self.vcpus = vcpus;
-                self.begin_round(now, effects);
+                self.begin_round(at_most, now, effects);
             }
             Decision::Pause(reason) => self.begin_pause(reason, Rest::Sent, now, effects),
             Decision::HandOver(reason) => self.begin_pause(reason, Rest::Owed, now, effects),
@@ -363,21 +393,24 @@ impl Source {
     }
 
     /// Why a destination that grants this cannot take part, if it cannot.
-    fn unfit(&self, accept: &Accept) -> Option<Reason> {
-        let owes = self.config.algorithm.may_owe(&self.config.limits);
+    fn unfit(&mut self, accept: &Accept) -> Option<Reason> {
+        let owes = self.config.algorithm.must_owe(&self.config.limits);
         let granted = accept.codings.contains(&Coding::Owed);
         let detail = format!(
             "the destination cannot let pages follow the guest, which {} needs; use pre-copy with \
              --when-stuck throttle",
             self.config.algorithm.name()
         );
+        if !granted {
+            self.config.algorithm.cannot_owe();
+        }
         (owes && !granted).then(|| Reason::new(ReasonCode::Incompatible, detail))
     }
 
     fn not_converging(&self, reason: StopReason, downtime: Duration) -> Reason {
         let slower = match self.config.limits.when_stuck {
-            WhenStuck::Throttle => "",
-            WhenStuck::Abort | WhenStuck::StopAndCopy | WhenStuck::PostCopy => {
+            Some(WhenStuck::Throttle) => "",
+            None | Some(WhenStuck::Abort | WhenStuck::StopAndCopy | WhenStuck::PostCopy) => {
                 " slow the guest down with --when-stuck throttle,"
             }
         };
@@ -392,11 +425,11 @@ impl Source {
         Reason::new(ReasonCode::NotConverging, detail)
     }
 
-    fn begin_round(&mut self, now: Time, effects: &mut Vec<Effect>) {
+    fn begin_round(&mut self, at_most: Option<Duration>, now: Time, effects: &mut Vec<Effect>) {
         let round = u32::try_from(self.rounds.len()).unwrap_or(u32::MAX);
         self.copying_since.get_or_insert(now);
         let Self { selection, vcpus, may_withhold, .. } = *self;
-        effects.push(Effect::CopyRound { round, selection, vcpus, may_withhold });
+        effects.push(Effect::CopyRound { round, selection, vcpus, may_withhold, at_most });
         let phase = Phase::Sending { sent: None, received: false };
         self.enter(State::Copying { phase, round_started: now }, now);
     }

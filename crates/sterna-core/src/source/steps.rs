@@ -6,6 +6,7 @@ use super::{
 };
 use crate::algorithm::Tracking;
 use crate::journal::SourceRecord;
+use crate::prediction::Look;
 use crate::receipt::{Ending, RamCheck, Round};
 use crate::time::Time;
 use std::time::Duration;
@@ -33,6 +34,7 @@ impl Source {
             Event::Progress if matches!(self.state, State::Copying { .. }) => self.entered = now,
             Event::Recorded => self.recorded(now, effects),
             Event::Prepared => self.prepared(now, effects),
+            Event::Looked(look) => self.behaviour.looked(look, self.vcpus),
             Event::RoundSent(sent) => self.round_sent(sent, now, effects),
             Event::Scanned(pages) => self.scanned(pages, now, effects),
             Event::Paused => self.paused(now, effects),
@@ -135,7 +137,11 @@ impl Source {
             return;
         }
         if let Some(round) = self.rounds.last_mut() {
-            round.dirtied = pages;
+            round.dirtied = PageCount(pages.0.saturating_sub(round.pages.unsent.0));
+            let left_over = round.pages.unsent + round.pages.withheld;
+            if left_over == PageCount::ZERO {
+                self.behaviour.looked(Look { after: round.took, pages }, round.vcpus);
+            }
         }
         self.selection = Selection::Dirty;
         self.decide(pages, now, effects);
@@ -252,6 +258,7 @@ impl Source {
             | Event::RecordFailed(_)
             | Event::Prepared
             | Event::Progress
+            | Event::Looked(_)
             | Event::RoundSent(_)
             | Event::Scanned(_)
             | Event::Paused

@@ -38,10 +38,8 @@ mod tests {
 
     fn allowed(rounds: &[Round], accepted: Duration) -> u64 {
         let limits = Limits::default();
-        let residue = PageCount(4000);
-        let elapsed = Duration::from_secs(1);
-        let view = View { rounds, residue, elapsed, fixed_downtime: FIXED, limits: &limits };
-        allowance(&view, accepted).0
+        let view = View::after(rounds, PageCount(4000), &limits);
+        allowance(&View { fixed_downtime: FIXED, ..view }, accepted).0
     }
 
     #[test]

@@ -7,6 +7,7 @@ use sterna_core::algorithm::AlgorithmName;
 use sterna_core::destination::{self, Destination};
 use sterna_core::journal::DestinationRecord;
 use sterna_core::limits::{Limits, StageLimits};
+use sterna_core::prediction::{Look, Surroundings};
 use sterna_core::receipt::Ending;
 use sterna_core::source::{self, Config, Found, RoundSent, Source};
 use sterna_core::{Time, journal};
@@ -83,6 +84,10 @@ pub(crate) fn offer(verify: Verify) -> Offer {
     }
 }
 
+pub(crate) fn look(pages: u64) -> Look {
+    Look { after: Duration::from_millis(pages), pages: PageCount(pages) }
+}
+
 pub(crate) fn sent(bytes: u64) -> RoundSent {
     RoundSent { bytes, ..RoundSent::default() }
 }
@@ -94,6 +99,8 @@ pub(crate) fn config(verify: Verify, algorithm: AlgorithmName) -> Config {
         limits: Limits::default(),
         stages: StageLimits::default(),
         fixed_downtime: Duration::from_millis(10),
+        surroundings: Surroundings::default(),
+        planned: None,
     }
 }
 

@@ -62,6 +62,11 @@ fn a_source_that_forgets_what_it_held_back_is_caught() {
 }
 
 #[test]
+fn a_source_that_forgets_what_a_round_had_no_time_for_is_caught() {
+    must_be_caught(Broken::UnsentForgotten, &[RAM, "a move ends well when nothing goes wrong"]);
+}
+
+#[test]
 fn a_destination_that_activates_without_a_record_is_caught() {
     must_be_caught(
         Broken::ActivateUnrecorded,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Endings and notices that must have occurred.
-const ENDINGS: [&str; 19] = [
+const ENDINGS: [&str; 20] = [
     "source moved",
     "source undone",
     "source guest-gone",
@@ -20,6 +20,7 @@ const ENDINGS: [&str; 19] = [
     "digests differ",
     "slowed down",
     "held pages back",
+    "cut a round short",
     "handed over with pages owed",
     "a guest waited for a page",
     "streams were made anew",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sterna_core::algorithm::ALGORITHMS;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::{Limits, StageLimits, WhenStuck};
+use sterna_core::prediction::Prefer;
 use sterna_proto::message::Verify;
 
 /// A side of a move.
@@ -159,6 +160,9 @@ impl Plan {
             page_time: rng.random_range(10..200),
             follow_time: rng.random_range(10..1_500),
         };
+        if plan.limits.when_stuck == Some(WhenStuck::Throttle) && rng.random_bool(0.5) {
+            plan.make_busy(rng);
+        }
         if climate == Climate::Storm {
             plan.weather = draw_weather(rng, verify);
             if algorithm.start().may_owe(&plan.limits) {
@@ -172,6 +176,18 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// A guest that writes faster than its pages are sent, and limits within which that shows.
+    fn make_busy(&mut self, rng: &mut StdRng) {
+        self.write_gap = rng.random_range(30..150);
+        self.page_time = rng.random_range(100..200);
+        self.limits.downtime_max = micros(rng, 500..1_500);
+        self.limits.rounds_max = 10;
+        self.limits.copy_time_max = None;
+        self.limits.bytes_max = None;
+    }
+}
+
 fn pick<T: Copy>(rng: &mut StdRng, choices: &[T]) -> T {
     choices[rng.random_range(0..choices.len())]
 }
@@ -182,8 +198,13 @@ fn micros(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
 
 /// A calm move must end well, so its limits are such that it may always pause.
 fn draw_limits(rng: &mut StdRng, climate: Climate) -> Limits {
-    let stuck =
-        [WhenStuck::StopAndCopy, WhenStuck::PostCopy, WhenStuck::Throttle, WhenStuck::Abort];
+    let stuck = [
+        None,
+        Some(WhenStuck::StopAndCopy),
+        Some(WhenStuck::PostCopy),
+        Some(WhenStuck::Throttle),
+        Some(WhenStuck::Abort),
+    ];
     let calm = climate == Climate::Calm;
     Limits {
         downtime_max: micros(rng, 500..20_000),
@@ -192,7 +213,8 @@ fn draw_limits(rng: &mut StdRng, climate: Climate) -> Limits {
         rounds_max: rng.random_range(1..10),
         copy_time_max: rng.random_bool(0.2).then(|| micros(rng, 500..20_000)),
         bytes_max: rng.random_bool(0.2).then(|| rng.random_range(4096..4096 * 40)),
-        when_stuck: if calm { WhenStuck::StopAndCopy } else { pick(rng, &stuck) },
+        when_stuck: if calm { Some(WhenStuck::StopAndCopy) } else { pick(rng, &stuck) },
+        prefer: pick(rng, &[Prefer::Guest, Prefer::Downtime, Prefer::Time, Prefer::Bytes]),
     }
 }
 

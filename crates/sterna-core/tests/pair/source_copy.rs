@@ -6,6 +6,8 @@ use crate::network::Item;
 use crate::source_side::{Copy, Last, injected};
 use crate::world::{Action, Broken, World};
 use rand::Rng;
+use std::time::Duration;
+use sterna_core::prediction::Look;
 use sterna_core::receipt::PagesByCoding;
 use sterna_core::source::{Event, RoundSent, Selection};
 use sterna_page::{PAGE_SIZE_BYTES, PageCount};
@@ -39,7 +41,7 @@ impl World {
             Selection::Populated => populated,
             Selection::Dirty => unsent,
         };
-        side.copy = Some(Copy { round, pages, sent: 0, withheld: 0, last });
+        side.copy = Some(Copy { round, pages, sent: 0, withheld: 0, ends: None, unsent: 0, last });
         let life = side.life;
         self.schedule(self.now + 1, Action::CopyStep { attempt, life });
     }
@@ -67,6 +69,35 @@ impl World {
         }
     }
 
+    /// Has the round end after some time, whatever it has sent by then: a host is not to be relied on
+    /// for how long that is.
+    pub(crate) fn cut_short(&mut self, attempt: usize) {
+        let ends = self.now + self.random(0..3_000);
+        if let Some(copy) = &mut self.side(attempt).copy {
+            copy.ends = Some(ends);
+        }
+    }
+
+    /// Leaves what a round that was cut short has not sent to be sent later.
+    fn end_early(&mut self, attempt: usize, copy: &mut Copy) {
+        let left = std::mem::take(&mut copy.pages);
+        copy.unsent = left.count_ones().into();
+        if self.broken != Some(Broken::UnsentForgotten) {
+            self.side(attempt).unsent |= left;
+        }
+        if left != 0 {
+            self.coverage.outcome("cut a round short");
+        }
+    }
+
+    /// Tells what the guest has written since the last scan.
+    fn look(&mut self, attempt: usize) {
+        let instance = self.attempts[attempt].source_instance;
+        let pages = PageCount(self.instances[instance].dirty.count_ones().into());
+        let after = Duration::from_micros(self.random(0..2_000));
+        self.step_source(attempt, Event::Looked(Look { after, pages }));
+    }
+
     /// Sends the next page as it is now, or the marks if none is left.
     pub(crate) fn copy_step(&mut self, attempt: usize, life: u64) {
         if !self.source_lives(attempt, life) {
@@ -80,6 +111,9 @@ impl World {
         if copy.last == Last::Yes(Rest::Owed) {
             self.send_item(stream, Item::Owed(std::mem::take(&mut copy.pages)));
             self.side(attempt).follows = Some(0);
+        }
+        if copy.ends.is_some_and(|ends| ends <= self.now) {
+            self.end_early(attempt, &mut copy);
         }
         if copy.pages == 0 {
             self.side(attempt).copy = None;
@@ -98,13 +132,16 @@ impl World {
         self.schedule(due, Action::CopyStep { attempt, life });
         if copy.sent.is_multiple_of(8) {
             self.step_source(attempt, Event::Progress);
+        } else if copy.sent.is_multiple_of(5) && copy.last == Last::No {
+            self.look(attempt);
         }
     }
 
     fn copy_done(&mut self, attempt: usize, copy: Copy) {
         let (raw, withheld) = (PageCount(copy.sent), PageCount(copy.withheld));
+        let unsent = PageCount(copy.unsent);
         let sent = RoundSent {
-            pages: PagesByCoding { raw, withheld, ..PagesByCoding::default() },
+            pages: PagesByCoding { raw, withheld, unsent, ..PagesByCoding::default() },
             bytes: copy.sent * PAGE_SIZE_BYTES,
             ..RoundSent::default()
         };

@@ -7,6 +7,7 @@ use crate::world::{Action, Attempt, Broken, World, micros_until};
 use std::time::Duration;
 use sterna_core::algorithm::Tracking;
 use sterna_core::journal::SourceRecord;
+use sterna_core::prediction::Surroundings;
 use sterna_core::receipt::{Ending, RamCheck};
 use sterna_core::source::{Config, Effect, Event, Source};
 use sterna_core::speed::VcpuSpeed;
@@ -56,6 +57,10 @@ pub(crate) struct Copy {
     pub(crate) sent: u64,
     /// How many were left out.
     pub(crate) withheld: u64,
+    /// When the round ends, if it is cut short.
+    pub(crate) ends: Option<u64>,
+    /// How many it did not come to.
+    pub(crate) unsent: u64,
     pub(crate) last: Last,
 }
 
@@ -94,6 +99,8 @@ impl World {
             limits: self.plan.limits,
             stages: self.plan.stages,
             fixed_downtime: Duration::from_micros(500),
+            surroundings: Surroundings::default(),
+            planned: None,
         }
     }
 
@@ -250,7 +257,7 @@ impl World {
             Effect::Prepare { tracking, .. } => {
                 self.begin(attempt, Work::Prepare(tracking), 50..800);
             }
-            Effect::CopyRound { round, selection, vcpus, may_withhold } => {
+            Effect::CopyRound { round, selection, vcpus, may_withhold, at_most } => {
                 let instance = self.attempts[attempt].source_instance;
                 self.instances[instance].speed = vcpus;
                 if vcpus < VcpuSpeed::FULL {
@@ -258,6 +265,9 @@ impl World {
                 }
                 self.begin_copy(attempt, round, selection, Last::No);
                 self.withhold(attempt, may_withhold);
+                if at_most.is_some() {
+                    self.cut_short(attempt);
+                }
             }
             Effect::Scan => self.begin(attempt, Work::Scan, 5..200),
             Effect::Pause => self.begin(attempt, Work::Pause, 5..600),

@@ -57,6 +57,8 @@ pub(crate) enum Broken {
     ScanOverlooks,
     /// Pages that a round held back are not sent later.
     WithheldForgotten,
+    /// Pages that a round which was cut short has not sent are not sent later.
+    UnsentForgotten,
     /// A guest that was slowed down and resumed stays slow.
     StaysSlow,
     /// Pages that came in rounds and were written again since are not dropped at the hand-over.

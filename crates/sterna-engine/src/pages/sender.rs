@@ -5,7 +5,7 @@ use crate::link::{Link, SocketControl};
 use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use sterna_core::source::RoundSent;
@@ -26,6 +26,9 @@ pub(crate) struct Sends {
     pub(crate) suspects: Option<Arc<PageSet>>,
     /// Pages that no longer exist.
     pub(crate) absent: Option<Arc<PageSet>>,
+    /// When the streams stop sending pages, if they have not sent them all by then;
+    /// [`SenderPool::take_unsent`] tells which are left.
+    pub(crate) until: Option<Instant>,
     /// Pages that are not sent now: the destination is told to do without what it has of them.
     pub(crate) owed: Option<Arc<PageSet>>,
 }
@@ -58,6 +61,7 @@ pub(crate) struct SenderPool {
     done: Receiver<io::Result<RoundSent>>,
     progress: Arc<AtomicU64>,
     rewritten: Arc<Rewritten>,
+    unsent: Arc<Mutex<Vec<PageRun>>>,
 }
 
 /// Pages that the guest has written again since the round began; see [`SenderPool::postpone`].
@@ -88,6 +92,7 @@ impl SenderPool {
         let (done_to, done) = channel();
         let progress = Arc::new(AtomicU64::new(0));
         let rewritten = Arc::new(Rewritten::default());
+        let unsent = Arc::new(Mutex::default());
         let streams = u16::try_from(links.len()).map_err(io::Error::other)?;
         let mut threads = Vec::new();
         for (stream, link) in (0..streams).zip(links) {
@@ -103,6 +108,7 @@ impl SenderPool {
                 hashes: Hashes::new(hashes, memory.pages(), streams),
                 progress: Arc::clone(&progress),
                 rewritten: Arc::clone(&rewritten),
+                unsent: Arc::clone(&unsent),
                 sent: RoundSent::default(),
             };
             let done = done_to.clone();
@@ -111,7 +117,7 @@ impl SenderPool {
                 .spawn(move || sender.run(&orders_from, &done))?;
             threads.push(SenderThread { orders, socket, thread: Some(thread) });
         }
-        Ok(Self { threads, done, progress, rewritten })
+        Ok(Self { threads, done, progress, rewritten, unsent })
     }
 
     /// Hands an order to all streams; [`SenderPool::wait`] tells when it is done.
@@ -168,6 +174,11 @@ impl SenderPool {
         *self.rewritten.write().unwrap_or_else(PoisonError::into_inner) = pages;
     }
 
+    /// The pages that rounds had no time for since this was last asked.
+    pub(crate) fn take_unsent(&self) -> Vec<PageRun> {
+        std::mem::take(&mut self.unsent.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Pages dealt with so far, by all streams.
     pub(crate) fn progress(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.progress)
@@ -204,6 +215,7 @@ struct PageSender {
     hashes: Option<Hashes>,
     progress: Arc<AtomicU64>,
     rewritten: Arc<Rewritten>,
+    unsent: Arc<Mutex<Vec<PageRun>>>,
     sent: RoundSent,
 }
 
@@ -232,6 +244,10 @@ impl PageSender {
         let (stream, streams) = (self.stream, self.streams);
         for run in order.pages.runs() {
             for part in parts_on(run, stream, streams) {
+                if order.until.is_some_and(|until| Instant::now() >= until) {
+                    self.leave(part);
+                    continue;
+                }
                 for part in self.due(part) {
                     self.send_part(part)?;
                 }
@@ -281,6 +297,16 @@ impl PageSender {
             }
         }
         Ok(())
+    }
+
+    /// Leaves a part out, as the round's time is over.
+    fn leave(&mut self, part: PageRun) {
+        self.sent.pages.unsent += part.count;
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        match unsent.last_mut() {
+            Some(run) if run.end() == Some(part.first) => run.count += part.count,
+            _ => unsent.push(part),
+        }
     }
 
     /// The pages of a part whose turn it is: not those that were written again.

@@ -6,7 +6,7 @@ use super::suspects::Suspects;
 use crate::link::Link;
 use crate::pages::{SenderPool, Sends};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
 use sterna_page::{PageCount, PageSet};
@@ -22,6 +22,8 @@ pub(super) struct Copying {
     pub(super) holding: Holding,
     /// Reported by scans and not sent since.
     pub(super) dirty: PageSet,
+    /// When the tracker was last cleared.
+    pub(super) cleared: Instant,
     /// Ever sent.
     pub(super) sent: PageSet,
     /// At which speed the guest runs.
@@ -111,6 +113,7 @@ impl Copying {
             suspects: suspects.and_then(some),
             absent: absent.and_then(some),
             owed: None,
+            until: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Feeds the source's machine and performs its effects.
 
 use super::Move;
-use super::mover::{Mover, Order, Shared, Ties};
+use super::mover::{self, Mover, Order, Shared, Ties};
 use crate::host::SourceJournal;
 use crate::interface;
 use crate::link::{Control, Link, LinkError, Meter, Received};
@@ -286,8 +286,8 @@ impl<'a> Driver<'a> {
     fn order(&mut self, effect: Effect) {
         let order = match effect {
             Effect::Prepare { accept, tracking } => Order::Prepare { accept, tracking },
-            Effect::CopyRound { round, selection, vcpus, may_withhold } => {
-                Order::CopyRound { round, selection, vcpus, may_withhold }
+            Effect::CopyRound { round: number, selection, vcpus, may_withhold, at_most } => {
+                Order::CopyRound(mover::Round { number, selection, vcpus, may_withhold, at_most })
             }
             Effect::Scan => Order::Scan,
             Effect::Pause => Order::Pause,
@@ -404,9 +404,11 @@ impl<'a> Driver<'a> {
             destination: self.request.destination_name.clone(),
             ending,
             algorithm: self.request.algorithm,
+            choices: machine.choices(),
             stopped: machine.stopped(),
             limits: self.request.limits,
             streams: self.streams,
+            vcpus: self.request.surroundings.vcpus,
             ram_bytes: offer.layout.pages().bytes(),
             started_unix_ms: u64::try_from(self.began_unix.as_millis()).unwrap_or(u64::MAX),
             total: self.began.elapsed(),

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::{FIXED_DOWNTIME, Limits, StageLimits};
+use sterna_core::prediction::{Choice, Surroundings};
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_core::source::{Config, Found};
@@ -38,6 +39,10 @@ pub struct Move {
     pub algorithm: AlgorithmName,
     /// The operator's limits.
     pub limits: Limits,
+    /// What is known besides of the guest, and of moves like this one.
+    pub surroundings: Surroundings,
+    /// What was foreseen before the move was asked for, if it was.
+    pub planned: Option<Choice>,
     /// Which pages rounds hold back.
     pub hold_back: HoldBack,
     /// The stages' limits.
@@ -66,6 +71,8 @@ impl Move {
             limits: self.limits,
             stages: self.stages,
             fixed_downtime: FIXED_DOWNTIME,
+            surroundings: self.surroundings,
+            planned: self.planned.clone(),
         }
     }
 }

@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::Tracking;
+use sterna_core::prediction::Look;
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
 use sterna_core::working_set::SAMPLING_PERIOD;
@@ -32,11 +33,24 @@ use sterna_vmm::{InFlightIo, Source, VmmError};
 /// for whoever predicts what will be written again.
 const PEEK_INTERVAL: Duration = SAMPLING_PERIOD;
 
+/// How many looks are taken for each of these in a round that is made to learn of the guest.
+const LOOKS_A_SAMPLE: u32 = 4;
+
+/// A round that is to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    pub(crate) number: u32,
+    pub(crate) selection: Selection,
+    pub(crate) vcpus: VcpuSpeed,
+    pub(crate) may_withhold: PageCount,
+    pub(crate) at_most: Option<Duration>,
+}
+
 /// An order from the machine.
 #[derive(Debug)]
 pub(crate) enum Order {
     Prepare { accept: Accept, tracking: Tracking },
-    CopyRound { round: u32, selection: Selection, vcpus: VcpuSpeed, may_withhold: PageCount },
+    CopyRound(Round),
     Scan,
     Pause,
     Finish { round: u32, selection: Selection, rest: Rest, verify: Verify },
@@ -193,9 +207,7 @@ impl Mover {
     fn obey(&mut self, order: Order) -> Outcome {
         match order {
             Order::Prepare { accept, tracking } => self.prepare(&accept, tracking),
-            Order::CopyRound { round, selection, vcpus, may_withhold } => {
-                self.copy_round(round, selection, vcpus, may_withhold)
-            }
+            Order::CopyRound(round) => self.copy_round(round),
             Order::Scan => self.scan(),
             Order::Pause => self.pause(),
             Order::Finish { round, selection, rest, verify } => {
@@ -229,8 +241,10 @@ impl Mover {
         let pages = memory.pages();
         let in_flight = guest.in_flight_io();
         let discarding = guest.discarding().map_err(failed)?;
+        let mut cleared = Instant::now();
         if tracking.is_needed() {
             guest.start_tracking().map_err(failed)?;
+            cleared = Instant::now();
             if let InFlightIo::Untracked(longest) = in_flight {
                 // What was submitted before tracking began must land before the first copy.
                 shared.giving_up.sleep_until(Instant::now() + longest);
@@ -257,6 +271,7 @@ impl Mover {
             discarding,
             holding: Holding::new(hold_back, pages),
             dirty: PageSet::empty(pages),
+            cleared,
             sent: PageSet::empty(pages),
             vcpus: VcpuSpeed::FULL,
             held_back: Duration::ZERO,
@@ -277,32 +292,39 @@ impl Mover {
         Link::connect(*to, to_name, identity, role, &self.meter)
     }
 
-    fn copy_round(
-        &mut self,
-        round: u32,
-        selection: Selection,
-        vcpus: VcpuSpeed,
-        may_withhold: PageCount,
-    ) -> Outcome {
+    fn copy_round(&mut self, round: Round) -> Outcome {
+        let Round { number, selection, vcpus, may_withhold, at_most } = round;
+        let inputs = self.inputs.clone();
         let (guest, copying) = self.parts()?;
         if vcpus != copying.vcpus {
             guest.set_vcpu_speed(vcpus.as_percent()).map_err(failed)?;
             copying.vcpus = vcpus;
         }
         let populated = copying.populated(guest.as_ref(), selection)?;
-        let mut sends = copying.select(round, selection, populated, Recheck::Ripe);
+        let mut sends = copying.select(number, selection, populated, Recheck::Ripe);
         let withheld = copying.withhold(&mut sends, may_withhold);
+        sends.until = at_most.map(|most| Instant::now() + most);
         copying.pool.send(&sends);
         let mut rewritten = PageSet::empty(copying.dirty.capacity());
-        let (pool, holding) = (&copying.pool, &mut copying.holding);
-        let sent = pool.wait_and(PEEK_INTERVAL, || {
+        let (pool, holding, cleared) = (&copying.pool, &mut copying.holding, copying.cleared);
+        let looks_a_sample = if at_most.is_some() { LOOKS_A_SAMPLE } else { 1 };
+        let mut looks = 0;
+        let sent = pool.wait_and(PEEK_INTERVAL / looks_a_sample, || {
             // A peek that fails costs some bytes; the scan after the round will say why.
-            if guest.peek(&mut rewritten).is_ok() {
-                pool.postpone(Some(rewritten.clone()));
+            if guest.peek(&mut rewritten).is_err() {
+                return;
+            }
+            let look = Look { after: cleared.elapsed(), pages: rewritten.count() };
+            // Nobody listens any more once the move has ended.
+            let _ = inputs.send(Input::Event(Event::Looked(look)));
+            pool.postpone(Some(rewritten.clone()));
+            looks += 1;
+            if looks % looks_a_sample == 0 {
                 holding.looked(&rewritten);
             }
         });
         let mut sent = sent.map_err(stream_failed)?;
+        copying.pool.take_unsent().into_iter().for_each(|run| copying.dirty.insert_run(run));
         sent.pages.withheld = withheld;
         sent.held_back = copying.newly_held_back(guest.as_ref())?;
         Ok(vec![Event::RoundSent(sent)])
@@ -312,9 +334,10 @@ impl Mover {
         let (guest, copying) = self.parts()?;
         let mut written = PageSet::empty(copying.dirty.capacity());
         guest.scan(&mut written).map_err(failed)?;
+        copying.cleared = Instant::now();
         copying.suspects.reported(&written);
         copying.holding.scanned(&written);
-        // What was held back is in there already.
+        // What was held back, or had no time, is in there already.
         copying.dirty.union_with(&written);
         Ok(vec![Event::Scanned(copying.dirty.count())])
     }

@@ -16,6 +16,7 @@ use sterna_core::algorithm::AlgorithmName;
 use sterna_core::destination::Ending;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::limits::{Limits, StageLimits};
+use sterna_core::prediction::Surroundings;
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_core::source::Found;
@@ -243,6 +244,8 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
         },
         algorithm: AlgorithmName::PreCopy,
         limits: Limits::default(),
+        surroundings: Surroundings::default(),
+        planned: None,
         hold_back: HoldBack::None,
         stages: stages(),
         bandwidth_bytes_per_second: None,

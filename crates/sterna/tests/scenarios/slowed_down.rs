@@ -30,7 +30,7 @@ fn a_guest_faster_than_the_link_converges_and_runs_at_full_speed_where_it_arrive
     let words = [&STUCK[..], &["--verify"]].concat();
     let receipt = world.begin(Host::A, Host::B, &words)?.moved()?;
     ensure!(receipt.ram_digest == RamCheck::Equal, "{:?}", receipt.ram_digest);
-    ensure!(receipt.limits.when_stuck == WhenStuck::Throttle, "{:?}", receipt.limits);
+    ensure!(receipt.limits.when_stuck == Some(WhenStuck::Throttle), "{:?}", receipt.limits);
     let slow = receipt.rounds.iter().filter(|round| round.vcpus < VcpuSpeed::FULL);
     ensure!(slow.count() > 0, "it was not slowed down: {:?}", receipt.rounds);
     let held_back: std::time::Duration = receipt.rounds.iter().map(|r| r.held_back).sum();

@@ -1,0 +1,129 @@
+//! What moves take apart from copying, learnt from the receipts of those before.
+
+use crate::limits::FIXED_DOWNTIME;
+use crate::receipt::{Downtime, Ending, Receipt};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use sterna_page::PageCount;
+
+/// Moves that are learnt from: the newest. Hosts and networks change.
+const RECEIPTS_MAX: usize = 15;
+
+/// Bytes of a round from which on its time tells the link's rate.
+const RATE_SAMPLE_BYTES_MIN: u64 = 16 << 20;
+
+/// What moves take apart from copying.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Experience {
+    /// Moves that this was learnt from; zero where it is assumed.
+    pub moves: u32,
+    /// Request until the first page: the destination starts a hypervisor meanwhile.
+    #[serde(with = "crate::time::micros", rename = "setup_us")]
+    pub setup: Duration,
+    /// The downtime apart from copying.
+    #[serde(with = "crate::time::micros", rename = "fixed_downtime_us")]
+    pub fixed_downtime: Duration,
+    /// The downtime apart from copying where pages follow.
+    #[serde(with = "crate::time::micros", rename = "hand_over_us")]
+    pub hand_over: Duration,
+    /// From when the guest runs at the destination, with all its pages, until the source is released.
+    #[serde(with = "crate::time::micros", rename = "release_us")]
+    pub release: Duration,
+    /// Bytes a second of page frames, at best.
+    pub link_bytes_per_second: Option<f64>,
+    /// How long threads of the guest wait for pages that follow, for each second in which they follow.
+    pub waits_per_second: f64,
+}
+
+impl Default for Experience {
+    /// What is assumed before the first move: measured between two quiet hosts of the test bed.
+    fn default() -> Self {
+        Self {
+            moves: 0,
+            setup: Duration::from_millis(400),
+            fixed_downtime: FIXED_DOWNTIME * 2,
+            hand_over: FIXED_DOWNTIME * 4,
+            release: Duration::from_millis(50),
+            link_bytes_per_second: None,
+            waits_per_second: 0.5,
+        }
+    }
+}
+
+impl Experience {
+    /// Learns from receipts, the newest first; others than those of moves that went well are passed
+    /// over. What none of them tells is assumed.
+    pub fn of<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> Self {
+        let moved = receipts.into_iter().filter(|receipt| receipt.ending == Ending::Moved);
+        let told: Vec<Told> = moved.filter_map(Told::by).take(RECEIPTS_MAX).collect();
+        let assumed = Self::default();
+        let time = |of: fn(&Told) -> Option<Duration>| median(told.iter().filter_map(of));
+        Self {
+            moves: u32::try_from(told.len()).unwrap_or(u32::MAX),
+            setup: time(|told| Some(told.setup)).unwrap_or(assumed.setup),
+            fixed_downtime: time(|told| told.fixed_downtime).unwrap_or(assumed.fixed_downtime),
+            hand_over: time(|told| told.hand_over).unwrap_or(assumed.hand_over),
+            release: time(|told| Some(told.release)).unwrap_or(assumed.release),
+            // The newest: a link may have become another.
+            link_bytes_per_second: told.iter().find_map(|told| told.link),
+            waits_per_second: median(told.iter().filter_map(|told| told.waits))
+                .unwrap_or(assumed.waits_per_second),
+        }
+    }
+}
+
+/// What one receipt tells.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    setup: Duration,
+    fixed_downtime: Option<Duration>,
+    hand_over: Option<Duration>,
+    release: Duration,
+    link: Option<f64>,
+    waits: Option<f64>,
+}
+
+impl Told {
+    fn by(receipt: &Receipt) -> Option<Self> {
+        let Downtime { total: downtime, pause, copy, digest, .. } = receipt.downtime?;
+        let (first, rest) = (receipt.rounds.first()?, receipt.rounds.last()?);
+        let owes = rest.pages.owed > PageCount::ZERO;
+        let followed = receipt.following.map_or(Duration::ZERO, |following| following.took);
+        let stopped = rest.started.saturating_sub(pause);
+        let complete = stopped + downtime + followed;
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let rate = |bytes: u64, took: Duration| {
+            let tells = bytes >= RATE_SAMPLE_BYTES_MIN && !took.is_zero();
+            tells.then(|| bytes as f64 / took.as_secs_f64())
+        };
+        let rounds = receipt.rounds.iter().map(|round| rate(round.bytes, round.took));
+        let behind = receipt.following.map(|following| rate(following.bytes, following.took));
+        let fastest = rounds.chain(behind).flatten().max_by(f64::total_cmp);
+        let copying = fastest.map_or(copy, |rate| {
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let seconds = rest.bytes as f64 / rate;
+            Duration::try_from_secs_f64(seconds).unwrap_or(copy)
+        });
+        // Hashing is asked for by few, and grows with RAM.
+        let fixed = downtime.saturating_sub(digest).saturating_sub(copying);
+        let waits = receipt.following.filter(|following| following.took > Duration::ZERO);
+        Some(Self {
+            setup: first.started,
+            fixed_downtime: (!owes).then_some(fixed),
+            hand_over: owes.then_some(fixed),
+            release: receipt.total.saturating_sub(complete),
+            link: fastest,
+            waits: waits.map(|following| {
+                Duration::from_micros(following.waits.total_us).as_secs_f64()
+                    / following.took.as_secs_f64()
+            }),
+        })
+    }
+}
+
+/// The median; of an even number the lower one.
+fn median<T: PartialOrd + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut values: Vec<T> = values.collect();
+    values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}

@@ -1,0 +1,324 @@
+//! The model that a policy is run against.
+
+use super::curve::pages_f64;
+use super::{Band, Experience, Forecast, Foreseen, Method, WorkingSetCurve};
+use crate::algorithm::{Decision, View};
+use crate::limits::Limits;
+use crate::receipt::{PagesByCoding, Round, StopReason};
+use crate::working_set::SAMPLING_PERIOD;
+use std::time::Duration;
+use sterna_page::{PAGE_SIZE, PageCount};
+
+/// Bytes of a page that is sent as it is, with its share of the header of its run.
+const RAW_PAGE_BYTES: f64 = PAGE_SIZE as f64 + 2.0;
+
+/// What a round takes even if it sends nothing: marks, their answer, a scan.
+const ROUND_OVERHEAD_SECONDS: f64 = 0.002;
+
+/// Rounds after which a policy that goes on is taken to go on for ever.
+const ROUNDS_MAX: usize = 500;
+
+/// How much better, and how much worse, than seen the bounds of a band assume things to be.
+const BETTER: Skew = Skew { link: 1.1, writes: 0.8, fixed: 0.7 };
+const AS_SEEN: Skew = Skew { link: 1.0, writes: 1.0, fixed: 1.0 };
+const WORSE: Skew = Skew { link: 0.9, writes: 1.25, fixed: 1.5 };
+
+#[derive(Clone, Copy, Debug)]
+struct Skew {
+    link: f64,
+    writes: f64,
+    fixed: f64,
+}
+
+/// What is known before a move that no round tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// Virtual processors of the guest.
+    pub vcpus: u32,
+    /// What moves take apart from copying.
+    pub experience: Experience,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self { vcpus: 1, experience: Experience::default() }
+    }
+}
+
+/// One guest, one link, and how far the move has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'a> {
+    /// What the guest writes.
+    pub curve: &'a WorkingSetCurve,
+    /// Bytes a second of page frames.
+    pub link_bytes_per_second: f64,
+    /// What is known besides.
+    pub surroundings: &'a Surroundings,
+    /// The operator's limits.
+    pub limits: &'a Limits,
+    /// What the deciding policy takes for the fixed part of the downtime.
+    pub assumed_fixed_downtime: Duration,
+    /// Request until the first page.
+    pub setup: Duration,
+    /// Since the first page.
+    pub elapsed: Duration,
+    /// The rounds so far.
+    pub rounds: &'a [Round],
+    /// Pages that are still to be sent.
+    pub residue: PageCount,
+    /// Pages that exist.
+    pub existing: PageCount,
+    /// Bytes on the wire of a page that was never sent: many are zero.
+    pub first_page_bytes: f64,
+}
+
+/// What a run of a policy came to; times in seconds.
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    foreseen: Foreseen,
+    total: f64,
+    downtime: f64,
+    bytes: f64,
+    lost_work: f64,
+    rounds: u32,
+}
+
+impl<'a> Model<'a> {
+    /// The model of a move that has made rounds; `None` before one has sent anything.
+    #[must_use]
+    pub fn of(view: &View<'a>) -> Option<Self> {
+        let first = view.rounds.first()?;
+        let PagesByCoding { raw, zero, postponed, withheld, unsent, .. } = first.pages;
+        let sent = raw.0.saturating_add(zero.0);
+        if sent == 0 {
+            return None;
+        }
+        Some(Self {
+            curve: view.curve,
+            link_bytes_per_second: view.link_bytes_per_second()?,
+            surroundings: view.surroundings,
+            limits: view.limits,
+            assumed_fixed_downtime: view.fixed_downtime,
+            setup: view.setup,
+            elapsed: view.elapsed,
+            rounds: view.rounds,
+            residue: view.residue,
+            existing: PageCount(sent) + postponed + withheld + unsent,
+            first_page_bytes: bytes_f64(first.bytes) / bytes_f64(sent),
+        })
+    }
+
+    /// What `method` will cost from here on, with what the move has cost so far.
+    #[must_use]
+    pub fn forecast(&self, method: Method) -> Forecast {
+        let seen = self.run(method, AS_SEEN);
+        let others = [self.run(method, BETTER), self.run(method, WORSE)];
+        let band = |of: fn(&Outcome) -> f64| {
+            Band::around(whole(of(&seen)), others.each_ref().map(|o| whole(of(o))))
+        };
+        Forecast {
+            method,
+            foreseen: seen.foreseen,
+            total_us: band(|outcome| outcome.total * 1e6),
+            downtime_us: band(|outcome| outcome.downtime * 1e6),
+            bytes: band(|outcome| outcome.bytes),
+            lost_work_us: band(|outcome| outcome.lost_work * 1e6),
+            rounds: seen.rounds,
+        }
+    }
+
+    /// Forecasts of all methods.
+    #[must_use]
+    pub fn forecasts(&self) -> Vec<Forecast> {
+        Method::ALL.into_iter().map(|method| self.forecast(method)).collect()
+    }
+
+    /// How long all that exists takes to copy once, in seconds.
+    #[must_use]
+    pub fn copying_once(&self) -> Duration {
+        let seconds = pages_f64(self.existing) * self.first_page_bytes / self.link_bytes_per_second;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
+    fn run(&self, method: Method, skew: Skew) -> Outcome {
+        let limits = Limits { when_stuck: method.when_stuck_within(self.limits), ..*self.limits };
+        let mut algorithm = method.algorithm.start();
+        let mut state = Running::of(self, skew);
+        while state.rounds.len() < ROUNDS_MAX {
+            let decision = algorithm.next(&state.view(&limits));
+            match decision {
+                Decision::Copy { vcpus, .. } => state.copy(f64::from(vcpus.as_percent()) / 100.0),
+                Decision::Pause(_) => return state.pause(),
+                Decision::HandOver(_) => return state.hand_over(),
+                Decision::GiveUp(reason) => return state.give_up(reason),
+            }
+        }
+        state.give_up(StopReason::NoProgress)
+    }
+}
+
+/// A move that is being run.
+struct Running<'a> {
+    model: &'a Model<'a>,
+    skew: Skew,
+    link: f64,
+    rounds: Vec<Round>,
+    /// Since the first page, in seconds.
+    elapsed: f64,
+    residue: f64,
+    /// Of the residue, those that were never sent.
+    fresh: f64,
+    bytes: f64,
+    lost_work: f64,
+}
+
+impl<'a> Running<'a> {
+    fn of(model: &'a Model<'a>, skew: Skew) -> Self {
+        let unsent = model.rounds.last().map_or(model.residue, |round| round.pages.unsent);
+        Self {
+            model,
+            skew,
+            link: model.link_bytes_per_second * skew.link,
+            rounds: model.rounds.to_vec(),
+            elapsed: model.elapsed.as_secs_f64(),
+            residue: pages_f64(model.residue),
+            fresh: pages_f64(unsent.min(model.residue)),
+            bytes: model.rounds.iter().map(|round| bytes_f64(round.bytes)).sum(),
+            lost_work: model.rounds.iter().map(|round| round.held_back.as_secs_f64()).sum(),
+        }
+    }
+
+    fn view<'v>(&'v self, limits: &'v Limits) -> View<'v> {
+        View {
+            rounds: &self.rounds,
+            residue: PageCount(whole(self.residue)),
+            elapsed: Duration::try_from_secs_f64(self.elapsed).unwrap_or(Duration::MAX),
+            fixed_downtime: self.model.assumed_fixed_downtime,
+            limits,
+            setup: self.model.setup,
+            curve: self.model.curve,
+            surroundings: self.model.surroundings,
+        }
+    }
+
+    /// Pages that a guest at `speed` writes within `seconds`: no more than exist.
+    fn written(&self, seconds: f64, speed: f64) -> f64 {
+        let pages = self.model.curve.pages_within(seconds * speed * self.skew.writes);
+        pages.min(pages_f64(self.model.existing))
+    }
+
+    /// Bytes of `pages` of the residue.
+    fn bytes_of(&self, pages: f64) -> f64 {
+        let fresh = self.fresh * pages / self.residue.max(1.0);
+        fresh * self.model.first_page_bytes + (pages - fresh) * RAW_PAGE_BYTES
+    }
+
+    /// How many of the pages of a round of `took` seconds are written again, and seen to be, before
+    /// their turn: they wait for a later round. A page whose turn comes at a time *u* has been with a
+    /// chance of *W(u)* over the pages that the guest may write.
+    fn postponed(&self, took: f64, speed: f64) -> f64 {
+        let existing = pages_f64(self.model.existing);
+        let may_write = self.model.curve.working_set().min(existing).max(self.residue).max(1.0);
+        let seen_before = SAMPLING_PERIOD.as_secs_f64() / 2.0;
+        const PARTS: u32 = 8;
+        let chance = |part: u32| {
+            let turn = took * (f64::from(part) + 0.5) / f64::from(PARTS);
+            (self.written((turn - seen_before).max(0.0), speed) / may_write).min(1.0)
+        };
+        self.residue * (0..PARTS).map(chance).sum::<f64>() / f64::from(PARTS)
+    }
+
+    fn copy(&mut self, speed: f64) {
+        let mut sent = self.residue;
+        let mut took = 0.0;
+        // Fewer pages take less time, in which fewer are postponed.
+        for _ in 0..4 {
+            took = ROUND_OVERHEAD_SECONDS + self.bytes_of(sent) / self.link;
+            sent = self.residue - self.postponed(took, speed);
+        }
+        let bytes = self.bytes_of(sent);
+        let dirtied = self.written(took, speed);
+        let held_back = took * (1.0 - speed) * f64::from(self.model.surroundings.vcpus);
+        self.rounds.push(Round {
+            pages: PagesByCoding { raw: PageCount(whole(sent)), ..PagesByCoding::default() },
+            bytes: whole(bytes),
+            took: Duration::try_from_secs_f64(took).unwrap_or(Duration::MAX),
+            dirtied: PageCount(whole(dirtied)),
+            vcpus: crate::speed::VcpuSpeed::nearest(speed * 100.0),
+            ..Round::default()
+        });
+        self.elapsed += took;
+        self.bytes += bytes;
+        self.lost_work += held_back;
+        self.residue = dirtied;
+        self.fresh = 0.0;
+    }
+
+    fn pause(self) -> Outcome {
+        let (fixed, bytes) = (
+            self.fixed(self.model.surroundings.experience.fixed_downtime),
+            self.bytes_of(self.residue),
+        );
+        let downtime = fixed + bytes / self.link;
+        self.moved(downtime, 0.0, bytes, 0.0)
+    }
+
+    fn hand_over(self) -> Outcome {
+        let experience = &self.model.surroundings.experience;
+        let bytes = self.bytes_of(self.residue);
+        let follow = bytes / self.link;
+        let most = follow * f64::from(self.model.surroundings.vcpus);
+        let waits = (follow * experience.waits_per_second * self.skew.fixed).min(most);
+        let downtime = self.fixed(experience.hand_over);
+        self.moved(downtime, follow, bytes, waits)
+    }
+
+    fn moved(self, downtime: f64, follow: f64, bytes: f64, waits: f64) -> Outcome {
+        let release = self.fixed(self.model.surroundings.experience.release);
+        Outcome {
+            foreseen: Foreseen::Moves,
+            total: self.began() + downtime + follow + release,
+            downtime,
+            bytes: self.bytes + bytes,
+            lost_work: self.lost_work + downtime * f64::from(self.model.surroundings.vcpus) + waits,
+            rounds: self.rounds(),
+        }
+    }
+
+    fn give_up(self, reason: StopReason) -> Outcome {
+        Outcome {
+            foreseen: Foreseen::GivesUp { reason },
+            total: self.began(),
+            downtime: 0.0,
+            bytes: self.bytes,
+            lost_work: self.lost_work,
+            rounds: self.rounds(),
+        }
+    }
+
+    fn fixed(&self, seen: Duration) -> f64 {
+        seen.as_secs_f64() * self.skew.fixed
+    }
+
+    /// Request until now. Before the first round the set-up is still to come.
+    fn began(&self) -> f64 {
+        let setup = self.model.setup;
+        let setup =
+            if self.model.rounds.is_empty() { self.fixed(setup) } else { setup.as_secs_f64() };
+        setup + self.elapsed
+    }
+
+    fn rounds(&self) -> u32 {
+        u32::try_from(self.rounds.len()).unwrap_or(u32::MAX)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn bytes_f64(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+fn whole(figure: f64) -> u64 {
+    figure.round() as u64
+}
