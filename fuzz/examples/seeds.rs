@@ -63,6 +63,7 @@ fn preambles() -> Vec<Seed> {
     let welcome = PreambleAnswer::Welcome { version: VERSION_MAX };
     vec![
         ("preamble", "control", Preamble::new(Role::Control).encode().into()),
+        ("preamble", "probe", Preamble::new(Role::Probe).encode().into()),
         ("preamble", "pages", Preamble::new(pages).encode().into()),
         ("preamble", "newer", newer.encode().into()),
         ("preamble_answer", "welcome", welcome.encode().into()),

@@ -24,10 +24,14 @@ mod host;
 pub mod identity;
 mod interface;
 mod link;
+mod observe;
 mod pages;
+mod probe;
 pub mod source;
 mod watch;
 mod words;
 
 pub use host::{FoundMove, Host, SourceJournal};
+pub use observe::{Observed, observe};
+pub use probe::{LinkTrial, try_link};
 pub use watch::Watch;

@@ -6,14 +6,16 @@ mod kit;
 
 use kit::identities::Cluster;
 use kit::{Site, attempt, request, run};
+use rustls::pki_types::ServerName;
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::receipt::{Ending, RamCheck, Receipt, StopReason};
 use sterna_core::speed::VcpuSpeed;
 use sterna_engine::source::Move;
+use sterna_engine::{observe, try_link};
 use sterna_page::PageCount;
-use sterna_proto::message::Verify;
+use sterna_proto::message::{ReasonCode, Verify};
 use sterna_vmm::synthetic::{SyntheticConfig, SyntheticGuest, WriteRate};
 
 /// Slow enough that copying once takes longer than the first look.
@@ -52,6 +54,35 @@ fn chosen(bytes_per_second: u64, limits: Limits) -> Receipt {
     assert_eq!(receipt.ram_digest, RamCheck::Equal, "{receipt:#?}");
     assert!(b.host.arrived(attempt(1)).unwrap().check().unwrap().is_sound());
     receipt
+}
+
+#[test]
+fn what_is_seen_of_a_guest_before_its_move_is_what_it_does() {
+    let guest = guest(20_000_000);
+    let observed = observe(&mut guest.source(), Duration::from_millis(800)).unwrap();
+    assert_eq!(observed.existing, PAGES);
+    let rate = observed.dirty_bytes_per_second();
+    // It may fall behind on a busy machine, and writes some pages twice.
+    assert!((1_000_000.0..21_000_000.0).contains(&rate), "{rate}");
+    assert!(observed.looks.windows(2).all(|pair| pair[0].pages <= pair[1].pages), "{observed:?}");
+    assert!(guest.check().unwrap().is_sound());
+    // It is tracked no longer, and can be anew.
+    assert!(observe(&mut guest.source(), Duration::from_millis(50)).is_ok());
+}
+
+#[test]
+fn a_link_can_be_tried_by_those_who_may_move_guests_over_it() {
+    let cluster = Cluster::new();
+    let (a, b) = (Site::new(&cluster, "a"), Site::new(&cluster, "b"));
+    let name = ServerName::try_from("b").unwrap();
+    for streams in [1, 3] {
+        let trial = try_link(b.listener.address(), &name, &a.identity, streams).unwrap();
+        assert!(trial.bytes_per_second > 1e6, "{trial:?}");
+        assert!(trial.round_trip_us > 0, "{trial:?}");
+    }
+    let stranger = Site::new(&Cluster::new(), "a");
+    let refused = try_link(b.listener.address(), &name, &stranger.identity, 1);
+    assert_eq!(refused.unwrap_err().code, ReasonCode::LinkLost);
 }
 
 fn methods(receipt: &Receipt) -> Vec<String> {

@@ -45,6 +45,8 @@ pub enum Role {
         /// The move it belongs to.
         token: MoveToken,
     },
+    /// A trial of the link, of no move: 64 KiB at a time, each answered with one byte.
+    Probe,
 }
 
 /// What the connecting side says first.
@@ -116,6 +118,7 @@ impl Preamble {
         bytes[6..8].copy_from_slice(&self.version_max.to_le_bytes());
         match self.role {
             Role::Control => bytes[8] = 1,
+            Role::Probe => bytes[8] = 5,
             Role::Pages { stream, token } => {
                 bytes[8] = 2;
                 bytes[10..12].copy_from_slice(&stream.to_le_bytes());
@@ -143,10 +146,11 @@ impl Preamble {
             return Err(PreambleError::Versions { min, max });
         }
         let role = match bytes[8] {
-            1..=3 if bytes[9] != 0 => return Err(PreambleError::Reserved),
-            1 if bytes[10..] != [0; 18] => return Err(PreambleError::Reserved),
+            1..=3 | 5 if bytes[9] != 0 => return Err(PreambleError::Reserved),
+            1 | 5 if bytes[10..] != [0; 18] => return Err(PreambleError::Reserved),
             3 if bytes[10..12] != [0; 2] => return Err(PreambleError::Reserved),
             1 => Role::Control,
+            5 => Role::Probe,
             role @ (2 | 3) => {
                 let mut token = [0; 16];
                 token.copy_from_slice(&bytes[12..28]);
@@ -212,7 +216,8 @@ mod tests {
     #[test]
     fn a_preamble_survives_the_wire() {
         let token = MoveToken([9; 16]);
-        for role in [Role::Control, Role::Pages { stream: 7, token }, Role::Urgent { token }] {
+        let pages = Role::Pages { stream: 7, token };
+        for role in [Role::Control, pages, Role::Urgent { token }, Role::Probe] {
             let preamble = Preamble::new(role);
             assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         }
@@ -222,9 +227,12 @@ mod tests {
     fn bytes_that_mean_nothing_yet_are_refused() {
         let pages = Role::Pages { stream: 7, token: MoveToken([9; 16]) };
         let urgent = Role::Urgent { token: MoveToken([9; 16]) };
-        for (role, reserved) in
-            [(Role::Control, 9..PREAMBLE_BYTES), (pages, 9..10), (urgent, 9..12)]
-        {
+        for (role, reserved) in [
+            (Role::Control, 9..PREAMBLE_BYTES),
+            (Role::Probe, 9..PREAMBLE_BYTES),
+            (pages, 9..10),
+            (urgent, 9..12),
+        ] {
             for at in reserved {
                 let mut bytes = Preamble::new(role).encode();
                 bytes[at] = 1;

@@ -19,6 +19,7 @@ pub(crate) use following::Following;
 use crate::host::Host;
 use crate::identity::Identity;
 use crate::link::{Link, Meter};
+use crate::probe;
 use registry::Registry;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -32,6 +33,9 @@ use sterna_proto::preamble::{Preamble, PreambleAnswer, Role};
 /// Connections that may be in their handshake at once: strangers can fill no more than this.
 const HANDSHAKES_MAX: usize = 64;
 
+/// Connections over which peers may try the link at once: more of them would measure each other.
+const TRIALS_MAX: usize = 32;
+
 /// Everything the threads of a listener share.
 pub(crate) struct Service {
     identity: Identity,
@@ -39,6 +43,17 @@ pub(crate) struct Service {
     stages: StageLimits,
     registry: Registry,
     handshakes: AtomicUsize,
+    trials: AtomicUsize,
+}
+
+impl Service {
+    /// Lets a peer try the link, unless too many do.
+    fn let_try(&self, link: Link) {
+        if self.trials.fetch_add(1, Ordering::AcqRel) < TRIALS_MAX {
+            probe::answer(link);
+        }
+        self.trials.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Accepts connections of moves until it is dropped. Moves under way go on.
@@ -68,6 +83,7 @@ impl Listener {
             stages,
             registry: Registry::default(),
             handshakes: AtomicUsize::new(0),
+            trials: AtomicUsize::new(0),
         });
         let stop = Arc::clone(&stopping);
         let accept = move || {

@@ -84,6 +84,7 @@ pub(crate) enum Admitted {
     Control { control: Arc<Control>, incoming: Incoming<Envelope<ToDestination>>, peer: PeerName },
     Pages { receiver: Box<PageReceiver<Link>>, inputs: Sender<Input> },
     Urgent { link: Box<Link>, following: Arc<Following> },
+    Probe { link: Box<Link> },
 }
 
 /// Answers a preamble.
@@ -103,13 +104,17 @@ pub(crate) fn admit(
         let (control, incoming) = Control::split(link)?;
         return Ok(Admitted::Control { control: Arc::new(control), incoming, peer });
     }
+    if preamble.role == Role::Probe {
+        link.welcome(welcome)?;
+        return Ok(Admitted::Probe { link: Box::new(link) });
+    }
     let joined = match preamble.role {
         Role::Pages { stream, token } => {
             let joined = service.registry.join(token, &peer);
             joined.filter(|(streams, _)| stream < streams.count)
         }
         Role::Urgent { token } => service.registry.join(token, &peer),
-        Role::Control => None,
+        Role::Control | Role::Probe => None,
     };
     let Some((streams, inputs)) = joined else {
         link.welcome(PreambleAnswer::UnknownMove)?;
@@ -122,7 +127,7 @@ pub(crate) fn admit(
             let receiver = PageReceiver::new(link, memory, following, stream, count);
             Ok(Admitted::Pages { receiver: Box::new(receiver), inputs })
         }
-        Role::Urgent { .. } | Role::Control => {
+        Role::Urgent { .. } | Role::Control | Role::Probe => {
             Ok(Admitted::Urgent { link: Box::new(link), following })
         }
     }
@@ -132,6 +137,7 @@ impl Admitted {
     /// Serves the connection until it ends.
     pub(crate) fn run(self, service: &Arc<Service>) {
         match self {
+            Self::Probe { link } => service.let_try(*link),
             Self::Urgent { link, following } => following.serve_urgent(*link),
             Self::Pages { receiver, inputs } => receiver.run(|event| {
                 if inputs.send(Input::Stream(event)).is_ok() { Heard::Yes } else { Heard::NoLonger }
