@@ -284,7 +284,7 @@ fn resolve(
             Ok(begin) => {
                 // Nothing is foreseen of a move that is over but for its end.
                 let surroundings = Surroundings::default();
-                let journey = Journey { outgoing, surroundings, target, begin };
+                let journey = Journey { outgoing, surroundings, planned: None, target, begin };
                 leave::run(&agent, &guest, &entry, journey);
             }
             Err(_) => guest.tell(Request::Left(Box::new(outgoing), None)).await,

@@ -9,6 +9,7 @@
 //!   GET    /v1/guests/{name}/console       bytes, from the recent past on; ?follow=false ends there
 //!   POST   /v1/guests/{name}/console       bytes typed       → 204
 //!   POST   /v1/guests/{name}/run           RunGuest          → GuestView
+//!   POST   /v1/guests/{name}/plan          PlanRequest       → PlanView, after some seconds
 //!   POST   /v1/guests/{name}/moves         MoveRequest       → 202 MoveView
 //!   GET    /v1/moves                       [MoveView]
 //!   GET    /v1/moves/{id}                  MoveView; ?wait_ms=N&seen=VERSION waits for news
@@ -26,8 +27,10 @@ mod guest;
 mod host;
 mod moves;
 pub mod paths;
+mod plan;
 
 pub use error::{ApiError, ErrorCode};
 pub use guest::{GuestState, GuestView, RunGuest, StartGuest};
 pub use host::{Finding, HostInfo, Verdict};
 pub use moves::{Direction, MoveRequest, MoveState, MoveView, STREAMS_DEFAULT};
+pub use plan::{OBSERVE_MS_DEFAULT, OBSERVE_MS_MAX, PlanRequest, PlanView};

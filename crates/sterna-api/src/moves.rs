@@ -46,7 +46,7 @@ pub struct MoveRequest {
     pub push: PushOrder,
 }
 
-fn streams_default() -> u16 {
+pub(crate) fn streams_default() -> u16 {
     STREAMS_DEFAULT
 }
 

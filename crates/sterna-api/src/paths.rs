@@ -10,6 +10,8 @@ pub const GUEST: &str = "/v1/guests/{name}";
 pub const CONSOLE: &str = "/v1/guests/{name}/console";
 /// Lets a guest run that is paused, as a pattern.
 pub const RUN: &str = "/v1/guests/{name}/run";
+/// What moving a guest would cost, as a pattern.
+pub const PLAN: &str = "/v1/guests/{name}/plan";
 /// Moves of a guest, as a pattern.
 pub const GUEST_MOVES: &str = "/v1/guests/{name}/moves";
 /// All moves.

@@ -282,6 +282,22 @@ impl Receipt {
         self.choices.first().and_then(Choice::forecast)
     }
 
+    /// For how long the guest stood still so that its RAM could be compared: nobody foresees that.
+    #[must_use]
+    pub fn compared_for(&self) -> Duration {
+        let Some(downtime) = self.downtime.filter(|_| self.following.is_none()) else {
+            return Duration::ZERO;
+        };
+        downtime.digest.max(Duration::from_micros(downtime.destination.digest_us))
+    }
+
+    /// The downtime but for [`Receipt::compared_for`].
+    #[must_use]
+    pub fn downtime_uncompared(&self) -> Duration {
+        let downtime = self.downtime.map_or(Duration::ZERO, |downtime| downtime.total);
+        downtime.saturating_sub(self.compared_for())
+    }
+
     /// For how long vCPUs could not work because of the move, all together: while the guest was paused,
     /// slowed down, or waited for pages.
     #[must_use]

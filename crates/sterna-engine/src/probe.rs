@@ -94,8 +94,12 @@ fn try_one(link: Link, began: Instant) -> Result<Vec<Duration>, LinkError> {
             // Nothing that a link could make smaller.
             let mut chunk = vec![0; CHUNK_BYTES];
             rand::fill(&mut chunk[..]);
-            // An error ends the answers, too.
-            while !enough.load(Ordering::Relaxed) && out.send(&chunk).is_ok() {}
+            while !enough.load(Ordering::Relaxed) {
+                if out.send(&chunk).is_err() {
+                    // It ends the answers, too.
+                    break;
+                }
+            }
         });
         let mut answers = Vec::new();
         let mut byte = [0];

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::exit::{self, Exit};
-use crate::{agent, client, doctor, migrate, moves, pki, vm};
+use crate::{agent, client, doctor, history, migrate, moves, pki, plan, vm};
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Move running virtual machines between hosts
@@ -40,8 +40,12 @@ enum Command {
     /// Start, list, show and stop guests
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Say what moving a guest would cost, by each method, and do not move it
+    Plan(Box<plan::PlanArgs>),
     /// Move a running guest to another host
     Migrate(Box<migrate::MigrateArgs>),
+    /// Show what was foreseen of moves beside what happened
+    History(history::HistoryArgs),
     /// List, show and cancel moves
     #[command(subcommand)]
     Moves(moves::MovesCommand),
@@ -61,6 +65,8 @@ impl Cli {
             Command::Doctor(args) => doctor::run(&args, &global),
             Command::Pki(command) => pki::run(command),
             Command::Vm(command) => block_on(vm::run(command, &global)),
+            Command::Plan(args) => block_on(plan::run(*args, &global)),
+            Command::History(args) => block_on(history::run(args, &global)),
             Command::Migrate(args) => block_on(migrate::run(*args, &global)),
             Command::Moves(command) => block_on(moves::run(command, &global)),
         }

@@ -12,6 +12,7 @@ Exit codes:
   1  error
   2  wrong usage
   3  refused before anything was sent, with every reason; the guest runs on
+     (for a plan: no method is foreseen to move the guest within the limits)
   4  undone: the guest runs on at the source
   5  cancelled: the guest runs on at the source
   6  the guest is in doubt, paused, lost or has ended: look at it";

@@ -15,7 +15,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
     print!("{}", columns(head, rows));
 }
 
-fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     let head = std::iter::once(head.iter().map(ToString::to_string).collect::<Vec<_>>());
     let lines: Vec<Vec<String>> = head.chain(rows.iter().cloned()).collect();
     let count = lines.iter().map(Vec::len).max().unwrap_or(0);

@@ -111,9 +111,10 @@ fn foreseen(forecast: &Forecast, receipt: &Receipt) -> String {
             band.error(happened).map_or(String::new(), |off| format!(", {:+.0} %", off * 100.0));
         format!("{expected} ({low} to {high}){off}")
     };
-    let downtime = receipt.downtime.map_or(Duration::ZERO, |downtime| downtime.total);
-    let total = shown(&forecast.total_us, micros(receipt.total));
-    format!("{total}; downtime {}", shown(&forecast.downtime_us, micros(downtime)))
+    let total = receipt.total.saturating_sub(receipt.compared_for());
+    let total = shown(&forecast.total_us, micros(total));
+    let downtime = shown(&forecast.downtime_us, micros(receipt.downtime_uncompared()));
+    format!("{total}; downtime {downtime}")
 }
 
 /// What followed the guest, and what it waited for.

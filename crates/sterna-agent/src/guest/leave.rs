@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, paths};
 use sterna_core::limits::StageLimits;
-use sterna_core::prediction::Surroundings;
+use sterna_core::prediction::{Choice, Surroundings};
 use sterna_engine::SourceJournal;
 use sterna_engine::source::{self, LeftOver, Move as EngineMove};
 use sterna_proto::limits::STREAMS_MAX;
@@ -20,8 +20,8 @@ use sterna_vmm::Source;
 /// Where a guest is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    address: SocketAddr,
-    name: ServerName<'static>,
+    pub(super) address: SocketAddr,
+    pub(super) name: ServerName<'static>,
 }
 
 /// How a move begins.
@@ -36,6 +36,7 @@ pub(crate) enum Begin {
 pub(crate) struct Journey {
     pub(crate) outgoing: OutgoingRecord,
     pub(crate) surroundings: Surroundings,
+    pub(crate) planned: Option<Choice>,
     pub(crate) target: Target,
     pub(crate) begin: Begin,
 }
@@ -136,18 +137,15 @@ impl Task {
         tracing::info!(guest = %self.guest.name, %attempt, role = "source",
             to = %outgoing.request.to, "move begins");
         self.activity = Activity::Moving(Arc::clone(&entry));
-        let journey = Journey {
-            surroundings: self.surroundings(),
-            outgoing,
-            target,
-            begin: Begin::New(source),
-        };
+        let planned = self.planned.as_ref().and_then(|plan| plan.of(&outgoing.request));
+        let (surroundings, begin) = (self.surroundings(), Begin::New(source));
+        let journey = Journey { outgoing, surroundings, planned, target, begin };
         run(&self.agent, &self.guest, &entry, journey);
         Ok(entry)
     }
 
     /// What is known of this guest, and of moves from here.
-    fn surroundings(&self) -> Surroundings {
+    pub(super) fn surroundings(&self) -> Surroundings {
         let vcpus = self.record.definition.vcpus;
         Surroundings { vcpus, experience: self.agent.moves.experience() }
     }
@@ -182,7 +180,7 @@ fn same_move(known: Arc<Move>, guest: &str) -> Result<Arc<Move>, ApiError> {
     Err(ApiError::new(ErrorCode::AlreadyExists, message))
 }
 
-fn immovable(reasons: &[sterna_vmm::Immovable]) -> ApiError {
+pub(super) fn immovable(reasons: &[sterna_vmm::Immovable]) -> ApiError {
     let reasons: Vec<Reason> = reasons
         .iter()
         .map(|reason| Reason::new(ReasonCode::Incompatible, reason.to_string()))
@@ -192,14 +190,14 @@ fn immovable(reasons: &[sterna_vmm::Immovable]) -> ApiError {
 
 /// Runs a move in a thread of its own, which tells the guest's task when it has ended.
 pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) {
-    let Journey { outgoing, surroundings, target, begin } = journey;
+    let Journey { outgoing, surroundings, planned, target, begin } = journey;
     let request = EngineMove {
         attempt: outgoing.attempt,
         offer: outgoing.offer.clone(),
         algorithm: outgoing.request.algorithm,
         limits: outgoing.request.limits,
         surroundings,
-        planned: None,
+        planned,
         hold_back: outgoing.request.hold_back,
         stages: StageLimits::default(),
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,

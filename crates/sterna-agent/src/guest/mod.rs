@@ -14,6 +14,7 @@
 
 mod exit;
 pub(crate) mod leave;
+mod plan;
 mod settle;
 mod task;
 
@@ -23,7 +24,7 @@ use crate::console::Reader;
 use crate::hypervisor::GuestProcess;
 use crate::records::OutgoingRecord;
 use std::sync::Arc;
-use sterna_api::{ApiError, ErrorCode, GuestView, MoveRequest, RunGuest};
+use sterna_api::{ApiError, ErrorCode, GuestView, MoveRequest, PlanRequest, PlanView, RunGuest};
 use sterna_core::destination::Ending;
 use sterna_core::receipt::Receipt;
 use sterna_proto::message::{AttemptId, GuestId};
@@ -40,6 +41,9 @@ pub(crate) enum Request {
     Stop(oneshot::Sender<Result<GuestView, ApiError>>),
     Run(RunGuest, oneshot::Sender<Result<GuestView, ApiError>>),
     Migrate(Box<MoveRequest>, oneshot::Sender<Result<Arc<crate::moves::Move>, ApiError>>),
+    Plan(Box<PlanRequest>, oneshot::Sender<Result<PlanView, ApiError>>),
+    /// Planning has ended, well or not.
+    Planned(Option<Box<plan::Planned>>),
     /// The guest's process, if it arrives by this attempt: a guest that runs here must never be
     /// given to whoever asks about another attempt, as it would be discarded.
     Arriving(AttemptId, oneshot::Sender<Option<Arc<dyn GuestProcess>>>),

@@ -63,7 +63,7 @@ impl Task {
     ) -> Next {
         let entry = match std::mem::replace(&mut self.activity, Activity::Idle) {
             Activity::Moving(entry) => entry,
-            Activity::Idle => return Next::Continue,
+            Activity::Idle | Activity::Planning => return Next::Continue,
         };
         let Some(receipt) = receipt else {
             let reason = "the move's thread failed; a restart of the agent settles it".to_owned();
@@ -102,7 +102,7 @@ impl Task {
     pub(super) async fn arrived(&mut self, ending: Ending) -> Next {
         let entry = match std::mem::replace(&mut self.activity, Activity::Idle) {
             Activity::Moving(entry) => Some(entry),
-            Activity::Idle => None,
+            Activity::Idle | Activity::Planning => None,
         };
         tracing::info!(guest = %self.guest.name, role = "destination", ?ending, "move ended");
         let (summary, next) = match ending {

@@ -1,6 +1,7 @@
 //! The task that owns a guest.
 
 use super::exit::Exit;
+use super::plan::Planned;
 use super::{Guest, REQUESTS_MAX, Request, Terminal};
 use crate::agent::{Agent, blocking, vmm_error};
 use crate::console::Console;
@@ -17,6 +18,8 @@ use tokio::sync::mpsc;
 pub(crate) enum Activity {
     /// None has.
     Idle,
+    /// None has, but the guest is looked at for one.
+    Planning,
     /// This one has.
     Moving(Arc<Move>),
 }
@@ -37,6 +40,8 @@ pub(crate) struct Task {
     /// The process once it has ended by itself: its log stays until the guest is forgotten.
     pub(super) remains: Option<Arc<dyn GuestProcess>>,
     pub(super) activity: Activity,
+    /// The newest plan of a move.
+    pub(super) planned: Option<Box<Planned>>,
     pub(super) exit: Exit,
     console: Option<Console>,
 }
@@ -61,8 +66,17 @@ impl Task {
         let console = process.as_ref().map(|process| Console::attach(process.console()));
         let agent = Arc::clone(agent);
         let remains = None;
-        let task =
-            Self { agent, guest: guest.clone(), record, process, remains, activity, exit, console };
+        let task = Self {
+            agent,
+            guest: guest.clone(),
+            record,
+            process,
+            remains,
+            activity,
+            planned: None,
+            exit,
+            console,
+        };
         tokio::spawn(task.serve(inbox));
         guest
     }
@@ -94,6 +108,13 @@ impl Task {
             Request::Console(reply) => drop(reply.send(self.terminal())),
             Request::Run(run, reply) => drop(reply.send(self.run(run).await)),
             Request::Migrate(request, reply) => drop(reply.send(self.migrate(*request).await)),
+            Request::Plan(request, reply) => self.plan(*request, reply).await,
+            Request::Planned(planned) => {
+                if let Activity::Planning = self.activity {
+                    self.activity = Activity::Idle;
+                }
+                self.planned = planned.or(self.planned.take());
+            }
             Request::Arriving(attempt, reply) => drop(reply.send(self.arriving(attempt))),
             Request::Stop(reply) => {
                 let stopped = self.stop().await;
@@ -119,7 +140,7 @@ impl Task {
             pid: self.process.as_ref().map(|process| process.pid()),
             memory_bytes: self.record.definition.memory_bytes,
             current_move: match &self.activity {
-                Activity::Idle => None,
+                Activity::Idle | Activity::Planning => None,
                 Activity::Moving(entry) => Some(entry.id),
             },
             definition: self.record.definition.clone(),
@@ -135,6 +156,8 @@ impl Task {
             };
         }
         match &self.record.place {
+            // Its hypervisor answers one at a time.
+            Place::Here if matches!(self.activity, Activity::Planning) => GuestState::Running,
             Place::Here => self.ask_whether_it_runs().await,
             Place::Arriving { .. } => GuestState::Arriving,
             Place::Paused { reason, .. } => GuestState::Paused { reason: reason.clone() },
@@ -210,9 +233,18 @@ impl Task {
         Ok(self.view().await)
     }
 
-    /// Refuses what cannot be done while a move has the guest.
+    /// Refuses what cannot be done while a move has the guest, or one is planned.
     pub(super) fn idle(&self, what: &str) -> Result<(), ApiError> {
-        let Activity::Moving(entry) = &self.activity else { return Ok(()) };
+        let entry = match &self.activity {
+            Activity::Idle => return Ok(()),
+            Activity::Planning => {
+                let message =
+                    format!("{} cannot {what}: a move of it is being planned", self.guest.name);
+                return Err(ApiError::new(ErrorCode::WrongState, message)
+                    .hint("wait until that is done: it takes some seconds"));
+            }
+            Activity::Moving(entry) => entry,
+        };
         let message = format!("{} cannot {what}: it is on the move {}", self.guest.name, entry.id);
         let hint = format!("wait for it, or cancel it with `sterna moves cancel {}`", entry.id);
         Err(ApiError::new(ErrorCode::WrongState, message).hint(hint))

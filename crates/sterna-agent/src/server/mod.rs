@@ -43,6 +43,7 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
         .route(paths::GUEST, get(guests::show).delete(guests::stop))
         .route(paths::CONSOLE, get(console::read).post(console::write))
         .route(paths::RUN, post(guests::run))
+        .route(paths::PLAN, post(moves::plan))
         .route(paths::GUEST_MOVES, post(moves::begin))
         .route(paths::MOVES, get(moves::list))
         .route(paths::MOVE, get(moves::show).delete(moves::cancel))

@@ -1,4 +1,4 @@
-//! Moves: begin, list, watch, cancel.
+//! Moves: plan, begin, list, watch, cancel.
 
 use super::answer::{Body, Query, Refusal, Segment};
 use super::guests::find;
@@ -11,7 +11,9 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
-use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, MoveView, paths};
+use sterna_api::{
+    ApiError, Direction, ErrorCode, MoveRequest, MoveView, PlanRequest, PlanView, paths,
+};
 use uuid::Uuid;
 
 pub(super) async fn begin(
@@ -29,6 +31,15 @@ pub(super) async fn begin(
     let guest = find(&agent, &name).await?;
     let entry = guest.ask(|reply| Request::Migrate(Box::new(request), reply)).await??;
     Ok((StatusCode::ACCEPTED, Json(entry.view())))
+}
+
+pub(super) async fn plan(
+    State(agent): State<Arc<Agent>>,
+    Segment(name): Segment<String>,
+    Body(request): Body<PlanRequest>,
+) -> Result<Json<PlanView>, Refusal> {
+    let guest = find(&agent, &name).await?;
+    Ok(Json(guest.ask(|reply| Request::Plan(Box::new(request), reply)).await??))
 }
 
 pub(super) async fn list(State(agent): State<Arc<Agent>>) -> Json<Vec<MoveView>> {

@@ -85,7 +85,7 @@ struct Told {
 
 impl Told {
     fn by(receipt: &Receipt) -> Option<Self> {
-        let Downtime { total: downtime, pause, copy, digest, .. } = receipt.downtime?;
+        let Downtime { total: downtime, pause, copy, .. } = receipt.downtime?;
         let (first, rest) = (receipt.rounds.first()?, receipt.rounds.last()?);
         let owes = rest.pages.owed > PageCount::ZERO;
         let followed = receipt.following.map_or(Duration::ZERO, |following| following.took);
@@ -104,8 +104,7 @@ impl Told {
             let seconds = rest.bytes as f64 / rate;
             Duration::try_from_secs_f64(seconds).unwrap_or(copy)
         });
-        // Hashing is asked for by few, and grows with RAM.
-        let fixed = downtime.saturating_sub(digest).saturating_sub(copying);
+        let fixed = receipt.downtime_uncompared().saturating_sub(copying);
         let waits = receipt.following.filter(|following| following.took > Duration::ZERO);
         Some(Self {
             setup: first.started,

@@ -6,6 +6,7 @@ mod direct_io;
 mod following;
 mod free_pages;
 mod page_sizes;
+mod planning;
 mod refusals;
 mod round_trips;
 mod slowed_down;

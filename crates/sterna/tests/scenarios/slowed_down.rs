@@ -14,8 +14,16 @@ use sterna_testkit::recorder::{Bytes, Rate, Workload};
 use crate::kit::{GUEST, Underway, World, until};
 
 /// Moves that cannot converge at full speed, even if the guest gets half of its time only.
-const STUCK: [&str; 6] =
-    ["--bandwidth", "12MB/s", "--when-stuck", "throttle", "--max-downtime", "60ms"];
+const STUCK: [&str; 8] = [
+    "--algorithm",
+    "pre-copy",
+    "--bandwidth",
+    "12MB/s",
+    "--when-stuck",
+    "throttle",
+    "--max-downtime",
+    "60ms",
+];
 
 fn fast_guest() -> GuestPlan {
     let workload = Workload::new(Bytes::mebibytes(96))

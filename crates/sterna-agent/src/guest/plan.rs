@@ -1,0 +1,168 @@
+//! What moving a guest would cost: the link is tried and the guest looked at, while it runs on.
+
+use super::leave::{Target, immovable};
+use super::task::{Activity, Task};
+use super::{Guest, Request};
+use crate::agent::{Agent, blocking, vmm_error};
+use crate::hypervisor::GuestProcess;
+use crate::records::Place;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use sterna_api::{ApiError, ErrorCode, MoveRequest, OBSERVE_MS_MAX, PlanRequest, PlanView};
+use sterna_core::limits::FIXED_DOWNTIME;
+use sterna_core::prediction::{Choice, Method, Model, Surroundings, WorkingSetCurve, choose};
+use sterna_engine::{LinkTrial, Observed, observe, try_link};
+use sterna_proto::limits::STREAMS_MAX;
+use tokio::sync::oneshot;
+
+/// For how long a plan is taken to tell of a move that follows it.
+const PLAN_HOLDS: Duration = Duration::from_secs(600);
+
+/// A plan that was made, to be compared with the move that follows.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    made: Instant,
+    request: PlanRequest,
+    choice: Choice,
+}
+
+impl Planned {
+    /// What was foreseen of this move, if it is the one that was planned.
+    pub(super) fn of(&self, asked: &MoveRequest) -> Option<Choice> {
+        let planned = &self.request;
+        let same = planned.to == asked.to
+            && planned.limits == asked.limits
+            && planned.bandwidth_bytes_per_second == asked.bandwidth_bytes_per_second
+            && planned.streams == asked.streams
+            && self.made.elapsed() < PLAN_HOLDS;
+        let mut choice = same.then(|| self.choice.clone())?;
+        if let Some(method) = Method::asked_for(asked.algorithm, &asked.limits) {
+            choice.method = method;
+            choice.reason = "it was asked for".into();
+        }
+        Some(choice)
+    }
+}
+
+impl Task {
+    /// Begins to plan; the answer is given when that is done, and the guest's task goes on meanwhile.
+    pub(super) async fn plan(
+        &mut self,
+        request: PlanRequest,
+        reply: oneshot::Sender<Result<PlanView, ApiError>>,
+    ) {
+        let begun = self.begin_plan(&request).await;
+        let (target, process) = match begun {
+            Ok(begun) => begun,
+            // A caller that no longer waits for its answer is no error.
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        self.activity = Activity::Planning;
+        let surroundings = self.surroundings();
+        let (agent, guest) = (Arc::clone(&self.agent), self.guest.clone());
+        tokio::spawn(async move {
+            let (asked, to) = (request.clone(), Arc::clone(&agent));
+            let seen = blocking(move || look(&to, &asked, &target, process.as_ref())).await;
+            let plan = seen
+                .map(|(trial, observed)| conclude(&guest, &request, surroundings, trial, observed));
+            let made = Instant::now();
+            let planned = plan
+                .as_ref()
+                .ok()
+                .map(|plan| Box::new(Planned { made, request, choice: plan.choice.clone() }));
+            guest.tell(Request::Planned(planned)).await;
+            drop(reply.send(plan));
+        });
+    }
+
+    async fn begin_plan(
+        &mut self,
+        request: &PlanRequest,
+    ) -> Result<(Target, Arc<dyn GuestProcess>), ApiError> {
+        let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
+        self.idle("be looked at")?;
+        let (Place::Here, Some(process)) = (&self.record.place, self.process.clone()) else {
+            return Err(self.wrong_state("be looked at").await);
+        };
+        if request.streams == 0 || request.streams > STREAMS_MAX {
+            return Err(invalid(format!("{} streams: 1 to {STREAMS_MAX}", request.streams)));
+        }
+        if request.observe_ms == 0 || request.observe_ms > OBSERVE_MS_MAX {
+            let message = format!("{} ms of looking: 1 to {OBSERVE_MS_MAX}", request.observe_ms);
+            return Err(invalid(message));
+        }
+        request.limits.check().map_err(|error| invalid(error.to_string()))?;
+        Ok((Target::find(&request.to).await?, process))
+    }
+}
+
+/// Tries the link, then looks at the guest: not at the same time, as both need the processors.
+fn look(
+    agent: &Agent,
+    request: &PlanRequest,
+    target: &Target,
+    process: &dyn GuestProcess,
+) -> Result<(LinkTrial, Observed), ApiError> {
+    let Target { address, name } = target;
+    let trial = try_link(*address, name, &agent.identity, request.streams).map_err(|reason| {
+        let message = format!("{} cannot be reached", request.to);
+        ApiError::new(ErrorCode::Unable, message).reasons(vec![reason])
+    })?;
+    let mut source = process.source().map_err(|error| vmm_error(&error))?;
+    let reasons = source.immovable().map_err(|error| vmm_error(&error))?;
+    if !reasons.is_empty() {
+        return Err(immovable(&reasons));
+    }
+    let time = Duration::from_millis(request.observe_ms);
+    let observed = observe(source.as_mut(), time).map_err(|error| vmm_error(&error))?;
+    Ok((trial, observed))
+}
+
+fn conclude(
+    guest: &Guest,
+    request: &PlanRequest,
+    surroundings: Surroundings,
+    trial: LinkTrial,
+    observed: Observed,
+) -> PlanView {
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let allowed = request.bandwidth_bytes_per_second.map_or(f64::MAX, |rate| rate as f64);
+    let link_bytes_per_second = trial.bytes_per_second.min(allowed);
+    let curve = WorkingSetCurve::new(&observed.looks);
+    let model = Model {
+        curve: &curve,
+        link_bytes_per_second,
+        surroundings: &surroundings,
+        limits: &request.limits,
+        assumed_fixed_downtime: FIXED_DOWNTIME,
+        setup: surroundings.experience.setup,
+        elapsed: Duration::ZERO,
+        rounds: &[],
+        residue: observed.existing,
+        existing: observed.existing,
+        first_page_bytes: observed.first_page_bytes(),
+    };
+    let (forecasts, once) = (model.forecasts(), model.copying_once());
+    let chosen = choose(&forecasts, &request.limits, once, None);
+    let (method, reason) =
+        chosen.unwrap_or_else(|| (Method::ALL[0], "the limits allow no method at all".to_owned()));
+    let choice = Choice { after: Duration::ZERO, method, reason, forecasts };
+    let limit = request.limits.downtime_stretch.unwrap_or(request.limits.downtime_max);
+    let feasible = choice
+        .forecast()
+        .is_some_and(|forecast| forecast.moves() && forecast.downtime_us.expected_time() <= limit);
+    PlanView {
+        guest: guest.name.clone(),
+        to: request.to.clone(),
+        feasible,
+        choice,
+        copying_once_us: u64::try_from(once.as_micros()).unwrap_or(u64::MAX),
+        link_bytes_per_second,
+        round_trip_us: trial.round_trip_us,
+        existing_bytes: observed.existing.bytes(),
+        zero_permille: observed.zero_permille,
+        dirty_bytes_per_second: observed.dirty_bytes_per_second(),
+        looks: observed.looks,
+        experience: surroundings.experience,
+    }
+}
