@@ -62,6 +62,11 @@ pub(crate) struct Run {
     pub(crate) wait_median_ms: Option<f64>,
     pub(crate) wait_p99_ms: Option<f64>,
     pub(crate) wait_longest_ms: Option<f64>,
+    /// By how many percent more than foreseen the move took, and the guest stood still.
+    pub(crate) total_error_percent: Option<f64>,
+    pub(crate) downtime_error_percent: Option<f64>,
+    /// What was chosen, the last choice last.
+    pub(crate) chosen: Vec<String>,
     /// Load of the machine (average of a minute) just before.
     pub(crate) load: Option<f64>,
     pub(crate) receipt: Option<Receipt>,

@@ -3,6 +3,8 @@
 /// How a guest is moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Method {
+    /// Sterna as it is without any option: whichever of the following is foreseen to cost least
+    SternaAuto,
     /// Sterna's pre-copy, two streams, TLS; pauses all the same where rounds no longer help
     Sterna,
     /// The same, with all RAM compared before the guest resumes
@@ -28,6 +30,10 @@ pub(crate) enum Method {
     QemuPostCopyPlain,
 }
 
+const PRE_COPY: [&str; 4] = ["--algorithm", "pre-copy", "--when-stuck", "stop-and-copy"];
+const PRE_COPY_VERIFIED: [&str; 5] =
+    ["--algorithm", "pre-copy", "--when-stuck", "stop-and-copy", "--verify"];
+
 /// Whose move it is, and with which settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
@@ -49,7 +55,8 @@ pub(crate) enum Kind {
 
 impl Method {
     /// All algorithms of ours, and of QEMU's those that are the best of their kind.
-    pub(crate) const POOL: [Self; 9] = [
+    pub(crate) const POOL: [Self; 10] = [
+        Self::SternaAuto,
         Self::Sterna,
         Self::SternaThrottle,
         Self::SternaHybrid,
@@ -63,6 +70,7 @@ impl Method {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::SternaAuto => "sterna",
             Self::Sterna => "sterna pre-copy",
             Self::SternaVerified => "sterna pre-copy verified",
             Self::SternaThrottle => "sterna throttle",
@@ -79,10 +87,13 @@ impl Method {
 
     pub(crate) fn by(self) -> By {
         match self {
+            Self::SternaAuto => By::Sterna(&[]),
             // A guest that cannot converge shall be moved all the same: that is what is measured.
-            Self::Sterna => By::Sterna(&["--when-stuck", "stop-and-copy"]),
-            Self::SternaVerified => By::Sterna(&["--when-stuck", "stop-and-copy", "--verify"]),
-            Self::SternaThrottle => By::Sterna(&["--when-stuck", "throttle"]),
+            Self::Sterna => By::Sterna(&PRE_COPY),
+            Self::SternaVerified => By::Sterna(&PRE_COPY_VERIFIED),
+            Self::SternaThrottle => {
+                By::Sterna(&["--algorithm", "pre-copy", "--when-stuck", "throttle"])
+            }
             Self::SternaHybrid => By::Sterna(&["--algorithm", "hybrid"]),
             Self::SternaPostCopy => By::Sterna(&["--algorithm", "post-copy"]),
             Self::SternaStopAndCopy => By::Sterna(&["--algorithm", "stop-and-copy"]),

@@ -75,6 +75,9 @@ fn told(receipt: &Receipt) -> Run {
     let wait = |micros: Option<u64>| Some(millis(Duration::from_micros(micros?)));
     let slowest = receipt.rounds.iter().map(|round| round.vcpus).min();
     let moved = receipt.ending == Ending::Moved;
+    let foreseen = receipt.foreseen().filter(|_| moved);
+    let total = receipt.total.saturating_sub(receipt.compared_for());
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     Run {
         end: match &receipt.ending {
             Ending::Moved => End::Moved,
@@ -96,6 +99,13 @@ fn told(receipt: &Receipt) -> Run {
         wait_median_ms: wait(waits.map(|waits| waits.median_us)),
         wait_p99_ms: wait(waits.map(|waits| waits.p99_us)),
         wait_longest_ms: wait(waits.map(|waits| waits.longest_us)),
+        total_error_percent: foreseen
+            .and_then(|forecast| forecast.total_us.error(micros(total)))
+            .map(|error| error * 100.0),
+        downtime_error_percent: foreseen
+            .and_then(|forecast| forecast.downtime_us.error(micros(receipt.downtime_uncompared())))
+            .map(|error| error * 100.0),
+        chosen: receipt.choices.iter().map(|choice| choice.method.to_string()).collect(),
         receipt: Some(receipt.clone()),
         ..Run::default()
     }

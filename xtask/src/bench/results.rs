@@ -42,7 +42,7 @@ const fn figure(
     Figure { name, heading, unit, of }
 }
 
-const FIGURES: [Figure; 18] = [
+const FIGURES: [Figure; 20] = [
     figure("total_ms", "total s", 1e3, |run| run.total_ms),
     figure("downtime_ms", "downtime ms", 1.0, |run| run.downtime_ms),
     figure("gap_udp_ms", "UDP gap ms", 1.0, |run| run.gap_udp_ms),
@@ -62,6 +62,8 @@ const FIGURES: [Figure; 18] = [
     figure("wait_median_ms", "wait p50 ms", 1.0, |run| run.wait_median_ms),
     figure("wait_p99_ms", "p99 ms", 1.0, |run| run.wait_p99_ms),
     figure("wait_longest_ms", "longest ms", 1.0, |run| run.wait_longest_ms),
+    figure("total_error_percent", "total foreseen, off by %", 1.0, |run| run.total_error_percent),
+    figure("downtime_error_percent", "downtime, off by %", 1.0, |run| run.downtime_error_percent),
     figure("load", "load", 1.0, |run| run.load),
 ];
 
