@@ -9,6 +9,9 @@ use std::time::Duration;
 pub struct Progress {
     /// Name of the stage.
     pub stage: String,
+    /// The method that was chosen, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
     /// Number of the round, from 0.
     pub round: u32,
     /// Since the move was asked for.

@@ -77,6 +77,7 @@ pub(crate) fn line(view: &MoveView) -> String {
     let mut parts = vec![progress.stage.clone()];
     // Rates and the time left mean nothing once copying is over.
     let copying = progress.stage == "copying";
+    parts.extend(progress.method.clone());
     if copying {
         parts.push(format!("round {}", progress.round));
     }
@@ -117,6 +118,7 @@ mod tests {
         assert_eq!(line(&view), "negotiating");
         view.progress = Some(Progress {
             stage: "copying".into(),
+            method: Some("hybrid".into()),
             round: 2,
             ram_done_bytes: 1 << 30,
             ram_total_bytes: 2 << 30,
@@ -124,7 +126,7 @@ mod tests {
             eta: Some(Duration::from_secs(9)),
             ..Progress::default()
         });
-        let expected = "copying, round 2, 1.0 GiB of 2.0 GiB, at 117.0 MB/s, 9.00 s left";
+        let expected = "copying, hybrid, round 2, 1.0 GiB of 2.0 GiB, at 117.0 MB/s, 9.00 s left";
         assert_eq!(line(&view), expected);
     }
 }

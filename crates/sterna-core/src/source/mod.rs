@@ -236,6 +236,12 @@ impl Source {
         self.config.planned.iter().chain(&self.foreseen).chain(chosen).cloned().collect()
     }
 
+    /// The method that was chosen last, where there was a choice.
+    #[must_use]
+    pub fn chosen(&self) -> Option<Method> {
+        self.config.algorithm.choices().last().map(|choice| choice.method)
+    }
+
     /// Whether RAM digests were compared, and how.
     #[must_use]
     pub fn ram_check(&self) -> RamCheck {

@@ -379,6 +379,7 @@ impl<'a> Driver<'a> {
                 progress.sent_bytes = sent_now;
             }
             progress.stage = machine.stage().into();
+            progress.method = machine.chosen().map(|method| method.to_string());
             progress.round = u32::try_from(rounds.len()).unwrap_or(u32::MAX);
             progress.ram_done_bytes = done_pages * PAGE_SIZE_BYTES;
             let again: u64 = rounds.iter().map(|round| round.dirtied.bytes()).sum();

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use sterna_testkit::net::Host;
 
-use super::{GUEST, Underway, World, until};
+use super::{GUEST, PRE_COPY, Underway, World, until};
 
 /// How often is looked whether the device state has been written or read.
 const LOOK_INTERVAL: Duration = Duration::from_micros(500);
@@ -68,7 +68,7 @@ impl World {
     pub(crate) fn hold_at_commitment(&mut self) -> Result<(Underway, Stopped)> {
         let (mut from, mut to) = (Host::A, Host::B);
         for _ in 0..TRIES {
-            let underway = self.begin(from, to, &["--verify"])?;
+            let underway = self.begin(from, to, &[&PRE_COPY[..], &["--verify"]].concat())?;
             let qemu = self.qemu(to)?;
             let limit = Instant::now() + super::LIMIT;
             let saved = self.has_transferred(from, limit)?;

@@ -17,6 +17,9 @@ use super::{GUEST, World, until};
 /// Slow enough that copying a small guest takes many seconds.
 const SLOW: [&str; 2] = ["--bandwidth", "24MB/s"];
 
+/// What is tested at a stage of pre-copy must not depend on what is chosen.
+pub(crate) const PRE_COPY: [&str; 2] = ["--algorithm", "pre-copy"];
+
 /// A move that goes on in the background.
 pub(crate) struct Underway {
     pub(crate) id: String,
@@ -39,7 +42,7 @@ impl World {
 
     /// Begins a move and returns when pages have been copied; it then copies for seconds on.
     pub(crate) fn begin_copying(&mut self) -> Result<Underway> {
-        let underway = self.begin(Host::A, Host::B, &SLOW)?;
+        let underway = self.begin(Host::A, Host::B, &[SLOW, PRE_COPY].concat())?;
         until("pages that are copied", || {
             let progress = &self.show(&underway)?["progress"];
             let copied = progress["ram_done_bytes"].as_u64().unwrap_or(0);

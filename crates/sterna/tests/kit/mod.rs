@@ -10,7 +10,7 @@ mod host;
 mod journey;
 mod watch;
 
-pub(crate) use journey::Underway;
+pub(crate) use journey::{PRE_COPY, Underway};
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -11,7 +11,7 @@ use sterna_testkit::lab::GuestPlan;
 use sterna_testkit::net::Host;
 use sterna_testkit::recorder::{Bytes, DiskUse, Line, Rate, Workload};
 
-use crate::kit::{GUEST, World, until};
+use crate::kit::{GUEST, PRE_COPY, World, until};
 
 /// Reads that the throttled disk does in a second: with a few at once each takes long, and its
 /// data land long after the kernel has marked the page as written.
@@ -33,7 +33,7 @@ fn data_that_a_disk_delivers_after_its_page_was_scanned_arrive_all_the_same() ->
         slow.take(world.qemu(Host::A)?)?;
     }
     let receipt = {
-        let words = [&["--verify"], &SLOW[..]].concat();
+        let words = [&["--verify"], &PRE_COPY[..], &SLOW].concat();
         world.begin(Host::A, Host::B, &words)?.moved()?
     };
     ensure!(receipt.rounds.len() > 2, "only {} rounds", receipt.rounds.len());

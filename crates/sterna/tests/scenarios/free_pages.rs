@@ -8,7 +8,7 @@ use sterna_testkit::lab::GuestPlan;
 use sterna_testkit::net::Host;
 use sterna_testkit::recorder::{Bytes, Command, Line, Rate, Workload};
 
-use crate::kit::{GUEST, World, until};
+use crate::kit::{GUEST, PRE_COPY, World, until};
 
 /// The guest's RAM: so small that it uses most of it.
 const MEMORY: Bytes = Bytes(288 << 20);
@@ -55,7 +55,7 @@ fn memory_that_is_given_back_and_taken_again_while_it_is_copied_arrives_whole() 
     // was taken has been sent by then, wherever in RAM it is.
     let last = TAKEN.0 * 2 / 3;
     let words = ["--verify", "--bandwidth", "6MB/s", "--when-stuck", "stop-and-copy"];
-    let underway = world.begin(Host::A, Host::B, &words)?;
+    let underway = world.begin(Host::A, Host::B, &[&PRE_COPY[..], &words].concat())?;
     until("pages that are copied", || {
         let copied = world.show(&underway)?["progress"]["ram_done_bytes"].as_u64().unwrap_or(0);
         Ok((copied + last > full.0).then_some(()))
