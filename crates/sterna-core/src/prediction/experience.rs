@@ -126,3 +126,87 @@ fn median<T: PartialOrd + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
     values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
     values.get(values.len().checked_sub(1)? / 2).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::algorithm::AlgorithmName;
+    use crate::limits::Limits;
+    use crate::receipt::{Following, PagesByCoding, RamCheck, Round, WireBytes};
+    use sterna_proto::message::{AttemptId, Epoch, GuestId, PageWaits};
+
+    const fn ms(time: u64) -> Duration {
+        Duration::from_millis(time)
+    }
+
+    /// A move of 100 MB at 100 MB/s after 300 ms, with 1 MB at the pause, which is 10 ms, and `fixed`
+    /// besides; released 40 ms later.
+    fn moved(fixed: Duration) -> Receipt {
+        let round = |number, started, took, bytes| Round {
+            number,
+            started,
+            took,
+            bytes,
+            ..Round::default()
+        };
+        let pause = ms(2);
+        let stopped = ms(1310);
+        let total = fixed + ms(10);
+        Receipt {
+            guest: "web".into(),
+            attempt: AttemptId { guest: GuestId(uuid::Uuid::nil()), epoch: Epoch(1) },
+            source: "a".into(),
+            destination: "b".into(),
+            ending: Ending::Moved,
+            algorithm: AlgorithmName::PreCopy,
+            choices: Vec::new(),
+            stopped: None,
+            limits: Limits::default(),
+            streams: 1,
+            vcpus: 1,
+            ram_bytes: 1 << 30,
+            started_unix_ms: 0,
+            total: stopped + total + ms(40),
+            negotiation: ms(200),
+            downtime: Some(Downtime { total, pause, copy: ms(15), ..Downtime::default() }),
+            rounds: vec![
+                round(0, ms(300), ms(1000), 100_000_000),
+                round(1, stopped + pause, ms(12), 1_000_000),
+            ],
+            following: None,
+            wire: WireBytes::default(),
+            ram_digest: RamCheck::NotChecked,
+        }
+    }
+
+    #[test]
+    fn what_moves_take_apart_from_copying_is_told_by_their_receipts() {
+        let receipts = [moved(ms(20)), moved(ms(90)), moved(ms(30))];
+        let learnt = Experience::of(&receipts);
+        assert_eq!((learnt.moves, learnt.setup, learnt.release), (3, ms(300), ms(40)));
+        assert_eq!(learnt.fixed_downtime, ms(30));
+        assert_eq!(learnt.link_bytes_per_second, Some(1e8));
+        // Nothing followed.
+        assert_eq!(learnt.hand_over, Experience::default().hand_over);
+    }
+
+    #[test]
+    fn a_guest_that_waited_tells_how_long_guests_wait() {
+        let mut receipt = moved(ms(70));
+        receipt.rounds[1].pages =
+            PagesByCoding { owed: PageCount(5000), ..PagesByCoding::default() };
+        let waits = PageWaits { total_us: 600_000, ..PageWaits::default() };
+        receipt.following = Some(Following { took: ms(2000), waits, ..Following::default() });
+        receipt.total += ms(2000);
+        let learnt = Experience::of([&receipt]);
+        assert!((learnt.waits_per_second - 0.3).abs() < 1e-9, "{learnt:?}");
+        assert_eq!((learnt.hand_over, learnt.release), (ms(70), ms(40)));
+        assert_eq!(learnt.fixed_downtime, Experience::default().fixed_downtime);
+    }
+
+    #[test]
+    fn moves_that_failed_teach_nothing() {
+        let undone = Receipt { ending: Ending::Undone { reasons: vec![] }, ..moved(ms(500)) };
+        assert_eq!(Experience::of([&undone]), Experience::default());
+    }
+}

@@ -104,9 +104,9 @@ pub struct Band {
 }
 
 impl Band {
-    fn around(expected: u64, others: [u64; 2]) -> Self {
-        let low = others.into_iter().fold(expected, u64::min);
-        let high = others.into_iter().fold(expected, u64::max);
+    fn around(expected: u64, others: impl Iterator<Item = u64>) -> Self {
+        let (low, high) = others
+            .fold((expected, expected), |(low, high), other| (low.min(other), high.max(other)));
         Self { low, expected, high }
     }
 
