@@ -1,9 +1,10 @@
 //! Calls of cargo from within cargo.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::paths;
 
@@ -32,4 +33,45 @@ pub(crate) fn build_sterna() -> Result<PathBuf> {
     println!("building sterna");
     run(&mut cargo(&["build", "--quiet", "--release", "--package", "sterna"]))?;
     Ok(paths::target().join("release").join("sterna"))
+}
+
+/// A program that cargo built.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Name of the target.
+    pub(crate) name: String,
+    /// Whether it runs tests.
+    pub(crate) is_test: bool,
+    /// The folder of its package.
+    pub(crate) package: PathBuf,
+    pub(crate) path: PathBuf,
+}
+
+/// Builds all tests and the programs they start, all of the workspace at once: building part after part
+/// would build most dependencies twice, with other features each.
+///
+/// # Errors
+/// If something does not build.
+pub(crate) fn build_tests() -> Result<Vec<Program>> {
+    let mut command = cargo(&["test", "--workspace", "--no-run", "--quiet"]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "building the tests ended with {}", output.status);
+    let messages = String::from_utf8(output.stdout)?;
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        programs.extend(program(&serde_json::from_str(line)?));
+    }
+    Ok(programs)
+}
+
+/// Reads one of cargo's messages, if it is of a program.
+fn program(message: &Value) -> Option<Program> {
+    let manifest = PathBuf::from(message["manifest_path"].as_str()?);
+    Some(Program {
+        name: message["target"]["name"].as_str()?.to_owned(),
+        is_test: message["profile"]["test"].as_bool()?,
+        package: manifest.parent()?.to_owned(),
+        path: message["executable"].as_str()?.into(),
+    })
 }

@@ -1,8 +1,10 @@
 //! `cargo xtask test`: everything, quick tests first.
 
+use std::process::Command;
+
 use anyhow::Result;
 
-use crate::cargo::{cargo, run};
+use crate::cargo::{Program, build_tests, cargo, run};
 use crate::lane::{self, Lane};
 use crate::{guest_image, setup};
 
@@ -17,20 +19,8 @@ pub(crate) struct TestArgs {
     lane: Option<Lane>,
 }
 
-/// Crates whose tests need nothing but a kernel.
-const QUICK: [&str; 9] = [
-    "sterna-page",
-    "sterna-proto",
-    "sterna-core",
-    "sterna-sys",
-    "sterna-engine",
-    "sterna-api",
-    "sterna-report",
-    "sterna-guest",
-    "sterna-fuzz",
-];
-
-/// Crates whose tests start hypervisors, network namespaces or agents.
+/// Packages whose tests start hypervisors, network namespaces or agents, by their folders. Those of all
+/// others need nothing but a kernel.
 const REAL: [&str; 5] = ["sterna-vmm", "sterna-agent", "sterna-testkit", "sterna", "xtask"];
 
 /// Runs the tests; the first crate that fails ends it.
@@ -39,21 +29,34 @@ pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
         return lane::run_lane(lane);
     }
     setup::run_setup()?;
+    println!("── building all tests");
+    let mut tests = build_tests()?;
+    tests.retain(|program| program.is_test);
+    // Cargo builds side by side and tells in the order in which it is done.
+    tests.sort_by(|a, b| (place(a), &a.path).cmp(&(place(b), &b.path)));
+    let (real, quick): (Vec<_>, Vec<_>) = tests.iter().partition(|test| place(test).is_some());
     println!("── tests of pure crates, tracker and engine");
-    tests(&QUICK, &[])?;
+    quick.into_iter().try_for_each(|test| run_one(test, &[]))?;
+    run(&mut cargo(&["test", "--workspace", "--doc", "--quiet"]))?;
     if args.quick {
         return Ok(());
     }
     guest_image::run_guest()?;
     println!("── tests with real hypervisors, hosts and guests");
     // One at a time: emulated guests share two cores as it is.
-    tests(&REAL, &["--", "--test-threads", "1"])
+    real.into_iter().try_for_each(|test| run_one(test, &["--test-threads", "1"]))
 }
 
-fn tests(crates: &[&str], more: &[&str]) -> Result<()> {
-    let mut command = cargo(&["test", "--quiet"]);
-    for name in crates {
-        command.args(["--package", name]);
-    }
-    run(command.args(more))
+/// The place of a test's package among those that need more than a kernel.
+fn place(test: &Program) -> Option<usize> {
+    let folder = test.package.file_name()?;
+    REAL.iter().position(|name| folder == *name)
+}
+
+/// Runs one program of tests, from where cargo would.
+fn run_one(test: &Program, arguments: &[&str]) -> Result<()> {
+    let package = test.package.file_name().unwrap_or_default().to_string_lossy();
+    println!("{package}: {}", test.name);
+    let mut command = Command::new(&test.path);
+    run(command.current_dir(&test.package).args(arguments).arg("--quiet"))
 }

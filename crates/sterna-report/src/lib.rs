@@ -17,6 +17,7 @@
 //! receipt says; it does not check that the receipt is right.
 #![forbid(unsafe_code)]
 
+mod choices;
 mod codings;
 mod facts;
 mod figures;

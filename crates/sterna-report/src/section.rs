@@ -1,7 +1,7 @@
 //! All about one move: sentence, figures, pictures, tables.
 
 use crate::MoveReport;
-use crate::{facts, moments, rounds, switchover, timeline, words};
+use crate::{choices, facts, moments, rounds, switchover, timeline, words};
 use maud::{Markup, html};
 use sterna_core::receipt::Ending;
 
@@ -22,6 +22,9 @@ pub(crate) fn section(report: &MoveReport, id: &str) -> Markup {
             (pictures(report))
             @if !receipt.rounds.is_empty() {
                 section { h3 { "Rounds" } (rounds::table(receipt)) }
+            }
+            @if !receipt.choices.is_empty() {
+                section { h3 { "What was foreseen" } (choices::choices(receipt)) }
             }
             (facts::facts(report))
             (verbatim(report))

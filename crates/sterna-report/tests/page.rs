@@ -10,7 +10,8 @@ use proptest::sample::select;
 use samples::{about, us};
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
-use sterna_core::receipt::{Downtime, Ending, PagesByCoding, Receipt, Round};
+use sterna_core::prediction::{Band, Choice, Forecast, Foreseen, Method};
+use sterna_core::receipt::{Downtime, Ending, PagesByCoding, Receipt, Round, StopReason};
 use sterna_page::PageCount;
 use sterna_proto::message::{ActivationTimes, Reason, ReasonCode};
 use sterna_report::{Measured, MoveReport, html};
@@ -49,6 +50,41 @@ fn every_ending_has_its_sentence() {
              until an operator decides.",
         ]
     );
+}
+
+#[test]
+fn what_was_foreseen_of_each_method_stands_beside_what_happened() {
+    let band = |expected| Band { low: expected / 2, expected, high: expected * 2 };
+    let forecast = |method, foreseen| Forecast {
+        method,
+        foreseen,
+        total_us: band(6_000_000),
+        downtime_us: band(20_000),
+        bytes: band(1 << 30),
+        lost_work_us: band(40_000),
+        rounds: 3,
+    };
+    let gives_up = Foreseen::GivesUp { reason: StopReason::NoProgress };
+    let mut report = samples::moved();
+    report.receipt.choices = vec![Choice {
+        after: us(900_000),
+        method: Method::ALL[3],
+        reason: "40 ms of lost work".into(),
+        forecasts: vec![
+            forecast(Method::ALL[0], gives_up),
+            forecast(Method::ALL[3], Foreseen::Moves),
+        ],
+    }];
+    let text = words(&page(report));
+    for said in [
+        "After 900 ms: hybrid",
+        "40 ms of lost work",
+        "would give up: rounds no longer made",
+        "6.00 s (3.00 s to 12.0 s)",
+        "what happened5.31 s",
+    ] {
+        assert!(text.contains(said), "{said} is not in {text}");
+    }
 }
 
 #[test]

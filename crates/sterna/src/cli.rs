@@ -112,6 +112,18 @@ mod tests {
     }
 
     #[test]
+    fn a_random_algorithm_is_drawn_by_the_caller() {
+        let line = "sterna migrate web-1 --to b --algorithm random";
+        let mut drawn = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+            let Command::Migrate(args) = cli.command else { panic!("{cli:?}") };
+            drawn.insert(args.request().algorithm.as_str());
+        }
+        assert!(drawn.len() >= 4 && !drawn.contains("auto"), "{drawn:?}");
+    }
+
+    #[test]
     fn the_exit_codes_are_in_the_help() {
         let help = Cli::command().render_long_help().to_string();
         assert!(help.contains("5  cancelled"), "{help}");

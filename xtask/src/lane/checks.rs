@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +11,7 @@ use sterna_testkit::probe::RESET_BY_ITSELF;
 
 use super::image::Image;
 use super::machine::{Answer, Echo, End, Machine};
-use crate::cargo::cargo;
+use crate::cargo::build_tests;
 use crate::paths;
 
 /// What a test says whose guest came to nothing before anything was done to it. Of emulated guests
@@ -79,49 +78,14 @@ pub(super) struct Programs {
 /// # Errors
 /// If something does not build.
 pub(super) fn build() -> Result<Programs> {
-    let artifacts = artifacts(&[
-        &["test", "--package", "sterna-sys", "--lib"],
-        &["test", "--package", "sterna-vmm", "--test", "qemu", "--test", "huge_pages"],
-        // This also builds the program that the tests start.
-        &["test", "--package", "sterna", "--test", "real_guests"],
-    ])?;
+    let built = build_tests()?;
     let find = |name: &str, is_test| -> Result<PathBuf> {
-        let found = artifacts.iter().find(|built| built.name == name && built.is_test == is_test);
+        let found = built.iter().find(|program| program.name == name && program.is_test == is_test);
         Ok(found.with_context(|| format!("cargo built no {name}"))?.path.clone())
     };
     let checks = CHECKS.into_iter().map(|check| Ok((find(check.program, true)?, check)));
     let checks = checks.map(|found: Result<_>| found.map(|(path, check)| (check, path)));
     Ok(Programs { sterna: find("sterna", false)?, checks: checks.collect::<Result<_>>()? })
-}
-
-/// A program that cargo built.
-struct Artifact {
-    name: String,
-    is_test: bool,
-    path: PathBuf,
-}
-
-fn artifacts(calls: &[&[&str]]) -> Result<Vec<Artifact>> {
-    let mut found = Vec::new();
-    for words in calls {
-        let mut command = cargo(words);
-        command.args(["--no-run", "--quiet", "--message-format", "json-render-diagnostics"]);
-        let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-        ensure!(output.status.success(), "cargo {} ended with {}", words.join(" "), output.status);
-        for line in String::from_utf8(output.stdout)?.lines() {
-            found.extend(artifact(&serde_json::from_str(line)?));
-        }
-    }
-    Ok(found)
-}
-
-/// Reads one of cargo's messages, if it is of a program.
-fn artifact(message: &Value) -> Option<Artifact> {
-    Some(Artifact {
-        name: message["target"]["name"].as_str()?.to_owned(),
-        is_test: message["profile"]["test"].as_bool()?,
-        path: message["executable"].as_str()?.into(),
-    })
 }
 
 /// What befell guests and machine, that no test found and no test of ours is to blame for.

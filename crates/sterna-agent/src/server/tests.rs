@@ -86,6 +86,10 @@ async fn every_error_has_its_code_and_status() {
         (Method::GET, "/v1/guests/b/console", "", 404, NotFound),
         (Method::POST, "/v1/guests/a/moves", nowhere.as_str(), 422, Invalid),
         (Method::POST, "/v1/guests/a/moves", contradictory.as_str(), 422, Invalid),
+        (Method::POST, "/v1/guests/a/plan", r#"{"to":"b:x"}"#, 422, Invalid),
+        (Method::POST, "/v1/guests/a/plan", r#"{"to":"b","streams":0}"#, 422, Invalid),
+        (Method::POST, "/v1/guests/a/plan", r#"{"to":"b","observe_ms":0}"#, 422, Invalid),
+        (Method::POST, "/v1/guests/b/plan", r#"{"to":"b"}"#, 404, NotFound),
         (Method::GET, no_move.as_str(), "", 404, NotFound),
         (Method::DELETE, "/v1/moves/x", "", 400, BadRequest),
     ] {
@@ -93,6 +97,21 @@ async fn every_error_has_its_code_and_status() {
         assert_eq!((got, error.code), (status, code), "{method} {path}: {error}");
         assert_eq!(error.code.status(), status);
     }
+}
+
+#[tokio::test]
+async fn a_plan_to_a_host_that_is_not_there_leaves_the_guest_free() {
+    let caller = Caller::new(Origin::Local);
+    caller.start(ID, "a").await;
+    // Nobody listens on the port for discarding.
+    let plan = r#"{"to":"127.0.0.1:9"}"#;
+    for _ in 0..2 {
+        let (_, error) = caller.error(Method::POST, "/v1/guests/a/plan", plan).await;
+        assert_eq!(error.code, ErrorCode::Unable, "{error}");
+        assert!(error.reasons[0].detail.contains("the link could not be tried"), "{error:?}");
+    }
+    let guest: GuestView = caller.get("/v1/guests/a").await;
+    assert_eq!(guest.state, GuestState::Running);
 }
 
 #[tokio::test]
