@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 use sterna_api::{ApiError, ErrorCode, MoveRequest, STREAMS_DEFAULT};
 use sterna_core::algorithm::AlgorithmName;
+use sterna_core::balloon::Balloon;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
@@ -244,6 +245,7 @@ fn receipt(ending: Ending) -> Receipt {
             state_bytes: 312_448,
             ..Downtime::default()
         }),
+        ballooning: None,
         following: None,
         rounds: vec![round(0), round(1)],
         wire: WireBytes { payload: 1_052_000, sockets: 1_060_000, interface: Some(1_100_000) },
@@ -268,6 +270,7 @@ fn move_request() -> MoveRequest {
         algorithm: AlgorithmName::StopAndCopy,
         limits: Limits::default(),
         hold_back: HoldBack::Aged,
+        balloon: Balloon::Inflate,
         bandwidth_bytes_per_second: Some(1_000_000),
         streams: STREAMS_DEFAULT,
         push: PushOrder::Linear,

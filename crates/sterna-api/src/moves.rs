@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sterna_core::algorithm::AlgorithmName;
+use sterna_core::balloon::Balloon;
 use sterna_core::limits::Limits;
 use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
@@ -32,6 +33,9 @@ pub struct MoveRequest {
     /// Which pages rounds hold back, because the guest is likely to write them again soon.
     #[serde(default)]
     pub hold_back: HoldBack,
+    /// Whether the guest is asked to give memory back first.
+    #[serde(default)]
+    pub balloon: Balloon,
     /// Bytes a second at most for the pages; `None` for no limit.
     #[serde(default)]
     pub bandwidth_bytes_per_second: Option<u64>,

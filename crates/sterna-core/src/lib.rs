@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
+pub mod balloon;
 pub mod destination;
 pub mod journal;
 pub mod limits;

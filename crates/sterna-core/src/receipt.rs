@@ -1,6 +1,7 @@
 //! The receipt of a move: what was done, why, what it took, and whether it was right.
 
 use crate::algorithm::AlgorithmName;
+use crate::balloon::Ballooning;
 use crate::limits::Limits;
 use crate::prediction::{Choice, Forecast};
 use crate::speed::VcpuSpeed;
@@ -254,6 +255,9 @@ pub struct Receipt {
     /// Request until the destination had accepted.
     #[serde(with = "crate::time::micros", rename = "negotiation_us")]
     pub negotiation: Duration,
+    /// What came of asking the guest for memory, if it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ballooning: Option<Ballooning>,
     /// The downtime, if the guest was paused.
     pub downtime: Option<Downtime>,
     /// Every round, the last after the pause.

@@ -5,6 +5,7 @@ use crate::figures::{self, bytes, count, date, time};
 use crate::words;
 use maud::{Markup, html};
 use std::time::Duration;
+use sterna_core::balloon::Ballooning;
 use sterna_core::receipt::{Following, RamCheck, Receipt};
 use sterna_page::PAGE_SIZE_BYTES;
 
@@ -33,10 +34,23 @@ pub(crate) fn facts(report: &MoveReport) -> Markup {
             section { h4 { "How" } dl { (course(receipt)) } }
             section { h4 { "Limits" } dl { (limits(receipt)) } }
             section { h4 { "Bytes sent" } dl { (sent(report)) } }
+            @if let Some(ballooning) = &receipt.ballooning {
+                section { h4 { "Given back for the move" } dl { (given_back(ballooning)) } }
+            }
             @if let Some(following) = &receipt.following {
                 section { h4 { "Followed the guest" } dl { (followed(following)) } }
             }
         }
+    }
+}
+
+fn given_back(ballooning: &Ballooning) -> Markup {
+    html! {
+        (fact("Bytes asked for", &bytes(ballooning.asked_bytes)))
+        (fact("Bytes given", &bytes(ballooning.given_bytes)))
+        (fact("of them in use until then", &bytes(ballooning.freed_bytes)))
+        (fact("Time", &time(ballooning.took)))
+        (fact("Not more because", ballooning.end.as_str()))
     }
 }
 

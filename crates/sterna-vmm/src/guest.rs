@@ -45,6 +45,15 @@ pub enum Discarding {
     Possible,
 }
 
+/// What a guest says of its memory. It may say anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Bytes that its kernel has to give away.
+    pub total_bytes: u64,
+    /// Bytes of them that a new program could have: those that are free, and caches.
+    pub available_bytes: u64,
+}
+
 /// What a pause took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pause {
@@ -168,6 +177,26 @@ pub trait Source: Send {
     /// When the hypervisor cannot be asked.
     fn discarding(&mut self) -> Result<Discarding, VmmError>;
 
+    /// What the guest says of its memory, `None` until it has answered. The first call asks it;
+    /// none waits for the answer.
+    ///
+    /// # Errors
+    /// When it has no balloon by which it could answer, or the hypervisor cannot be asked.
+    fn memory_use(&mut self) -> Result<Option<MemoryUse>, VmmError>;
+
+    /// Asks the guest to have `bytes` of its RAM in its balloon: it then does without them, and
+    /// they cease to exist. Does not wait until it has; [`Source::in_balloon`] tells how far it is.
+    ///
+    /// # Errors
+    /// When it has no balloon, or the hypervisor refuses or is gone.
+    fn ask_for(&mut self, bytes: u64) -> Result<(), VmmError>;
+
+    /// How many bytes of its RAM the guest has in its balloon.
+    ///
+    /// # Errors
+    /// When it has no balloon, or the hypervisor cannot be asked.
+    fn in_balloon(&mut self) -> Result<u64, VmmError>;
+
     /// Starts dirty tracking: every page written after this returns is reported by a later scan.
     ///
     /// # Errors
@@ -227,8 +256,9 @@ pub trait Source: Send {
     /// When the hypervisor refuses or is gone.
     fn save_device_state(&mut self) -> Result<DeviceState, VmmError>;
 
-    /// Takes back whatever the steps before have done: the guest runs as before, untracked and at full speed. Works
-    /// after any of them and may be called twice.
+    /// Takes back whatever the steps before have done, whoever did them: the guest runs as before,
+    /// untracked, at full speed, and is asked for nothing of its memory any more. Works after any of
+    /// them and may be called twice.
     ///
     /// # Errors
     /// When the guest cannot be made to run; it then stays paused.

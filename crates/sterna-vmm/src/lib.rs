@@ -31,6 +31,6 @@ pub use definition::{
 };
 pub use faults::{Begin, Faults};
 pub use guest::{
-    Destination, DeviceState, DeviceStateKind, Discarding, Immovable, InFlightIo, Pause, Source,
-    VmmError,
+    Destination, DeviceState, DeviceStateKind, Discarding, Immovable, InFlightIo, MemoryUse, Pause,
+    Source, VmmError,
 };

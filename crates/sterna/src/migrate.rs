@@ -7,6 +7,7 @@ use crate::{output, watch};
 use rand::seq::IteratorRandom;
 use sterna_api::{MoveRequest, MoveView, paths};
 use sterna_core::algorithm::{ALGORITHMS, AlgorithmName, UnknownAlgorithm};
+use sterna_core::balloon::Balloon;
 use sterna_core::push::PushOrder;
 use sterna_core::working_set::HoldBack;
 use sterna_proto::message::Verify;
@@ -36,6 +37,10 @@ pub(crate) struct MigrateArgs {
     /// the longest downtime: none, lru or aged; fewer bytes, but more downtime
     #[arg(long, value_name = "HOW", default_value_t)]
     hold_back: HoldBack,
+    /// Ask the guest first to give back memory that it can do without, such as its caches, so that
+    /// it need not be sent; the guest gets it back at the end
+    #[arg(long)]
+    balloon: bool,
     /// Identity of the move, so that asking again moves once; drawn if not given
     #[arg(long, value_name = "UUID")]
     id: Option<Uuid>,
@@ -69,6 +74,7 @@ impl MigrateArgs {
             algorithm: self.algorithm,
             limits: self.terms.limits(),
             hold_back: self.hold_back,
+            balloon: if self.balloon { Balloon::Inflate } else { Balloon::Leave },
             bandwidth_bytes_per_second: self.terms.bandwidth,
             push: self.push,
             streams: self.terms.streams,

@@ -3,6 +3,7 @@
 use crate::units::{rate, size, time};
 use std::fmt::{self, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
+use sterna_core::balloon::Ballooning;
 use sterna_core::prediction::{Band, Forecast};
 use sterna_core::receipt::{Downtime, Ending, Following, RamCheck, Receipt, Round, WireBytes};
 use sterna_core::speed::VcpuSpeed;
@@ -43,6 +44,9 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
     }
     field(text, "sent", &sent(&receipt.wire))?;
     field(text, "RAM check", &check(receipt.ram_digest))?;
+    if let Some(ballooning) = &receipt.ballooning {
+        field(text, "given back", &given_back(ballooning))?;
+    }
     if let Some(following) = &receipt.following {
         field(text, "followed", &followed(following))?;
     }
@@ -138,6 +142,17 @@ fn followed(following: &Following) -> String {
     text
 }
 
+/// What the guest gave back for the move.
+fn given_back(ballooning: &Ballooning) -> String {
+    let Ballooning { asked_bytes, given_bytes, freed_bytes, took, end } = ballooning;
+    let why = end.as_str();
+    if *asked_bytes == 0 {
+        return format!("nothing in {}; {why}", time(*took));
+    }
+    let (given, asked, freed) = (size(*given_bytes), size(*asked_bytes), size(*freed_bytes));
+    format!("{given} of {asked} in {}, {freed} less to send; {why}", time(*took))
+}
+
 /// How slow the guest was made, and what that cost it.
 fn slowed(receipt: &Receipt) -> Option<String> {
     let slowest = receipt.rounds.iter().map(|round| round.vcpus).min()?;
@@ -228,6 +243,7 @@ fn speed(round: &Round) -> String {
 pub(crate) mod tests {
     use super::*;
     use sterna_core::algorithm::AlgorithmName;
+    use sterna_core::balloon::BalloonEnd;
     use sterna_core::limits::Limits;
     use sterna_core::receipt::{PagesByCoding, StopReason};
     use sterna_page::PageCount;
@@ -272,6 +288,7 @@ pub(crate) mod tests {
                 ..Downtime::default()
             }),
             rounds: vec![round],
+            ballooning: None,
             following: None,
             wire: WireBytes { payload: 410 << 20, sockets: 411 << 20, interface: None },
             ram_digest: RamCheck::Equal,
@@ -324,6 +341,28 @@ pages of 4 KiB; the last round is the one after the pause
             "{text}"
         );
         assert!(text.contains("0  vCPUs at 35 %\n"), "{text}");
+    }
+
+    #[test]
+    fn memory_that_was_given_back_is_told_with_why_it_was_not_more() {
+        let mut asked = receipt();
+        assert!(!render(&asked).contains("given back"));
+        let mut ballooning = Ballooning {
+            asked_bytes: 300 << 20,
+            given_bytes: 180 << 20,
+            freed_bytes: 120 << 20,
+            took: Duration::from_millis(2400),
+            end: BalloonEnd::Stalled,
+        };
+        asked.ballooning = Some(ballooning);
+        let text = render(&asked);
+        let line = "given back   180.0 MiB of 300.0 MiB in 2.40 s, 120.0 MiB less to send; the \
+                    guest gave back no more\n";
+        assert!(text.contains(line), "{text}");
+        (ballooning.asked_bytes, ballooning.end) = (0, BalloonEnd::Silent);
+        asked.ballooning = Some(ballooning);
+        let text = render(&asked);
+        assert!(text.contains("given back   nothing in 2.40 s; the guest did not tell"), "{text}");
     }
 
     #[test]

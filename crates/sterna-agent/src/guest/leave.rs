@@ -9,13 +9,14 @@ use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, paths};
+use sterna_core::balloon::Balloon;
 use sterna_core::limits::StageLimits;
 use sterna_core::prediction::{Choice, Surroundings};
 use sterna_engine::SourceJournal;
 use sterna_engine::source::{self, LeftOver, Move as EngineMove};
 use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{AttemptId, Coding, Offer, Reason, ReasonCode};
-use sterna_vmm::Source;
+use sterna_vmm::{GuestDefinition, Source};
 
 /// Where a guest is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +100,9 @@ impl Task {
             return Err(invalid(message));
         }
         request.limits.check().map_err(|error| invalid(error.to_string()))?;
+        if request.balloon == Balloon::Inflate && !self.record.definition.has_balloon() {
+            return Err(no_balloon(&self.record.definition));
+        }
         let target = Target::find(&request.to).await?;
         let source = blocking(move || {
             let mut source = process.source().map_err(|e| vmm_error(&e))?;
@@ -180,6 +184,17 @@ fn same_move(known: Arc<Move>, guest: &str) -> Result<Arc<Move>, ApiError> {
     Err(ApiError::new(ErrorCode::AlreadyExists, message))
 }
 
+fn no_balloon(definition: &GuestDefinition) -> ApiError {
+    let message = format!("{} has no balloon that could be inflated", definition.name);
+    let next = match definition.huge_pages {
+        true => "move it without --balloon: guests of huge pages can have none",
+        false => {
+            "move it without --balloon, or start it anew with `balloon = true` in its definition"
+        }
+    };
+    ApiError::new(ErrorCode::Unable, message).hint(next)
+}
+
 pub(super) fn immovable(reasons: &[sterna_vmm::Immovable]) -> ApiError {
     let reasons: Vec<Reason> = reasons
         .iter()
@@ -199,6 +214,7 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         surroundings,
         planned,
         hold_back: outgoing.request.hold_back,
+        balloon: outgoing.request.balloon,
         stages: StageLimits::default(),
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
         push: outgoing.request.push,

@@ -106,8 +106,9 @@ impl Told {
         });
         let fixed = receipt.downtime_uncompared().saturating_sub(copying);
         let waits = receipt.following.filter(|following| following.took > Duration::ZERO);
+        let asked_for_memory = receipt.ballooning.map_or(Duration::ZERO, |balloon| balloon.took);
         Some(Self {
-            setup: first.started,
+            setup: first.started.saturating_sub(asked_for_memory),
             fixed_downtime: (!owes).then_some(fixed),
             hand_over: owes.then_some(fixed),
             release: receipt.total.saturating_sub(complete),
@@ -174,6 +175,7 @@ mod tests {
                 round(1, stopped + pause, ms(12), 1_000_000),
             ],
             following: None,
+            ballooning: None,
             wire: WireBytes::default(),
             ram_digest: RamCheck::NotChecked,
         }

@@ -32,6 +32,11 @@ impl GivingUp {
         self.told.notify_all();
     }
 
+    /// Whether it was said.
+    pub(crate) fn is_set(&self) -> bool {
+        *self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until `due`, or until the move is given up.
     pub(crate) fn sleep_until(&self, due: Instant) {
         let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);

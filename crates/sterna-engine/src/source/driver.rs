@@ -414,6 +414,7 @@ impl<'a> Driver<'a> {
             started_unix_ms: u64::try_from(self.began_unix.as_millis()).unwrap_or(u64::MAX),
             total: self.began.elapsed(),
             negotiation: self.negotiation,
+            ballooning: self.shared.ballooning(),
             downtime,
             wire: WireBytes {
                 payload: rounds.iter().map(|round| round.bytes).sum::<u64>()

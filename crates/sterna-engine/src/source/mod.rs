@@ -4,6 +4,7 @@
 //! and by the `mover`, which has the guest; nothing in it blocks but short writes, so a cancel, a
 //! lost link or a time limit is acted upon at once.
 
+mod ballooning;
 mod copying;
 mod driver;
 mod following;
@@ -19,6 +20,7 @@ use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use sterna_core::algorithm::AlgorithmName;
+use sterna_core::balloon::Balloon;
 use sterna_core::limits::{FIXED_DOWNTIME, Limits, StageLimits};
 use sterna_core::prediction::{Choice, Surroundings};
 use sterna_core::push::PushOrder;
@@ -45,6 +47,8 @@ pub struct Move {
     pub planned: Option<Choice>,
     /// Which pages rounds hold back.
     pub hold_back: HoldBack,
+    /// Whether the guest is asked for memory before it is copied.
+    pub balloon: Balloon,
     /// The stages' limits.
     pub stages: StageLimits,
     /// Bytes a second at most for the pages of this move; `None` for no limit.

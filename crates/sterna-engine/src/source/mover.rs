@@ -5,6 +5,7 @@ use crate::digest;
 use crate::link::{Control, Link, LinkError, Meter, SocketControl};
 use crate::pages::{Follow, Followed, GivingUp, KeepHashes, Pacer, SenderPool};
 use crate::source::Move;
+use crate::source::ballooning;
 use crate::source::copying::{Copying, Recheck};
 use crate::source::driver::Input;
 use crate::source::following;
@@ -17,6 +18,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::Tracking;
+use sterna_core::balloon::{Balloon, Ballooning};
 use sterna_core::prediction::Look;
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
@@ -70,6 +72,8 @@ pub(crate) struct Shared {
     pages_done: Mutex<(u64, Arc<AtomicU64>)>,
     /// The owed pages that follow, and what had followed before the streams were made anew.
     following: Mutex<(Option<Arc<Follow>>, Followed)>,
+    /// What came of asking the guest for memory.
+    ballooning: Mutex<Option<Ballooning>>,
     /// Times of the switchover.
     times: Mutex<SwitchoverTimes>,
 }
@@ -140,6 +144,10 @@ impl Shared {
 
     pub(crate) fn times(&self) -> SwitchoverTimes {
         *self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn ballooning(&self) -> Option<Ballooning> {
+        *self.ballooning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pages_done(&self) -> u64 {
@@ -235,8 +243,18 @@ impl Mover {
     fn prepare(&mut self, accept: &Accept, tracking: Tracking) -> Outcome {
         let bandwidth = self.request.bandwidth_bytes_per_second;
         let hold_back = self.request.hold_back;
+        let balloon = self.request.balloon;
         let shared = Arc::clone(&self.shared);
         let guest = self.guest()?;
+        if balloon == Balloon::Inflate {
+            let ballooning = ballooning::inflate(guest.as_mut(), &shared.giving_up);
+            let ballooning = Some(ballooning.map_err(failed)?);
+            *shared.ballooning.lock().unwrap_or_else(PoisonError::into_inner) = ballooning;
+            if shared.giving_up.is_set() {
+                // Nobody waits for the streams any more.
+                return Ok(vec![]);
+            }
+        }
         let memory = guest.memory();
         let pages = memory.pages();
         let in_flight = guest.in_flight_io();
@@ -343,8 +361,16 @@ impl Mover {
     }
 
     fn pause(&mut self) -> Outcome {
+        let balloon = self.request.balloon;
+        let guest = self.guest()?;
+        if balloon == Balloon::Inflate {
+            // Now, so that it travels in the guest's own state that nobody asks for its memory: it
+            // then empties its balloon by itself, whatever agent it comes to. And while it runs, so
+            // that it is told, and it costs no downtime.
+            guest.ask_for(0).map_err(failed)?;
+        }
         let asked = Instant::now();
-        let pause = self.guest()?.pause().map_err(failed)?;
+        let pause = guest.pause().map_err(failed)?;
         self.shared.note(|times| {
             times.stopped = Some(asked + pause.lead);
             times.pause_lead = pause.lead;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::AlgorithmName;
+use sterna_core::balloon::Balloon;
 use sterna_core::destination::Ending;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::limits::{Limits, StageLimits};
@@ -247,6 +248,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
         surroundings: Surroundings::default(),
         planned: None,
         hold_back: HoldBack::None,
+        balloon: Balloon::Leave,
         stages: stages(),
         bandwidth_bytes_per_second: None,
         push: PushOrder::default(),

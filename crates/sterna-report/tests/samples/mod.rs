@@ -58,6 +58,7 @@ fn receipt(ending: Ending) -> Receipt {
         negotiation: us(412_000),
         downtime: None,
         rounds: Vec::new(),
+        ballooning: None,
         following: None,
         wire: WireBytes::default(),
         ram_digest: RamCheck::NotChecked,

@@ -4,6 +4,7 @@
 //! mode: device addresses are fixed by the order in the definition, names are fixed, and nothing
 //! depends on the host.
 
+use super::balloon::NAME as BALLOON;
 use super::folder::Folder;
 use crate::{
     Accelerator, ConsoleKind, DiskCache, DiskDefinition, GuestDefinition, NetworkDefinition,
@@ -235,7 +236,7 @@ impl Arguments<'_> {
     /// The guest tells of its free pages by itself, 2 MiB at a time; QEMU frees them at once.
     fn balloon(&mut self) {
         let at = format!("bus={},addr={BALLOON_SLOT:#x}", self.bus());
-        self.add("-device", format!("virtio-balloon-pci,id=balloon,free-page-reporting=on,{at}"));
+        self.add("-device", format!("virtio-balloon-pci,id={BALLOON},free-page-reporting=on,{at}"));
     }
 
     fn mode(&mut self, mode: StartMode) {

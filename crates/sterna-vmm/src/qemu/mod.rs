@@ -23,6 +23,7 @@
 //! that on one host, the commit rules of a move between hosts. The folder of a guest must be the
 //! agent's own; whoever can write there can control the guest.
 
+mod balloon;
 mod binary;
 mod command_line;
 mod destination;

@@ -1,5 +1,6 @@
 //! A QEMU guest that leaves.
 
+use super::balloon::QemuBalloon;
 use super::instance::QemuGuest;
 use super::movable;
 use super::qmp::{Qmp, REPLY_LIMIT};
@@ -7,8 +8,8 @@ use super::replies::{Migration, RunStatus, Vcpu};
 use super::stream::{StateStream, StreamListener};
 use crate::tracking::{WriteTracker, find_mapped, system};
 use crate::{
-    DeviceState, DeviceStateKind, Discarding, DiskCache, Immovable, InFlightIo, Pause, Source,
-    VmmError,
+    DeviceState, DeviceStateKind, Discarding, DiskCache, Immovable, InFlightIo, MemoryUse, Pause,
+    Source, VmmError,
 };
 use qapi::qmp::{
     MigrationCapability, MigrationCapabilityStatus, MigrationStatus, cont, migrate, migrate_cancel,
@@ -56,6 +57,7 @@ enum Before {
 pub struct QemuSource {
     guest: QemuGuest,
     qmp: Qmp,
+    balloon: Option<QemuBalloon>,
     tracker: Option<WriteTracker>,
     stream: Option<StateStream>,
     preparation: Preparation,
@@ -77,6 +79,7 @@ impl QemuSource {
         Ok(Self {
             guest: guest.clone(),
             qmp,
+            balloon: QemuBalloon::of(guest.definition()),
             tracker: None,
             stream: None,
             preparation: Preparation::None,
@@ -204,12 +207,30 @@ impl QemuSource {
         // cannot do even this is told.
         self.preparation = Preparation::None;
         full_speed?;
+        // Also if it was another agent that asked for memory.
+        if let Some(balloon) = &mut self.balloon {
+            balloon.ask_for(0, &mut self.qmp)?;
+        }
         self.qmp.execute(&hand_over_capabilities(false), REPLY_LIMIT)?;
         self.stop_tracking()
     }
 }
 
 impl QemuSource {
+    fn with_balloon<T>(
+        &mut self,
+        run: impl FnOnce(&mut QemuBalloon, &mut Qmp) -> Result<T, VmmError>,
+    ) -> Result<T, VmmError> {
+        let done = match &mut self.balloon {
+            Some(balloon) => run(balloon, &mut self.qmp),
+            None => Err(VmmError::Refused {
+                operation: "asking the guest for memory",
+                detail: "it has no balloon of Sterna's".into(),
+            }),
+        };
+        done.map_err(|error| self.guest.explain(error))
+    }
+
     fn limit_vcpus(&mut self, percent: u8) -> Result<(), VmmError> {
         let vcpus: Vec<Vcpu> = self.qmp.query(&query_cpus_fast {})?;
         let threads: Vec<u32> = vcpus.into_iter().map(|vcpu| vcpu.thread_id).collect();
@@ -265,6 +286,18 @@ impl Source for QemuSource {
 
     fn discarding(&mut self) -> Result<Discarding, VmmError> {
         movable::discarding(&mut self.qmp).map_err(|error| self.guest.explain(error))
+    }
+
+    fn memory_use(&mut self) -> Result<Option<MemoryUse>, VmmError> {
+        self.with_balloon(QemuBalloon::memory_use)
+    }
+
+    fn ask_for(&mut self, bytes: u64) -> Result<(), VmmError> {
+        self.with_balloon(|balloon, qmp| balloon.ask_for(bytes, qmp))
+    }
+
+    fn in_balloon(&mut self) -> Result<u64, VmmError> {
+        self.with_balloon(|balloon, qmp| balloon.holds(qmp))
     }
 
     fn start_tracking(&mut self) -> Result<(), VmmError> {

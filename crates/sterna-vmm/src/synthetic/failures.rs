@@ -13,6 +13,8 @@ pub enum Step {
     Scan,
     /// Slowing the source down.
     SlowDown,
+    /// Asking the source for memory.
+    AskForMemory,
     /// Pausing the source.
     Pause,
     /// Saving the device state; the source stays paused.
@@ -39,6 +41,7 @@ impl Step {
             Self::StartTracking => "start_tracking",
             Self::Scan => "scan",
             Self::SlowDown => "set_vcpu_speed",
+            Self::AskForMemory => "ask_for",
             Self::Pause => "pause",
             Self::Save => "save_device_state",
             Self::Resume => "resume",

@@ -13,11 +13,11 @@ use super::page::{Mixer, Version, header_version, render_into, seal};
 use super::registers::{Registers, WriterRegisters, owner};
 use super::source::SyntheticSource;
 use super::speed::Speed;
-use crate::VmmError;
 use crate::tracking::system;
+use crate::{MemoryUse, VmmError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageRun, PageSet};
+use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageCount, PageNumber, PageRun, PageSet};
 use sterna_sys::memory::GuestMemory;
 
 /// What the gate lets the writers do.
@@ -45,6 +45,7 @@ pub(super) struct Machine {
     pub(super) config: SyntheticConfig,
     pub(super) memories: Memories,
     writers: Vec<Mutex<WriterRegisters>>,
+    in_balloon: Mutex<PageCount>,
     gate: Mutex<Gate>,
     changed: Condvar,
     pub(super) speed: Speed,
@@ -72,6 +73,7 @@ impl Machine {
             config: registers.config,
             memories,
             writers: registers.writers.into_iter().map(Mutex::new).collect(),
+            in_balloon: Mutex::new(registers.in_balloon),
             gate: Mutex::new(Gate { phase: Phase::Paused, parked: 0 }),
             changed: Condvar::new(),
             speed: Speed::default(),
@@ -147,7 +149,7 @@ impl Machine {
 
     pub(super) fn registers(&self) -> Registers {
         let writers = self.writers.iter().map(|writer| *lock(writer)).collect();
-        Registers { config: self.config.clone(), writers }
+        Registers { config: self.config.clone(), writers, in_balloon: self.in_balloon() }
     }
 
     /// Waits at the gate until it is open and `due` has come. `false` when the guest has ended.
@@ -233,6 +235,30 @@ impl Machine {
         registers.seal_sum = registers.seal_sum.wrapping_add(change);
     }
 
+    /// Pages in its balloon.
+    pub(super) fn in_balloon(&self) -> PageCount {
+        *lock(&self.in_balloon)
+    }
+
+    /// What it never writes again it takes for caches, all of which it could do without.
+    pub(super) fn memory_use(&self) -> MemoryUse {
+        let total_bytes = self.config.pages.bytes();
+        MemoryUse { total_bytes, available_bytes: total_bytes - self.config.working_set.bytes() }
+    }
+
+    /// Puts pages into the balloon, from the last on, or takes them out, as many as it can.
+    pub(super) fn put_into_balloon(&self, wanted: PageCount) -> Result<(), VmmError> {
+        let mut held = lock(&self.in_balloon);
+        let SyntheticConfig { pages, working_set, .. } = self.config;
+        // The working set is part of the pages, or there would be no such guest.
+        let wanted = wanted.min(PageCount(pages.0 - working_set.0));
+        if wanted > *held {
+            self.balloon(PageRun::new(pages.0 - wanted.0, wanted.0 - held.0))?;
+        }
+        *held = wanted;
+        Ok(())
+    }
+
     /// Discards pages as a balloon driver does: the guest knows that they are zero now.
     fn balloon(&self, run: PageRun) -> Result<(), VmmError> {
         let mut writers: Vec<_> = self.writers.iter().map(lock).collect();
@@ -304,6 +330,12 @@ impl SyntheticGuest {
     #[must_use]
     pub fn vcpu_percent(&self) -> u8 {
         self.machine().speed.percent()
+    }
+
+    /// Pages in its balloon.
+    #[must_use]
+    pub fn in_balloon(&self) -> PageCount {
+        self.machine().in_balloon()
     }
 
     /// What its writers know at this moment. Waits for a writer that waits for a missing page.

@@ -4,7 +4,7 @@ use super::config::SyntheticConfig;
 use super::page::{Mixer, Version, seal};
 use crate::{DeviceState, DeviceStateKind, VmmError};
 use serde::{Deserialize, Serialize};
-use sterna_page::PageNumber;
+use sterna_page::{PageCount, PageNumber};
 
 /// What one writer knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Registers {
     pub config: SyntheticConfig,
     /// Of each writer; writer `w` of `n` owns the pages whose number is `w` modulo `n`.
     pub writers: Vec<WriterRegisters>,
+    /// Its last pages, which it has in its balloon and does without.
+    #[serde(default)]
+    pub in_balloon: PageCount,
 }
 
 impl Registers {
@@ -42,7 +45,7 @@ impl Registers {
             let seal = seal(config.seed, PageNumber(page), Version(1));
             writers[owner].seal_sum = writers[owner].seal_sum.wrapping_add(seal);
         }
-        Self { config, writers }
+        Self { config, writers, in_balloon: PageCount::ZERO }
     }
 
     /// As the state that a destination loads.

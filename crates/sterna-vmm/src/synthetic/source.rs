@@ -3,10 +3,10 @@
 use super::failures::Step;
 use super::machine::{Handle, Machine, Phase};
 use crate::tracking::{WriteTracker, system};
-use crate::{DeviceState, Discarding, Immovable, InFlightIo, Pause, Source, VmmError};
+use crate::{DeviceState, Discarding, Immovable, InFlightIo, MemoryUse, Pause, Source, VmmError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use sterna_page::{PageSet, RamLayout};
+use sterna_page::{PAGE_SIZE_BYTES, PageCount, PageSet, RamLayout};
 use sterna_sys::memory::GuestMemory;
 use sterna_sys::pagemap::AfterScan;
 use sterna_sys::uffd::Userfaultfd;
@@ -63,6 +63,21 @@ impl Source for SyntheticSource {
 
     fn discarding(&mut self) -> Result<Discarding, VmmError> {
         Ok(Discarding::Possible)
+    }
+
+    fn memory_use(&mut self) -> Result<Option<MemoryUse>, VmmError> {
+        self.machine().check_alive()?;
+        Ok(Some(self.machine().memory_use()))
+    }
+
+    fn ask_for(&mut self, bytes: u64) -> Result<(), VmmError> {
+        self.step(Step::AskForMemory)?;
+        self.machine().put_into_balloon(PageCount(bytes / PAGE_SIZE_BYTES))
+    }
+
+    fn in_balloon(&mut self) -> Result<u64, VmmError> {
+        self.machine().check_alive()?;
+        Ok(self.machine().in_balloon().bytes())
     }
 
     fn start_tracking(&mut self) -> Result<(), VmmError> {
@@ -123,6 +138,7 @@ impl Source for SyntheticSource {
         self.step(Step::Resume)?;
         self.stop_tracking()?;
         self.machine().speed.set(100);
+        self.machine().put_into_balloon(PageCount::ZERO)?;
         self.machine().set_phase(Phase::Running);
         Ok(())
     }
