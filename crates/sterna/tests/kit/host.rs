@@ -1,12 +1,14 @@
 //! What is on a host: its agent, its hypervisors, its moves.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sterna_testkit::accelerator::Accelerator;
 use sterna_testkit::lab::guest_state;
 use sterna_testkit::net::Host;
@@ -52,6 +54,28 @@ impl World {
             }
         }
         bail!("the hypervisor on {} has no RAM", host.name())
+    }
+
+    /// How much of its RAM the guest on a host has in its balloon, as its hypervisor says.
+    pub(crate) fn in_balloon(&self, host: Host) -> Result<Bytes> {
+        let socket = self.lab.folder(host).join("run/guests").join(GUEST).join("control.qmp");
+        let mut monitor = UnixStream::connect(&socket)?;
+        monitor.set_read_timeout(Some(super::LIMIT))?;
+        for command in ["qmp_capabilities", "query-balloon", "query-memory-size-summary"] {
+            writeln!(monitor, "{}", json!({ "execute": command, "id": command }))?;
+        }
+        let (mut actual, mut lines) = (None, BufReader::new(monitor).lines());
+        loop {
+            let line = lines.next().context("the monitor was closed")??;
+            let reply: Value = serde_json::from_str(&line)?;
+            if reply["id"] == "query-balloon" {
+                actual = reply["return"]["actual"].as_u64();
+            } else if reply["id"] == "query-memory-size-summary" {
+                let size = reply["return"]["base-memory"].as_u64();
+                let sizes = size.zip(actual).with_context(|| format!("{actual:?}, {reply}"))?;
+                return Ok(Bytes(sizes.0 - sizes.1));
+            }
+        }
     }
 
     /// The guest really runs on KVM, or really is emulated, whichever the environment wants.

@@ -5,6 +5,7 @@ mod at_switchover;
 mod direct_io;
 mod following;
 mod free_pages;
+mod inflated;
 mod page_sizes;
 mod planning;
 mod refusals;
