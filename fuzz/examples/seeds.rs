@@ -204,7 +204,11 @@ fn definitions() -> Vec<Seed> {
         ("definition_json", "small", text(&small)),
         ("definition_toml", "full", toml(&definition()).into()),
         ("definition_toml", "small", toml(&small).into()),
-        ("synthetic_registers", "blocks", text(&Registers { config, writers })),
+        (
+            "synthetic_registers",
+            "blocks",
+            text(&Registers { config, writers, in_balloon: PageCount(1) }),
+        ),
     ]
 }
 

@@ -155,6 +155,11 @@ pub struct GuestDefinition {
     /// of huge pages or has a balloon among `qemu_args`; in that of a guest that runs, no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balloon: Option<bool>,
+    /// Whether the guest's kernel takes memory back from its balloon by itself before it ends a
+    /// program for want of it. `None` in a new guest's definition means yes; in that of a guest that
+    /// runs, no. Nothing without a balloon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon_yields: Option<bool>,
     /// Further QEMU arguments, given as they are. May make the guest immovable.
     #[serde(default)]
     pub qemu_args: Vec<String>,

@@ -255,6 +255,7 @@ fn a_new_guest_can_give_pages_back_unless_it_was_to_have_no_balloon() {
         (guest.definition().balloon, discarding(&guest)),
         (Some(true), Discarding::Possible)
     );
+    assert_eq!(guest.definition().balloon_yields, Some(true));
     drop(guest);
     let qemu_args = ["-device", "virtio-balloon-pci"].map(String::from).to_vec();
     let guest = host.start_as(&GuestDefinition { qemu_args, ..host.definition() });
@@ -271,6 +272,40 @@ fn a_guest_that_arrives_without_a_word_about_a_balloon_has_none() {
     assert_eq!(silent.definition().balloon, None);
     let mut source = QemuSource::new(&silent).unwrap();
     assert_eq!(source.discarding().unwrap(), Discarding::Never);
+}
+
+#[test]
+fn a_guest_whose_balloon_does_not_yield_keeps_it_as_it_is_on_its_way() {
+    let Some(host) = Host::new() else { return };
+    let stiff = GuestDefinition { balloon_yields: None, ..host.start().definition().clone() };
+    let prepared = QemuDestination::prepare(&host.binary, &stiff, host.folder("b")).unwrap();
+    let arriving = Ended(prepared.guest().clone());
+    assert_eq!(arriving.definition().balloon, Some(true));
+    assert_eq!(arriving.definition().balloon_yields, None);
+}
+
+#[test]
+fn a_guest_without_a_driver_says_nothing_of_its_memory_and_gives_none() {
+    let Some(host) = Host::new() else { return };
+    let guest = host.start();
+    let mut source = QemuSource::new(&guest).unwrap();
+    assert_eq!(source.memory_use().unwrap(), None);
+    source.ask_for(16 << 20).unwrap();
+    assert_eq!(source.memory_use().unwrap(), None);
+    assert_eq!(source.in_balloon().unwrap(), 0);
+    source.resume().unwrap();
+    assert_eq!(source.in_balloon().unwrap(), 0);
+}
+
+#[test]
+fn a_guest_without_a_balloon_cannot_be_asked_and_resumes_all_the_same() {
+    let Some(host) = Host::new() else { return };
+    let plain = GuestDefinition { balloon: Some(false), ..host.definition() };
+    let guest = host.start_as(&plain);
+    let mut source = QemuSource::new(&guest).unwrap();
+    assert!(matches!(source.memory_use(), Err(VmmError::Refused { .. })));
+    assert!(matches!(source.ask_for(1 << 20), Err(VmmError::Refused { .. })));
+    source.resume().unwrap();
 }
 
 /// Huge pages that exist of a guest's RAM.

@@ -139,11 +139,14 @@ impl QemuBinary {
         let may_get_one = mode != StartMode::Incoming && !definition.huge_pages;
         let has_own = definition.qemu_args.iter().any(|word| word.contains("virtio-balloon"));
         let balloon = definition.balloon.or((may_get_one && !has_own).then_some(true));
+        let may_yield = mode != StartMode::Incoming && balloon == Some(true);
+        let balloon_yields = definition.balloon_yields.or(may_yield.then_some(true));
         GuestDefinition {
             machine: Some(machine),
             cpu: Some(cpu),
             accelerator,
             balloon,
+            balloon_yields,
             ..definition.clone()
         }
     }

@@ -233,10 +233,15 @@ impl Arguments<'_> {
         Ok(())
     }
 
-    /// The guest tells of its free pages by itself, 2 MiB at a time; QEMU frees them at once.
+    /// The guest tells of its free pages by itself, 2 MiB at a time; QEMU frees them at once. Whether
+    /// it takes back what else is in its balloon when it runs out of memory is part of what the device
+    /// is, so that a guest that was started without goes on without.
     fn balloon(&mut self) {
         let at = format!("bus={},addr={BALLOON_SLOT:#x}", self.bus());
-        self.add("-device", format!("virtio-balloon-pci,id={BALLOON},free-page-reporting=on,{at}"));
+        let yields = self.definition.balloon_yields == Some(true);
+        let yields = if yields { "deflate-on-oom=on," } else { "" };
+        let device = format!("virtio-balloon-pci,id={BALLOON},free-page-reporting=on");
+        self.add("-device", format!("{device},{yields}{at}"));
     }
 
     fn mode(&mut self, mode: StartMode) {
@@ -317,6 +322,9 @@ mod tests {
         let balloon =
             " -device virtio-balloon-pci,id=balloon,free-page-reporting=on,bus=pcie.0,addr=0xf";
         assert_eq!(line_with, line_without + balloon);
+        let yielding = GuestDefinition { balloon_yields: Some(true), ..with(guest(12)) };
+        let device = line(&yielding, StartMode::Run).replace(",deflate-on-oom=on", "");
+        assert_eq!(device, line_with, "in nothing else does it differ");
         let folder = Folder::existing("/run/x".into());
         let start = |guest| arguments(&guest, &folder, DESCRIPTORS, StartMode::Run);
         assert!(start(guest(13)).is_ok());

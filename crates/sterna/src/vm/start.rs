@@ -153,6 +153,7 @@ fn from_options(args: StartArgs) -> anyhow::Result<GuestDefinition> {
         disks: disks?,
         networks: args.networks,
         balloon: args.no_balloon.then_some(false),
+        balloon_yields: None,
         qemu_args: args.qemu_args,
     })
 }

@@ -10,7 +10,7 @@ use sterna_core::receipt::{RamCheck, Receipt};
 use sterna_proto::message::ReasonCode;
 use sterna_testkit::lab::GuestPlan;
 use sterna_testkit::net::Host;
-use sterna_testkit::recorder::{Bytes, DiskUse, Line, Rate, Workload};
+use sterna_testkit::recorder::{Bytes, Command, DiskUse, Line, Rate, Workload};
 
 use crate::kit::{GUEST, LIMIT, Underway, World, until};
 
@@ -19,8 +19,11 @@ const MEMORY: Bytes = Bytes(512 << 20);
 /// The disk that it reads, all of which it can cache.
 const DISK: Bytes = Bytes(192 << 20);
 
-/// Slow enough that copying takes many seconds.
-const SLOW: [&str; 3] = ["--balloon", "--bandwidth", "12MB/s"];
+/// What it comes to need, far more than it has in reserve.
+const NEEDED: Bytes = Bytes(192 << 20);
+
+/// Slow enough that copying takes minutes, in which a guest can take its memory back.
+const SLOW: [&str; 3] = ["--balloon", "--bandwidth", "1MB/s"];
 
 /// A guest that uses little of its memory and reads a disk over and over.
 fn guest(disk: &Path) -> GuestPlan {
@@ -105,6 +108,32 @@ fn the_next_agent_gives_a_guest_its_memory_back() -> Result<()> {
     underway.undone(4, ReasonCode::Agent, "agent was restarted")?;
     world.runs_only_on(Host::A)?;
     empties_its_balloon(&world, Host::A)?;
+    world.nothing_is_wrong(Host::A)
+}
+
+#[test]
+fn a_guest_that_needs_its_memory_before_the_end_of_the_move_takes_it_back_by_itself() -> Result<()>
+{
+    let Some((mut world, _disk)) = with_caches("st-i-ta")? else { return Ok(()) };
+    let underway = begin_inflated(&mut world)?;
+    let held = world.in_balloon(Host::A)?;
+    let skip = world.console.lines().len();
+    world.lab.type_line(Host::A, GUEST, &Command::Take(NEEDED).to_string())?;
+    let taken = |line: &Line| matches!(line, Line::Taken { .. } | Line::Error(_));
+    let line = world.console.wait_for(skip, LIMIT, taken)?;
+    ensure!(line == Line::Taken { size: NEEDED }, "the guest says {line:?}");
+    let left = world.in_balloon(Host::A)?;
+    println!("{held} in the balloon, {left} after {NEEDED} were taken");
+    ensure!(left < held, "{left} in the balloon");
+    let stage = &world.show(&underway)?["progress"]["stage"];
+    ensure!(stage == "copying", "too late to show anything: {stage}");
+    underway.interrupt()?;
+    underway.undone(5, ReasonCode::Cancelled, "cancelled")?;
+    empties_its_balloon(&world, Host::A)?;
+    let given = |line: &Line| matches!(line, Line::Given { .. });
+    let line = world.ask(Host::A, Command::Give, given)?;
+    ensure!(matches!(line, Line::Given { wrong: 0, .. }), "the guest says {line:?}");
+    world.runs_only_on(Host::A)?;
     world.nothing_is_wrong(Host::A)
 }
 
