@@ -6,7 +6,8 @@
 mod kit;
 
 use kit::identities::Cluster;
-use kit::{Site, attempt, busy, goes_on_whole, request, run};
+use kit::{Site, attempt, busy, goes_on_whole, request, run, run_watched};
+use std::sync::Arc;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::{Balloon, BalloonEnd};
 use sterna_core::receipt::{Ending, RamCheck, Receipt};
@@ -101,9 +102,44 @@ fn undone_with_all_its_memory(receipt: &Receipt, guest: &SyntheticGuest) {
 }
 
 #[test]
+fn a_guest_that_gives_no_more_is_asked_for_no_more_and_moves_all_the_same() {
+    let (a, b) = sites();
+    let guest = full_of_caches();
+    guest.fail_at(Step::GiveMemory);
+    let receipt = inflated(&a, &b, &guest, AlgorithmName::PreCopy);
+    assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
+    let ballooning = receipt.ballooning.expect("it was asked");
+    assert_eq!(ballooning.end, BalloonEnd::Stalled, "{ballooning:?}");
+    assert_eq!((ballooning.asked_bytes, ballooning.given_bytes), (191 * MIB, 0));
+    assert!(receipt.wire.payload > 144 * MIB, "{receipt:#?}");
+}
+
+#[test]
+fn a_cancel_does_not_wait_until_the_guest_has_given_all() {
+    let (a, b) = sites();
+    let guest = full_of_caches();
+    let mut request = request(&a, b.listener.address(), &guest, 1);
+    request.balloon = Balloon::Inflate;
+    let watch = Arc::default();
+    let receipt = std::thread::scope(|scope| {
+        let mover = scope.spawn(|| run_watched(&a, &request, &guest, &watch));
+        while guest.in_balloon() == PageCount::ZERO && !mover.is_finished() {
+            std::thread::yield_now();
+        }
+        watch.cancel();
+        mover.join().unwrap()
+    });
+    undone_with_all_its_memory(&receipt, &guest);
+    let ballooning = receipt.ballooning.expect("it was asked");
+    assert_eq!(ballooning.end, BalloonEnd::GivenUp, "{ballooning:?}");
+    assert!(ballooning.given_bytes < ballooning.asked_bytes, "{ballooning:?}");
+}
+
+#[test]
 fn another_agent_gives_back_what_one_that_is_gone_had_asked_for() {
     let guest = full_of_caches();
     guest.source().ask_for(100 * MIB).unwrap();
+    while guest.source().in_balloon().unwrap() < 100 * MIB {}
     assert_eq!(guest.in_balloon().bytes(), 100 * MIB);
     guest.source().resume().unwrap();
     assert_eq!(guest.in_balloon(), PageCount::ZERO);

@@ -15,6 +15,8 @@ pub enum Step {
     SlowDown,
     /// Asking the source for memory.
     AskForMemory,
+    /// Giving any more of the memory that the source was asked for; nobody is told.
+    GiveMemory,
     /// Pausing the source.
     Pause,
     /// Saving the device state; the source stays paused.
@@ -42,6 +44,7 @@ impl Step {
             Self::Scan => "scan",
             Self::SlowDown => "set_vcpu_speed",
             Self::AskForMemory => "ask_for",
+            Self::GiveMemory => "in_balloon",
             Self::Pause => "pause",
             Self::Save => "save_device_state",
             Self::Resume => "resume",

@@ -39,13 +39,23 @@ struct Gate {
     parked: usize,
 }
 
+/// What a guest gives at a time: so little that a large one can be seen giving.
+const GIVEN_AT_ONCE: PageCount = PageCount(4096);
+
+/// The last pages, which the guest does without, and how many it was asked for.
+#[derive(Debug)]
+struct Balloon {
+    held: PageCount,
+    wanted: PageCount,
+}
+
 /// All of a guest. Writers hold it too; [`Handle`] ends them.
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) config: SyntheticConfig,
     pub(super) memories: Memories,
     writers: Vec<Mutex<WriterRegisters>>,
-    in_balloon: Mutex<PageCount>,
+    balloon: Mutex<Balloon>,
     gate: Mutex<Gate>,
     changed: Condvar,
     pub(super) speed: Speed,
@@ -73,7 +83,10 @@ impl Machine {
             config: registers.config,
             memories,
             writers: registers.writers.into_iter().map(Mutex::new).collect(),
-            in_balloon: Mutex::new(registers.in_balloon),
+            balloon: Mutex::new(Balloon {
+                held: registers.in_balloon,
+                wanted: registers.in_balloon,
+            }),
             gate: Mutex::new(Gate { phase: Phase::Paused, parked: 0 }),
             changed: Condvar::new(),
             speed: Speed::default(),
@@ -237,7 +250,7 @@ impl Machine {
 
     /// Pages in its balloon.
     pub(super) fn in_balloon(&self) -> PageCount {
-        *lock(&self.in_balloon)
+        lock(&self.balloon).held
     }
 
     /// What it never writes again it takes for caches, all of which it could do without.
@@ -246,17 +259,29 @@ impl Machine {
         MemoryUse { total_bytes, available_bytes: total_bytes - self.config.working_set.bytes() }
     }
 
-    /// Puts pages into the balloon, from the last on, or takes them out, as many as it can.
-    pub(super) fn put_into_balloon(&self, wanted: PageCount) -> Result<(), VmmError> {
-        let mut held = lock(&self.in_balloon);
-        let SyntheticConfig { pages, working_set, .. } = self.config;
+    /// Asks for so many pages in the balloon. It gives them little by little, as somebody looks; what
+    /// is too much it takes back at once.
+    pub(super) fn ask_for(&self, wanted: PageCount) {
+        let mut balloon = lock(&self.balloon);
         // The working set is part of the pages, or there would be no such guest.
-        let wanted = wanted.min(PageCount(pages.0 - working_set.0));
-        if wanted > *held {
-            self.balloon(PageRun::new(pages.0 - wanted.0, wanted.0 - held.0))?;
+        let spare = PageCount(self.config.pages.0 - self.config.working_set.0);
+        balloon.wanted = wanted.min(spare);
+        balloon.held = balloon.held.min(balloon.wanted);
+    }
+
+    /// Gives some more of what it was asked for, and tells how much it has given.
+    pub(super) fn give_on(&self) -> Result<PageCount, VmmError> {
+        let mut balloon = lock(&self.balloon);
+        if self.failures.check(Step::GiveMemory).is_err() {
+            balloon.wanted = balloon.held;
         }
-        *held = wanted;
-        Ok(())
+        let held = balloon.wanted.min(balloon.held + GIVEN_AT_ONCE);
+        if held > balloon.held {
+            let first = self.config.pages.0 - held.0;
+            self.balloon(PageRun::new(first, held.0 - balloon.held.0))?;
+            balloon.held = held;
+        }
+        Ok(held)
     }
 
     /// Discards pages as a balloon driver does: the guest knows that they are zero now.

@@ -72,12 +72,13 @@ impl Source for SyntheticSource {
 
     fn ask_for(&mut self, bytes: u64) -> Result<(), VmmError> {
         self.step(Step::AskForMemory)?;
-        self.machine().put_into_balloon(PageCount(bytes / PAGE_SIZE_BYTES))
+        self.machine().ask_for(PageCount(bytes / PAGE_SIZE_BYTES));
+        Ok(())
     }
 
     fn in_balloon(&mut self) -> Result<u64, VmmError> {
         self.machine().check_alive()?;
-        Ok(self.machine().in_balloon().bytes())
+        Ok(self.machine().give_on()?.bytes())
     }
 
     fn start_tracking(&mut self) -> Result<(), VmmError> {
@@ -138,7 +139,7 @@ impl Source for SyntheticSource {
         self.step(Step::Resume)?;
         self.stop_tracking()?;
         self.machine().speed.set(100);
-        self.machine().put_into_balloon(PageCount::ZERO)?;
+        self.machine().ask_for(PageCount::ZERO);
         self.machine().set_phase(Phase::Running);
         Ok(())
     }
