@@ -41,10 +41,15 @@ fn with_caches(prefix: &str) -> Result<Option<(World, tempfile::TempDir)>> {
     let disk = folder.path().join("disk.raw");
     sterna_testkit::disk::fill(&disk, DISK)?;
     let Some(world) = World::with(prefix, &guest(&disk))? else { return Ok(None) };
-    let read = |line: &Line| matches!(line, Line::Disk { .. });
-    let line = world.console.wait_for(0, LIMIT, read)?;
-    ensure!(matches!(line, Line::Disk { wrong: 0, .. }), "the guest says {line:?}");
+    reads_its_disk(&world, 0)?;
     Ok(Some((world, folder)))
+}
+
+/// Waits until the guest has come to the end of its disk, and said so after its first `skip` lines.
+fn reads_its_disk(world: &World, skip: usize) -> Result<usize> {
+    let line = world.console.wait_for(skip, LIMIT, |line| matches!(line, Line::Disk { .. }))?;
+    ensure!(matches!(line, Line::Disk { wrong: 0, .. }), "the guest says {line:?}");
+    Ok(world.console.lines().len())
 }
 
 #[test]
@@ -58,12 +63,15 @@ fn caches_are_sent_unless_the_guest_is_asked_for_them() -> Result<()> {
     ensure!(with + DISK.0 / 2 < without, "{with} bytes were sent, {without} without");
     let ballooning = given_back(&asked)?;
     ensure!(ballooning.freed_bytes > DISK.0 / 2, "{ballooning:?}");
+    // It caches all of its disk again, from the beginning to the end.
+    let half_read = reads_its_disk(&world, world.console.lines().len())?;
+    reads_its_disk(&world, half_read)?;
     // Pages that follow the guest: it empties its balloon while they do.
     let words = ["--algorithm", "post-copy"];
     let followed = moves_inflated(&mut world, Host::A, Host::B, &words)?;
     println!("post-copy: {} bytes after {:?}", followed.wire.payload, followed.ballooning);
-    let skip = world.console.lines().len();
-    world.console.wait_for(skip, LIMIT, |line| matches!(line, Line::Disk { .. }))?;
+    ensure!(given_back(&followed)?.given_bytes > DISK.0 / 2, "{:?}", followed.ballooning);
+    reads_its_disk(&world, world.console.lines().len())?;
     world.nothing_is_wrong(Host::B)
 }
 
