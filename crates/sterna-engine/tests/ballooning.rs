@@ -102,7 +102,7 @@ fn undone_with_all_its_memory(receipt: &Receipt, guest: &SyntheticGuest) {
 }
 
 #[test]
-fn a_guest_that_gives_no_more_is_asked_for_no_more_and_moves_all_the_same() {
+fn a_guest_that_gives_nothing_moves_all_the_same_and_the_receipt_says_so() {
     let (a, b) = sites();
     let guest = full_of_caches();
     guest.fail_at(Step::GiveMemory);

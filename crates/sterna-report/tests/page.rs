@@ -10,6 +10,7 @@ use proptest::sample::select;
 use samples::{about, us};
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
+use sterna_core::balloon::{BalloonEnd, Ballooning};
 use sterna_core::prediction::{Band, Choice, Forecast, Foreseen, Method};
 use sterna_core::receipt::{Downtime, Ending, PagesByCoding, Receipt, Round, StopReason};
 use sterna_page::PageCount;
@@ -130,6 +131,23 @@ fn figures_are_there_with_their_units() {
         "give the move up",
         "305 KiB",
     ] {
+        assert!(text.contains(figure), "{figure}");
+    }
+}
+
+#[test]
+fn memory_that_the_guest_gave_back_is_told_with_why_it_was_not_more() {
+    let mut report = samples::moved();
+    assert!(!words(&page(report.clone())).contains("Given back"));
+    report.receipt.ballooning = Some(Ballooning {
+        asked_bytes: 300 << 20,
+        given_bytes: 180 << 20,
+        freed_bytes: 121 << 20,
+        took: Duration::from_millis(2410),
+        end: BalloonEnd::Stalled,
+    });
+    let text = words(&page(report));
+    for figure in ["300 MiB", "180 MiB", "121 MiB", "2.41 s", "the guest gave back no more"] {
         assert!(text.contains(figure), "{figure}");
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //!   Source:       start_tracking → scan* → pause → scan → save_device_state → release
 //!                       any step but the last, on failure or cancel → resume
+//!   asked for memory: memory_use* → ask_for → in_balloon* → … → ask_for(0) → pause → …
 //!   Destination:  (prepared, RAM empty) → memory() filled → load_device_state → activate
 //!                       any step but the last, on failure or cancel → discard
 //!   with pages to come: … → serve_faults → load_device_state → activate → end_faults
