@@ -65,6 +65,8 @@ pub(super) fn inflate(
         };
         ballooning.given_bytes = guest.in_balloon()?;
         ballooning.freed_bytes = existed.saturating_sub(guest.populated()?.count().bytes());
+    } else if giving_up.is_set() {
+        ballooning.end = BalloonEnd::GivenUp;
     }
     ballooning.took = began.elapsed();
     tracing::info!(?ballooning, "asked the guest for memory");
