@@ -154,7 +154,7 @@ fn a_link_that_is_lost_while_pages_follow_only_makes_the_guest_wait() {
         let guest = SyntheticGuest::start(busy()).unwrap();
         let mut request = by(AlgorithmName::PostCopy, request(&a, proxy.address, &guest, 1));
         request.offer.verify = verify;
-        request.bandwidth_bytes_per_second = Some(SLOW);
+        request.bandwidth_bytes_per_second = Some(SLOW / 3);
         let populated = busy().populated.bytes();
         let receipt = std::thread::scope(|scope| {
             let moving = scope.spawn(|| run(&a, &request, &guest));
