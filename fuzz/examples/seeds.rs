@@ -20,7 +20,7 @@ use sterna_page::{PageCount, PageRun, RamBlock, RamLayout, ram_digest};
 use sterna_proto::control::{ControlHeader, ControlKind, encode_message};
 use sterna_proto::message::{
     Accept, ActivationTimes, Arrival, AttemptId, Coding, Envelope, Epoch, GuestId, JournalId,
-    Offer, PageWaits, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify,
+    NativeMode, Offer, PageWaits, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify,
 };
 use sterna_proto::pages::PageFrame;
 use sterna_proto::preamble::{MoveToken, Preamble, PreambleAnswer, Role, VERSION_MAX};
@@ -60,12 +60,14 @@ fn text(value: &impl Serialize) -> Vec<u8> {
 
 fn preambles() -> Vec<Seed> {
     let pages = Role::Pages { stream: 7, token: MoveToken([9; 16]) };
+    let native = Role::Native { channel: 3, token: MoveToken([9; 16]) };
     let newer = Preamble { version_min: 1, version_max: 9, role: Role::Control };
     let welcome = PreambleAnswer::Welcome { version: VERSION_MAX };
     vec![
         ("preamble", "control", Preamble::new(Role::Control).encode().into()),
         ("preamble", "probe", Preamble::new(Role::Probe).encode().into()),
         ("preamble", "pages", Preamble::new(pages).encode().into()),
+        ("preamble", "native", Preamble::new(native).encode().into()),
         ("preamble", "newer", newer.encode().into()),
         ("preamble_answer", "welcome", welcome.encode().into()),
     ]
@@ -95,6 +97,7 @@ fn offer() -> Offer {
         streams: 2,
         verify: Verify::RamDigest,
         host_cpu: None,
+        native: None,
     }
 }
 
@@ -119,9 +122,21 @@ fn messages() -> Vec<Seed> {
     let waits =
         PageWaits { pages: 31, total_us: 9100, median_us: 280, p99_us: 900, longest_us: 950 };
     let arrival = Arrival { digest, waits };
+    let native = Offer {
+        algorithm: "native".into(),
+        codings: vec![Coding::Absent, Coding::Zero, Coding::Raw, Coding::Native],
+        native: Some(NativeMode::MultifdZstd),
+        ..offer()
+    };
     let pages_lost = ToDestination::PagesLost { reason: reason() };
     vec![
         ("to_destination", "offer", text(&envelope(ToDestination::Offer(Box::new(offer()))))),
+        ("to_destination", "offer-native", text(&envelope(ToDestination::Offer(Box::new(native))))),
+        (
+            "to_destination",
+            "switchover-native",
+            text(&envelope(ToDestination::Switchover { round: 5, rest: Rest::Native })),
+        ),
         (
             "to_destination",
             "switchover",
@@ -233,6 +248,7 @@ fn receipt(ending: Ending) -> Receipt {
         ending,
         algorithm: AlgorithmName::PreCopy,
         choices: Vec::new(),
+        native_mode: None,
         stopped: Some(StopReason::GoalReached),
         limits: Limits { when_stuck: Some(WhenStuck::StopAndCopy), ..Limits::default() },
         streams: 2,
@@ -272,6 +288,7 @@ fn move_request() -> MoveRequest {
         id: Uuid::from_u128(5),
         to: "b:7401".into(),
         algorithm: AlgorithmName::StopAndCopy,
+        native_mode: NativeMode::default(),
         limits: Limits::default(),
         hold_back: HoldBack::Aged,
         balloon: Balloon::Inflate,

@@ -7,8 +7,8 @@ mod rules;
 
 use crate::Verdict;
 use rules::{
-    Step, Which, accept, active, config, joining, look, offer, owing, reason, run_destination,
-    run_source, sent,
+    Step, Which, accept, active, config, joining, look, offer, owing, passed, reason,
+    run_destination, run_source, sent,
 };
 use std::time::Duration;
 use sterna_core::algorithm::ALGORITHMS;
@@ -44,7 +44,7 @@ pub(crate) fn destination(data: &[u8]) -> Verdict {
     use DestinationRecord::{Active, Lost, Owing, Owned, Receiving, Refused};
     let records = [Receiving, Owned, Owing, Active, Lost, Refused].map(Some);
     let records = [&[None][..], &records].concat();
-    let rest = *choose(&[Rest::Sent, Rest::Owed], *verify / 2);
+    let rest = *choose(&[Rest::Sent, Rest::Owed, Rest::Native], *verify / 2);
     let founds = [None, None, None, Some(Found::Running), Some(Found::Paused), Some(Found::Gone)];
     let recovered = choose(&founds, *found).map(|found| (*choose(&records, *record), found));
     let script = script_of(script, &destination_events());
@@ -126,6 +126,7 @@ fn source_events() -> Vec<source::Event> {
     events.extend([0, 1, 1 << 30, u64::MAX].map(|bytes| Event::RoundSent(sent(bytes))));
     events.extend([0, 1, 256, u64::MAX].map(|pages| Event::Scanned(PageCount(pages))));
     events.extend([0, 1, 256, u64::MAX].map(|pages| Event::Looked(look(pages))));
+    events.extend([0, 1, 256, u64::MAX].map(|left| Event::RoundPassed(passed(left))));
     events.extend([
         Event::Deadline,
         Event::LinkDown(reason()),
@@ -158,6 +159,7 @@ fn destination_events() -> Vec<destination::Event> {
         ToDestination::Offer(Box::new(offer(Verify::No))),
         ToDestination::Switchover { round: 0, rest: Rest::Sent },
         ToDestination::Switchover { round: 0, rest: Rest::Owed },
+        ToDestination::Switchover { round: 0, rest: Rest::Native },
         ToDestination::Switchover { round: 1, rest: Rest::Sent },
         ToDestination::PagesLost { reason: reason() },
         ToDestination::Commit,

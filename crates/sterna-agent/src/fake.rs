@@ -14,7 +14,9 @@ use sterna_engine::identity::Identity;
 use sterna_page::{PAGE_SIZE_BYTES, PageSet, RamBlock, RamLayout};
 use sterna_proto::message::Reason;
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
-use sterna_vmm::{Begin, Destination, DeviceState, Faults, GuestDefinition, Source, VmmError};
+use sterna_vmm::{
+    Begin, Destination, DeviceState, Faults, GuestDefinition, NativeWay, Source, VmmError,
+};
 
 /// An agent in `folder` with a fake hypervisor. Must be called within a runtime.
 pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
@@ -108,7 +110,11 @@ impl Hypervisor for FakeHypervisor {
         Ok(self.spawn(definition, FakeState::Running))
     }
 
-    fn prepare(&self, definition: &GuestDefinition) -> Result<Prepared, VmmError> {
+    fn prepare(
+        &self,
+        definition: &GuestDefinition,
+        _: Option<NativeWay>,
+    ) -> Result<Prepared, VmmError> {
         let process = self.spawn(definition, FakeState::Paused);
         let destination = process.destination()?;
         Ok(Prepared { process, destination })

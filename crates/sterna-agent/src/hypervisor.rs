@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use sterna_api::Finding;
 use sterna_proto::message::Reason;
-use sterna_vmm::{Destination, GuestDefinition, Source, VmmError};
+use sterna_vmm::{Destination, GuestDefinition, NativeWay, Source, VmmError};
 
 /// How a hypervisor says that its guest stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,8 +91,13 @@ pub(crate) trait Hypervisor: Send + Sync {
     /// Starts a guest; it runs.
     fn start(&self, definition: &GuestDefinition) -> Result<Arc<dyn GuestProcess>, VmmError>;
 
-    /// Starts an empty guest that waits for its state.
-    fn prepare(&self, definition: &GuestDefinition) -> Result<Prepared, VmmError>;
+    /// Starts an empty guest that waits for its state, or, if a `way` is given, for another
+    /// hypervisor that copies it by itself.
+    fn prepare(
+        &self,
+        definition: &GuestDefinition,
+        way: Option<NativeWay>,
+    ) -> Result<Prepared, VmmError>;
 
     /// Finds a process again; `None` if it has ended.
     fn reattach(

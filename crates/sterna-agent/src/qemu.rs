@@ -11,7 +11,7 @@ use sterna_vmm::qemu::probe::{self, Probe};
 use sterna_vmm::qemu::{
     Ending, QemuBinary, QemuDestination, QemuGuest, QemuRecord, QemuSource, QemuStatus, StartMode,
 };
-use sterna_vmm::{Accelerator, Destination, GuestDefinition, Source, VmmError};
+use sterna_vmm::{Accelerator, Destination, GuestDefinition, NativeWay, Source, VmmError};
 
 /// The program that is looked for in `PATH`.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -114,9 +114,16 @@ impl Hypervisor for Qemu {
         Ok(Arc::new(Process::new(guest)))
     }
 
-    fn prepare(&self, definition: &GuestDefinition) -> Result<Prepared, VmmError> {
+    fn prepare(
+        &self,
+        definition: &GuestDefinition,
+        way: Option<NativeWay>,
+    ) -> Result<Prepared, VmmError> {
         let folder = self.folder(definition);
-        let destination = QemuDestination::prepare(&self.binary, definition, folder)?;
+        let destination = match way {
+            None => QemuDestination::prepare(&self.binary, definition, folder)?,
+            Some(way) => QemuDestination::prepare_native(&self.binary, definition, folder, way)?,
+        };
         let process = Arc::new(Process::new(destination.guest().clone()));
         Ok(Prepared { process, destination: Box::new(destination) })
     }

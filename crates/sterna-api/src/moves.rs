@@ -8,7 +8,7 @@ use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_core::working_set::HoldBack;
-use sterna_proto::message::{AttemptId, Verify};
+use sterna_proto::message::{AttemptId, NativeMode, Verify};
 use uuid::Uuid;
 
 /// Page streams of a move whose caller does not say: one fills most links, a second keeps the
@@ -27,6 +27,9 @@ pub struct MoveRequest {
     /// The algorithm.
     #[serde(default)]
     pub algorithm: AlgorithmName,
+    /// In which of its own ways the hypervisor copies, where the algorithm leaves that to it.
+    #[serde(default)]
+    pub native_mode: NativeMode,
     /// The operator's limits, among them the longest downtime; all of them or none.
     #[serde(default)]
     pub limits: Limits,

@@ -8,7 +8,7 @@ use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sterna_page::PageCount;
-use sterna_proto::message::{ActivationTimes, AttemptId, PageWaits, Reason};
+use sterna_proto::message::{ActivationTimes, AttemptId, NativeMode, PageWaits, Reason};
 
 /// Why an algorithm stopped making rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub enum StopReason {
     FollowingIsCheaper,
     /// The algorithm makes no rounds.
     ByDesign,
+    /// The hypervisor, which copied by itself, found that what was left fitted the longest downtime.
+    ByHypervisor,
 }
 
 impl StopReason {
@@ -44,6 +46,9 @@ impl StopReason {
                 "the guest rewrote at least half of what the last round had sent"
             }
             Self::ByDesign => "the algorithm makes no rounds",
+            Self::ByHypervisor => {
+                "the hypervisor found that what was left fitted the downtime limit"
+            }
         }
     }
 }
@@ -236,6 +241,9 @@ pub struct Receipt {
     /// What was foreseen, and chosen where there was a choice; the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<Choice>,
+    /// In which of its own ways the hypervisor copied, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native_mode: Option<NativeMode>,
     /// Why it stopped making rounds, if it came so far.
     pub stopped: Option<StopReason>,
     /// The limits it was given.

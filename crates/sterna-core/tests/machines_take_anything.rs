@@ -8,17 +8,19 @@
 mod rules;
 
 use crate::rules::{
-    Step, Which, accept, active, config, joining, look, offer, owing, reason, run_destination,
-    run_source, sent,
+    Step, Which, accept, active, config, joining, look, offer, owing, passed, reason,
+    run_destination, run_source, sent,
 };
 use proptest::prelude::*;
 use std::time::Duration;
-use sterna_core::algorithm::ALGORITHMS;
+use sterna_core::algorithm::{ALGORITHMS, AlgorithmName};
 use sterna_core::destination::{self, MayHaveRun};
 use sterna_core::journal::{self, DestinationRecord};
 use sterna_core::source::{self, Found, RoundSent};
 use sterna_page::{PageCount, RamDigest, ram_digest};
-use sterna_proto::message::{ActivationTimes, Arrival, Rest, ToDestination, ToSource, Verify};
+use sterna_proto::message::{
+    Accept, ActivationTimes, Arrival, Coding, Rest, ToDestination, ToSource, Verify,
+};
 
 fn steps<E: Clone + std::fmt::Debug + 'static>(
     event: impl Strategy<Value = E> + 'static,
@@ -41,7 +43,7 @@ fn verifies() -> impl Strategy<Value = Verify> {
 }
 
 fn rests() -> impl Strategy<Value = Rest> {
-    prop_oneof![Just(Rest::Sent), Just(Rest::Owed)]
+    prop_oneof![Just(Rest::Sent), Just(Rest::Owed), Just(Rest::Native)]
 }
 
 fn founds() -> impl Strategy<Value = Found> {
@@ -77,7 +79,8 @@ fn source_events() -> impl Strategy<Value = source::Event> {
         1 => Just(Event::Progress),
         1 => counts.clone().prop_map(|pages| Event::Looked(look(pages))),
         1 => counts.clone().prop_map(|bytes| Event::RoundSent(sent(bytes))),
-        1 => counts.prop_map(|pages| Event::Scanned(PageCount(pages))),
+        1 => counts.clone().prop_map(|pages| Event::Scanned(PageCount(pages))),
+        2 => counts.prop_map(|left| Event::RoundPassed(passed(left))),
         1 => Just(Event::Paused),
         1 => Just(Event::RestSent(RoundSent::default())),
         1 => Just(Event::StateSent),
@@ -184,9 +187,21 @@ fn answers_alone_lead_both_machines_to_a_good_end() {
         let (rules, machine) = run_source(config, None, vec![Step::Answer(Which::Oldest); 60]);
         assert!(rules.active && rules.ended, "{machine:?}");
     }
-    for rest in [Rest::Sent, Rest::Owed] {
+    for rest in [Rest::Sent, Rest::Owed, Rest::Native] {
         let script = vec![Step::Answer(Which::Oldest); 60];
         let (rules, machine) = run_destination(Verify::RamDigest, rest, None, script);
         assert!(rules.owned && rules.ended, "{machine:?}");
+    }
+}
+
+#[test]
+fn a_destination_that_does_not_grant_what_the_algorithm_needs_has_the_move_undone_at_once() {
+    for algorithm in [AlgorithmName::Native, AlgorithmName::PostCopy] {
+        let granted = Accept { codings: vec![Coding::Raw], ..accept() };
+        let accepted = source::Event::Message(ToSource::Accept(granted));
+        let mut script = vec![Step::Wait(Duration::ZERO), Step::Event(accepted)];
+        script.extend(vec![Step::Answer(Which::Newest); 4]);
+        let (rules, machine) = run_source(config(Verify::No, algorithm), None, script);
+        assert!(rules.ended && !rules.active, "{machine:?}");
     }
 }

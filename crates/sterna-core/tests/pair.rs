@@ -29,6 +29,8 @@ mod faults;
 mod following;
 #[path = "pair/guest.rs"]
 mod guest;
+#[path = "pair/native.rs"]
+mod native;
 #[path = "pair/network.rs"]
 mod network;
 #[path = "pair/plan.rs"]

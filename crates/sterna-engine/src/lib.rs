@@ -24,6 +24,7 @@ mod host;
 pub mod identity;
 mod interface;
 mod link;
+pub mod native;
 mod observe;
 mod pages;
 mod probe;

@@ -21,6 +21,9 @@
 //! Before Commit either side may end the move by Abort or Never. After Commit the source asks
 //! (Commit again, or Query by an agent that was restarted) until it knows.
 //!
+//! Where the hypervisors copy the guest among themselves, their connections stand in for pages, marks
+//! and device state.
+//!
 //! Where pages follow the guest, the last marks tell which are owed, the destination says Owing as
 //! soon as the guest runs, and Active when the last page is there.
 
@@ -91,6 +94,8 @@ pub enum Coding {
     Raw,
     /// Pages that follow the guest after it has been handed over.
     Owed,
+    /// None: the hypervisors copy the guest among themselves.
+    Native,
     /// One that a newer release has.
     #[serde(other)]
     Unknown,
@@ -116,6 +121,50 @@ pub enum Rest {
     Sent,
     /// They follow: whoever touches one of them there waits for it.
     Owed,
+    /// The hypervisors have copied the guest among themselves: all its pages and the device state.
+    Native,
+}
+
+/// By which of its own ways a hypervisor copies a guest to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NativeMode {
+    /// Rounds of dirty pages.
+    #[default]
+    PreCopy,
+    /// The same, and of pages that were sent before only what differs.
+    Xbzrle,
+    /// Rounds over several connections at once.
+    Multifd,
+    /// The same, compressed by zstd.
+    MultifdZstd,
+    /// One that a newer release has.
+    #[serde(other)]
+    Unknown,
+}
+
+impl NativeMode {
+    /// The mode as it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PreCopy => "pre-copy",
+            Self::Xbzrle => "xbzrle",
+            Self::Multifd => "multifd",
+            Self::MultifdZstd => "multifd-zstd",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Channels that carry pages besides the one that carries everything else, of `streams` that
+    /// were agreed upon.
+    #[must_use]
+    pub fn page_channels(self, streams: u16) -> u16 {
+        match self {
+            Self::PreCopy | Self::Xbzrle | Self::Unknown => 0,
+            Self::Multifd | Self::MultifdZstd => streams,
+        }
+    }
 }
 
 /// The processor of a host, as far as a guest may come to rely on it.
@@ -151,6 +200,9 @@ pub struct Offer {
     /// The source's processor, if the guest sees it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_cpu: Option<HostCpu>,
+    /// How the hypervisors shall copy the guest among themselves, if they shall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<NativeMode>,
 }
 
 /// What the destination grants.
@@ -415,6 +467,8 @@ mod tests {
         let ToSource::Never { reason } = envelope.body else { panic!("{envelope:?}") };
         assert_eq!(reason.code, ReasonCode::Other);
         assert_eq!(serde_json::from_str::<Coding>("\"zstd-9\"").unwrap(), Coding::Unknown);
+        let mode = serde_json::from_str::<NativeMode>("\"mapped-ram\"").unwrap();
+        assert_eq!(mode, NativeMode::Unknown);
     }
 
     #[test]

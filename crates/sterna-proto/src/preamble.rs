@@ -3,7 +3,7 @@
 //! ```text
 //!  0      4         6         8      9      10       12             28
 //!  | STRN | version | version | role | zero | stream | move token   |   source → destination
-//!  |      | min     | max     |      |      | number | (page roles) |
+//!  |      | min     | max     |      |      | number | (but control)|
 //!
 //!  0      4         6        8
 //!  | STRN | version | status |                                          destination → source
@@ -42,6 +42,13 @@ pub enum Role {
     },
     /// Owed pages of the move `token` that somebody waits for.
     Urgent {
+        /// The move it belongs to.
+        token: MoveToken,
+    },
+    /// One of the connections over which the hypervisors of the move `token` copy the guest.
+    Native {
+        /// Number of the connection, from 0.
+        channel: u16,
         /// The move it belongs to.
         token: MoveToken,
     },
@@ -128,6 +135,11 @@ impl Preamble {
                 bytes[8] = 3;
                 bytes[12..28].copy_from_slice(&token.0);
             }
+            Role::Native { channel, token } => {
+                bytes[8] = 4;
+                bytes[10..12].copy_from_slice(&channel.to_le_bytes());
+                bytes[12..28].copy_from_slice(&token.0);
+            }
         }
         bytes
     }
@@ -146,19 +158,19 @@ impl Preamble {
             return Err(PreambleError::Versions { min, max });
         }
         let role = match bytes[8] {
-            1..=3 | 5 if bytes[9] != 0 => return Err(PreambleError::Reserved),
+            1..=5 if bytes[9] != 0 => return Err(PreambleError::Reserved),
             1 | 5 if bytes[10..] != [0; 18] => return Err(PreambleError::Reserved),
             3 if bytes[10..12] != [0; 2] => return Err(PreambleError::Reserved),
             1 => Role::Control,
             5 => Role::Probe,
-            role @ (2 | 3) => {
+            role @ 2..=4 => {
                 let mut token = [0; 16];
                 token.copy_from_slice(&bytes[12..28]);
                 let token = MoveToken(token);
-                if role == 2 {
-                    Role::Pages { stream: word(10), token }
-                } else {
-                    Role::Urgent { token }
+                match role {
+                    2 => Role::Pages { stream: word(10), token },
+                    3 => Role::Urgent { token },
+                    _ => Role::Native { channel: word(10), token },
                 }
             }
             other => return Err(PreambleError::Code(other.into())),
@@ -216,8 +228,13 @@ mod tests {
     #[test]
     fn a_preamble_survives_the_wire() {
         let token = MoveToken([9; 16]);
-        let pages = Role::Pages { stream: 7, token };
-        for role in [Role::Control, pages, Role::Urgent { token }, Role::Probe] {
+        for role in [
+            Role::Control,
+            Role::Pages { stream: 7, token },
+            Role::Urgent { token },
+            Role::Native { channel: 3, token },
+            Role::Probe,
+        ] {
             let preamble = Preamble::new(role);
             assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         }
@@ -227,11 +244,13 @@ mod tests {
     fn bytes_that_mean_nothing_yet_are_refused() {
         let pages = Role::Pages { stream: 7, token: MoveToken([9; 16]) };
         let urgent = Role::Urgent { token: MoveToken([9; 16]) };
+        let native = Role::Native { channel: 3, token: MoveToken([9; 16]) };
         for (role, reserved) in [
             (Role::Control, 9..PREAMBLE_BYTES),
             (Role::Probe, 9..PREAMBLE_BYTES),
             (pages, 9..10),
             (urgent, 9..12),
+            (native, 9..10),
         ] {
             for at in reserved {
                 let mut bytes = Preamble::new(role).encode();

@@ -126,6 +126,9 @@ fn course(receipt: &Receipt) -> Markup {
     let stopped = receipt.stopped.map_or("the move did not come so far", |reason| reason.as_str());
     html! {
         (fact("Algorithm", receipt.algorithm.as_str()))
+        @if let Some(mode) = receipt.native_mode {
+            (fact("In the hypervisor's mode", mode.as_str()))
+        }
         (fact("Rounds stopped because", stopped))
         (fact("Page streams", &receipt.streams.to_string()))
         (fact("Negotiation", &time(receipt.negotiation)))

@@ -1,7 +1,9 @@
 //! The two halves of a guest on the move.
 
-use crate::{Begin, Faults};
+use crate::native::unable;
+use crate::{Begin, Compared, Faults, NativeListener, NativePlan, NativeSent, NativeStep};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use sterna_page::{PageSet, RamLayout};
@@ -102,6 +104,12 @@ pub enum Immovable {
     MissingCapability {
         /// The capability's name.
         capability: String,
+    },
+    /// RAM is to be compared, and would differ although nothing is wrong.
+    #[error("all RAM cannot be compared where the hypervisor copies it: {why}")]
+    Incomparable {
+        /// Why.
+        why: String,
     },
     /// The hypervisor itself says that the guest cannot be moved.
     #[error("the hypervisor blocks migration: {blocker}")]
@@ -256,6 +264,49 @@ pub trait Source: Send {
     /// When the hypervisor refuses or is gone.
     fn save_device_state(&mut self) -> Result<DeviceState, VmmError>;
 
+    /// Every reason why its hypervisor cannot move this guest by itself; empty if it can.
+    ///
+    /// # Errors
+    /// When the hypervisor cannot be asked, or never copies guests by itself.
+    fn immovable_natively(&mut self, _ram: Compared) -> Result<Vec<Immovable>, VmmError> {
+        Err(unable("immovable_natively"))
+    }
+
+    /// Has the hypervisor begin to copy the guest by itself, into the connections that it makes to
+    /// what is returned. Nothing of [`Source::start_tracking`] to [`Source::save_device_state`] is
+    /// called then.
+    ///
+    /// # Errors
+    /// When the hypervisor refuses or is gone. The caller then calls [`Source::resume`].
+    fn begin_native(&mut self, _plan: &NativePlan) -> Result<NativeListener, VmmError> {
+        Err(unable("begin_native"))
+    }
+
+    /// Waits for news of that, `wait` at most.
+    ///
+    /// # Errors
+    /// When the hypervisor has given up, or is gone. The caller then calls [`Source::resume`].
+    fn native_step(&mut self, _wait: Duration) -> Result<NativeStep, VmmError> {
+        Err(unable("native_step"))
+    }
+
+    /// Has the hypervisor pause the guest whatever is left.
+    ///
+    /// # Errors
+    /// When the hypervisor refuses or is gone.
+    fn hurry_native(&mut self) -> Result<(), VmmError> {
+        Err(unable("hurry_native"))
+    }
+
+    /// With the guest paused: has the hypervisor send what is left, and the state of vCPUs and
+    /// devices. Once this has returned the guest runs nowhere but by [`Source::resume`].
+    ///
+    /// # Errors
+    /// When the hypervisor has given up, or is gone; the guest may run again then.
+    fn finish_native(&mut self) -> Result<NativeSent, VmmError> {
+        Err(unable("finish_native"))
+    }
+
     /// Takes back whatever the steps before have done, whoever did them: the guest runs as before,
     /// untracked, at full speed, and is asked for nothing of its memory any more. Works after any of
     /// them and may be called twice.
@@ -323,6 +374,20 @@ pub trait Destination: Send {
     /// # Errors
     /// When the hypervisor refuses the state or is gone.
     fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError>;
+
+    /// Where the hypervisor listens for one that copies the guest to it, if it was prepared for that.
+    fn native_socket(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// Waits until the hypervisor has all of a guest that another copies to it. The guest stays
+    /// paused.
+    ///
+    /// # Errors
+    /// When what came was no guest, not all has come within `limit`, or the hypervisor is gone.
+    fn await_native(&mut self, _limit: Duration) -> Result<(), VmmError> {
+        Err(unable("await_native"))
+    }
 
     /// Lets the guest run.
     ///

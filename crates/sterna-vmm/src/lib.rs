@@ -7,6 +7,7 @@
 //!   asked for memory: memory_use* → ask_for → in_balloon* → … → ask_for(0) → pause → …
 //!   Destination:  (prepared, RAM empty) → memory() filled → load_device_state → activate
 //!                       any step but the last, on failure or cancel → discard
+//!   by themselves: begin_native → native_step* → finish_native on one side, await_native on the other
 //!   with pages to come: … → serve_faults → load_device_state → activate → end_faults
 //!                       the pages are lost → halt
 //! ```
@@ -22,6 +23,7 @@
 mod definition;
 mod faults;
 mod guest;
+mod native;
 pub mod qemu;
 pub mod synthetic;
 mod tracking;
@@ -34,4 +36,7 @@ pub use faults::{Begin, Faults};
 pub use guest::{
     Destination, DeviceState, DeviceStateKind, Discarding, Immovable, InFlightIo, MemoryUse, Pause,
     Source, VmmError,
+};
+pub use native::{
+    Compared, Compression, NativeListener, NativePlan, NativeSent, NativeStep, NativeWay,
 };

@@ -10,6 +10,8 @@
 mod bare;
 #[path = "qemu/missing.rs"]
 mod missing;
+#[path = "qemu/native.rs"]
+mod native;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@ use sterna_core::algorithm::{ALGORITHMS, AlgorithmName, UnknownAlgorithm};
 use sterna_core::balloon::Balloon;
 use sterna_core::push::PushOrder;
 use sterna_core::working_set::HoldBack;
-use sterna_proto::message::Verify;
+use sterna_proto::message::{NativeMode, Verify};
 use uuid::Uuid;
 
 /// Options of `sterna migrate`.
@@ -23,9 +23,14 @@ pub(crate) struct MigrateArgs {
     terms: TermsArgs,
     /// Algorithm: auto (whichever is foreseen to cost least), pre-copy, hybrid (rounds while they pay,
     /// then the guest goes and the rest follows it), post-copy (the guest goes first), stop-and-copy,
-    /// or random (any of these but auto: for experiments)
+    /// native (QEMU copies by itself: also guests whose memory is out of reach), or random (any of
+    /// these but auto and native: for experiments)
     #[arg(long, value_parser = parse_algorithm, default_value = "auto")]
     algorithm: AlgorithmName,
+    /// How QEMU copies by itself: pre-copy, xbzrle, multifd (a channel for each stream) or
+    /// multifd-zstd; it slows the guest down with --when-stuck throttle
+    #[arg(long, value_name = "MODE", value_parser = parse_native_mode, default_value = "pre-copy")]
+    native_mode: NativeMode,
     /// Compare all RAM of both hosts before the guest resumes; lengthens the downtime
     #[arg(long)]
     verify: bool,
@@ -51,10 +56,24 @@ pub(crate) struct MigrateArgs {
 
 fn parse_algorithm(text: &str) -> Result<AlgorithmName, UnknownAlgorithm> {
     if text == "random" {
-        let drawn = ALGORITHMS.into_iter().filter(|name| *name != AlgorithmName::Auto);
+        let ours =
+            |name: &AlgorithmName| !matches!(name, AlgorithmName::Auto | AlgorithmName::Native);
+        let drawn = ALGORITHMS.into_iter().filter(ours);
         return Ok(drawn.choose(&mut rand::rng()).unwrap_or_default());
     }
     text.parse()
+}
+
+fn parse_native_mode(text: &str) -> Result<NativeMode, String> {
+    match text {
+        "pre-copy" => Ok(NativeMode::PreCopy),
+        "xbzrle" => Ok(NativeMode::Xbzrle),
+        "multifd" => Ok(NativeMode::Multifd),
+        "multifd-zstd" => Ok(NativeMode::MultifdZstd),
+        "auto-converge" => Err("is --native-mode pre-copy with --when-stuck throttle".into()),
+        "post-copy" => Err("is not QEMU's here; use --algorithm post-copy or hybrid".into()),
+        other => Err(format!("{other:?} is not pre-copy, xbzrle, multifd or multifd-zstd")),
+    }
 }
 
 fn parse_push(text: &str) -> Result<PushOrder, String> {
@@ -72,6 +91,7 @@ impl MigrateArgs {
             id: self.id.unwrap_or_else(Uuid::new_v4),
             to: self.terms.to.clone(),
             algorithm: self.algorithm,
+            native_mode: self.native_mode,
             limits: self.terms.limits(),
             hold_back: self.hold_back,
             balloon: if self.balloon { Balloon::Inflate } else { Balloon::Leave },

@@ -20,13 +20,11 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
     ending(text, receipt)?;
     let started = UNIX_EPOCH.checked_add(Duration::from_millis(receipt.started_unix_ms));
     let started = started.unwrap_or(UNIX_EPOCH);
-    let streams = if receipt.streams == 1 { "stream" } else { "streams" };
     writeln!(text)?;
     field(text, "attempt", &receipt.attempt)?;
     field(text, "started", &humantime::format_rfc3339_seconds(started))?;
     field(text, "RAM", &size(receipt.ram_bytes))?;
-    let algorithm = format!("{}, {} {streams}", receipt.algorithm, receipt.streams);
-    field(text, "algorithm", &algorithm)?;
+    field(text, "algorithm", &algorithm(receipt))?;
     for choice in &receipt.choices {
         let chosen = format!("{}: {} ({})", time(choice.after), choice.method, choice.reason);
         field(text, "chosen after", &chosen)?;
@@ -57,6 +55,20 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
         parts(text, downtime, receipt.downtime_allowed())?;
     }
     rounds(text, &receipt.rounds)
+}
+
+/// The algorithm, and over how many connections it sent pages.
+fn algorithm(receipt: &Receipt) -> String {
+    let streams = |count: u16| format!("{count} {}", if count == 1 { "stream" } else { "streams" });
+    match receipt.native_mode {
+        None => format!("{}, {}", receipt.algorithm, streams(receipt.streams)),
+        Some(mode) => match mode.page_channels(receipt.streams) {
+            0 => format!("{}, {}", receipt.algorithm, mode.as_str()),
+            channels => {
+                format!("{}, {}, {}", receipt.algorithm, mode.as_str(), streams(channels))
+            }
+        },
+    }
 }
 
 fn field(text: &mut String, name: &str, value: &dyn fmt::Display) -> fmt::Result {
@@ -157,8 +169,13 @@ fn given_back(ballooning: &Ballooning) -> String {
 fn slowed(receipt: &Receipt) -> Option<String> {
     let slowest = receipt.rounds.iter().map(|round| round.vcpus).min()?;
     let held_back = receipt.rounds.iter().map(|round| round.held_back).sum();
-    (slowest < VcpuSpeed::FULL)
-        .then(|| format!("to {slowest} of its speed; vCPUs held back for {}", time(held_back)))
+    if slowest == VcpuSpeed::FULL {
+        return None;
+    }
+    Some(match receipt.native_mode {
+        Some(_) => format!("to {slowest} of its speed, by its hypervisor, which does not say more"),
+        None => format!("to {slowest} of its speed; vCPUs held back for {}", time(held_back)),
+    })
 }
 
 fn check(check: RamCheck) -> &'static str {
@@ -270,6 +287,7 @@ pub(crate) mod tests {
             ending: Ending::Moved,
             algorithm: AlgorithmName::PreCopy,
             choices: Vec::new(),
+            native_mode: None,
             stopped: Some(StopReason::GoalReached),
             limits: Limits::default(),
             streams: 2,

@@ -17,6 +17,11 @@ pub(crate) enum Method {
     SternaPostCopy,
     /// Sterna's stop-and-copy
     SternaStopAndCopy,
+    /// QEMU's pre-copy inside Sterna's move: two agents and TLS between; pauses all the same where
+    /// rounds no longer help
+    SternaNative,
+    /// The same by multifd with two channels
+    SternaNativeMultifd,
     /// QEMU's pre-copy, no limit of bandwidth, no compression, no TLS (as all of QEMU's)
     QemuPreCopy,
     /// QEMU's multifd with two channels
@@ -55,13 +60,14 @@ pub(crate) enum Kind {
 
 impl Method {
     /// All algorithms of ours, and of QEMU's those that are the best of their kind.
-    pub(crate) const POOL: [Self; 10] = [
+    pub(crate) const POOL: [Self; 11] = [
         Self::SternaAuto,
         Self::Sterna,
         Self::SternaThrottle,
         Self::SternaHybrid,
         Self::SternaPostCopy,
         Self::SternaStopAndCopy,
+        Self::SternaNative,
         Self::QemuPreCopy,
         Self::QemuMultifd,
         Self::QemuAutoConverge,
@@ -77,6 +83,8 @@ impl Method {
             Self::SternaHybrid => "sterna hybrid",
             Self::SternaPostCopy => "sterna post-copy",
             Self::SternaStopAndCopy => "sterna stop-and-copy",
+            Self::SternaNative => "sterna native",
+            Self::SternaNativeMultifd => "sterna native multifd",
             Self::QemuPreCopy => "qemu pre-copy",
             Self::QemuMultifd => "qemu multifd",
             Self::QemuAutoConverge => "qemu auto-converge",
@@ -97,6 +105,17 @@ impl Method {
             Self::SternaHybrid => By::Sterna(&["--algorithm", "hybrid"]),
             Self::SternaPostCopy => By::Sterna(&["--algorithm", "post-copy"]),
             Self::SternaStopAndCopy => By::Sterna(&["--algorithm", "stop-and-copy"]),
+            Self::SternaNative => {
+                By::Sterna(&["--algorithm", "native", "--when-stuck", "stop-and-copy"])
+            }
+            Self::SternaNativeMultifd => By::Sterna(&[
+                "--algorithm",
+                "native",
+                "--native-mode",
+                "multifd",
+                "--when-stuck",
+                "stop-and-copy",
+            ]),
             Self::QemuPreCopy => By::Qemu(Kind::PreCopy),
             Self::QemuMultifd => By::Qemu(Kind::Multifd),
             Self::QemuAutoConverge => By::Qemu(Kind::AutoConverge),

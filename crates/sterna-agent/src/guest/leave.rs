@@ -9,14 +9,15 @@ use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, paths};
+use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::Balloon;
-use sterna_core::limits::StageLimits;
+use sterna_core::limits::{StageLimits, WhenStuck};
 use sterna_core::prediction::{Choice, Surroundings};
 use sterna_engine::SourceJournal;
 use sterna_engine::source::{self, LeftOver, Move as EngineMove};
 use sterna_proto::limits::STREAMS_MAX;
-use sterna_proto::message::{AttemptId, Coding, Offer, Reason, ReasonCode};
-use sterna_vmm::{GuestDefinition, Source};
+use sterna_proto::message::{AttemptId, Coding, NativeMode, Offer, Reason, ReasonCode, Verify};
+use sterna_vmm::{Compared, GuestDefinition, Source};
 
 /// Where a guest is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,11 +104,13 @@ impl Task {
         if request.balloon == Balloon::Inflate && !self.record.definition.has_balloon() {
             return Err(no_balloon(&self.record.definition));
         }
+        check_native(&request)?;
         let target = Target::find(&request.to).await?;
+        let (algorithm, verify) = (request.algorithm, request.verify);
         let source = blocking(move || {
             let mut source = process.source().map_err(|e| vmm_error(&e))?;
-            let reasons = source.immovable().map_err(|e| vmm_error(&e))?;
-            if reasons.is_empty() { Ok(source) } else { Err(immovable(&reasons)) }
+            check_movable(source.as_mut(), algorithm, verify)?;
+            Ok(source)
         })
         .await?;
         self.begin(request, target, source).await
@@ -162,6 +165,10 @@ impl Task {
         if request.algorithm.start().may_owe(&request.limits) {
             codings.push(Coding::Owed);
         }
+        let native = request.algorithm == AlgorithmName::Native;
+        if native {
+            codings.push(Coding::Native);
+        }
         Ok(Offer {
             name: self.guest.name.clone(),
             layout: source.layout().clone(),
@@ -172,6 +179,7 @@ impl Task {
             streams: request.streams,
             verify: request.verify,
             host_cpu: cpu::is_seen_by(&self.record.definition).then(cpu::here).flatten(),
+            native: native.then_some(request.native_mode),
         })
     }
 }
@@ -193,6 +201,53 @@ fn no_balloon(definition: &GuestDefinition) -> ApiError {
         }
     };
     ApiError::new(ErrorCode::Unable, message).hint(next)
+}
+
+/// What an operator wants of a move that hypervisors do not do by themselves.
+fn check_native(request: &MoveRequest) -> Result<(), ApiError> {
+    if request.algorithm != AlgorithmName::Native {
+        return Ok(());
+    }
+    let wrong = |what: &str| Err(invalid(format!("native cannot {what}")));
+    if request.native_mode == NativeMode::Unknown {
+        return wrong("copy in the mode that is asked for: it is not known here");
+    }
+    if request.limits.when_stuck == Some(WhenStuck::PostCopy) {
+        return wrong("hand a guest over before its pages; use hybrid, or --when-stuck throttle");
+    }
+    if request.balloon == Balloon::Inflate {
+        return wrong("ask the guest for memory; move it without --balloon");
+    }
+    if request.limits.downtime_stretch.is_some() {
+        return wrong("widen the longest downtime in steps; allow all of it with --max-downtime");
+    }
+    Ok(())
+}
+
+/// Whether a guest can leave by this algorithm.
+fn check_movable(
+    source: &mut dyn Source,
+    algorithm: AlgorithmName,
+    verify: Verify,
+) -> Result<(), ApiError> {
+    if algorithm == AlgorithmName::Native {
+        let ram = if verify == Verify::No { Compared::No } else { Compared::Yes };
+        let reasons = source.immovable_natively(ram).map_err(|e| vmm_error(&e))?;
+        let hint = "without --verify it may go";
+        return match &reasons[..] {
+            [] => Ok(()),
+            reasons if ram == Compared::Yes => Err(immovable(reasons).hint(hint)),
+            reasons => Err(immovable(reasons)),
+        };
+    }
+    let reasons = source.immovable().map_err(|e| vmm_error(&e))?;
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let by_itself = source.immovable_natively(Compared::No);
+    let hint = "the hypervisor can move it by itself: use --algorithm native";
+    let error = immovable(&reasons);
+    Err(if by_itself.is_ok_and(|against| against.is_empty()) { error.hint(hint) } else { error })
 }
 
 pub(super) fn immovable(reasons: &[sterna_vmm::Immovable]) -> ApiError {

@@ -28,9 +28,10 @@ use sterna_core::destination::Ending;
 use sterna_core::journal::DestinationRecord;
 use sterna_core::source::Found;
 use sterna_engine::identity::PeerName;
-use sterna_engine::{FoundMove, Host};
-use sterna_page::RamLayout;
-use sterna_proto::message::{AttemptId, GuestId, HostCpu, JournalId, Offer, Reason, ReasonCode};
+use sterna_engine::{FoundMove, Host, native};
+use sterna_proto::message::{
+    AttemptId, Coding, GuestId, HostCpu, JournalId, Offer, Reason, ReasonCode,
+};
 use sterna_vmm::{Destination, GuestDefinition};
 use uuid::Uuid;
 
@@ -123,12 +124,16 @@ impl AgentHost {
     fn prepare(
         &self,
         definition: &GuestDefinition,
-        layout: &RamLayout,
+        offer: &Offer,
     ) -> Result<Prepared, Vec<Reason>> {
+        let layout = &offer.layout;
+        // In a way that is not known here it is not granted, and the source gives up.
+        let asked = offer.native.filter(|_| offer.codings.contains(&Coding::Native));
+        let way = asked.and_then(|mode| native::way(mode, native::streams(offer)));
         let prepared = self
             .0
             .hypervisor
-            .prepare(definition)
+            .prepare(definition, way)
             .map_err(|error| vec![Reason::new(ReasonCode::Hypervisor, vmm_text(&error))])?;
         if prepared.destination.layout() == layout {
             return Ok(prepared);
@@ -167,7 +172,7 @@ impl Host for AgentHost {
         let agent = &self.0;
         let definition = self.definition(offer)?;
         let (claim, before) = self.claim(attempt, &definition, offer.host_cpu.as_ref())?;
-        let Prepared { process, destination } = self.prepare(&definition, &offer.layout)?;
+        let Prepared { process, destination } = self.prepare(&definition, offer)?;
         let record = GuestRecord {
             id: attempt.guest,
             definition,

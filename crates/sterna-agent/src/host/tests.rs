@@ -3,7 +3,7 @@
 use super::*;
 use crate::fake::{FakeHypervisor, agent};
 use crate::guests::Guests;
-use sterna_page::{PAGE_SIZE_BYTES, RamBlock};
+use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
 use sterna_proto::message::{Coding, Epoch, Verify};
 
 const MEMORY: u64 = 16 << 20;
@@ -25,6 +25,7 @@ fn offer() -> Offer {
         streams: 1,
         verify: Verify::No,
         host_cpu: None,
+        native: None,
     }
 }
 

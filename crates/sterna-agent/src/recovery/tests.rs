@@ -24,7 +24,7 @@ impl Fixture {
         let (agent, fake) = fake_agent(folder.path());
         let text = r#"{"name":"web-1","memory_bytes":16777216}"#;
         let definition = serde_json::from_str(text).unwrap();
-        let process = agent.hypervisor.prepare(&definition).unwrap().process;
+        let process = agent.hypervisor.prepare(&definition, None).unwrap().process;
         let (id, process) = (attempt().guest, Some(process.record()));
         let record = GuestRecord { id, definition, epoch: Epoch(3), process, place };
         agent.journal.put_guest(&record).unwrap();

@@ -2,6 +2,7 @@
 
 mod auto;
 mod hybrid;
+mod native;
 mod post_copy;
 mod pre_copy;
 mod stop_and_copy;
@@ -9,6 +10,7 @@ mod throttle;
 
 pub use auto::Auto;
 pub use hybrid::Hybrid;
+pub use native::Native;
 pub use post_copy::PostCopy;
 pub use pre_copy::PreCopy;
 pub use stop_and_copy::StopAndCopy;
@@ -38,20 +40,25 @@ pub enum AlgorithmName {
     PostCopy,
     /// Rounds while they pay, then hand over; what is left follows.
     Hybrid,
+    /// The hypervisor copies by itself, in a way of its own.
+    Native,
 }
 
 /// Every algorithm of this release.
-pub const ALGORITHMS: [AlgorithmName; 5] = [
+pub const ALGORITHMS: [AlgorithmName; 6] = [
     AlgorithmName::Auto,
     AlgorithmName::PreCopy,
     AlgorithmName::Hybrid,
     AlgorithmName::PostCopy,
     AlgorithmName::StopAndCopy,
+    AlgorithmName::Native,
 ];
 
 /// A name that is no algorithm's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown algorithm {0:?}; known are auto, pre-copy, hybrid, post-copy, stop-and-copy")]
+#[error(
+    "unknown algorithm {0:?}; known are auto, pre-copy, hybrid, post-copy, stop-and-copy, native"
+)]
 pub struct UnknownAlgorithm(pub String);
 
 impl AlgorithmName {
@@ -64,6 +71,7 @@ impl AlgorithmName {
             Self::PreCopy => Box::new(PreCopy::default()),
             Self::PostCopy => Box::new(PostCopy),
             Self::Hybrid => Box::new(Hybrid),
+            Self::Native => Box::new(Native::default()),
         }
     }
 
@@ -76,6 +84,7 @@ impl AlgorithmName {
             Self::PreCopy => "pre-copy",
             Self::PostCopy => "post-copy",
             Self::Hybrid => "hybrid",
+            Self::Native => "native",
         }
     }
 }
@@ -133,6 +142,9 @@ pub enum Decision {
     HandOver(StopReason),
     /// End the move; the guest runs on where it is.
     GiveUp(StopReason),
+    /// Let the hypervisor copy by itself until what is left fits the longest downtime, or let it go
+    /// on with that.
+    Delegate,
 }
 
 impl Decision {
@@ -155,6 +167,11 @@ pub trait Algorithm: fmt::Debug + Send {
     /// far as the operator allows.
     fn downtime_limit(&self, limits: &Limits) -> Duration {
         limits.downtime_max
+    }
+
+    /// Whether the hypervisor copies by itself.
+    fn delegates(&self) -> bool {
+        false
     }
 
     /// Whether the next round may leave out pages that are likely to be written again.

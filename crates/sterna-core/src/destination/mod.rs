@@ -27,6 +27,9 @@
 //! lost link leaves the machine in `Owing`, where whoever in the guest needs a page waits for it,
 //! and where a new agent takes it up again.
 //!
+//! **Hypervisors that copy among themselves** ([`Rest::Native`]) bring RAM and device state as one, so
+//! that loading is to wait for the end of that, and RAM is hashed after it.
+//!
 //! **Not here.** Whether the guest fits this host is the agent's answer to `Reserve`.
 
 mod steps;
@@ -154,6 +157,9 @@ pub enum Effect {
     CutOff,
     /// Load the device state; `Loaded` or `Failed`. This may write RAM.
     Load,
+    /// Wait until the hypervisors, which copy the guest among themselves, have ended that; `Loaded` or
+    /// `Failed`.
+    AwaitNative,
     /// Let the guest run; `Activated` or `NotActivated`, or `GuestGone` where it may have run before
     /// and has ended. Harmless if it runs already.
     Activate,
@@ -190,6 +196,7 @@ enum State {
     },
     Loading {
         digest: Option<RamDigest>,
+        loaded: bool,
     },
     Ready {
         digest: Option<RamDigest>,

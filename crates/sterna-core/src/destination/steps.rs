@@ -25,7 +25,7 @@ impl Destination {
             Event::Progress => self.progress(now),
             Event::RoundReceived(round) => self.round_received(round, now, effects),
             Event::StateReceived => self.state_received(now, effects),
-            Event::Digest(digest) => self.hashed(digest, effects),
+            Event::Digest(digest) => self.hashed(digest, now, effects),
             Event::Serving(joining) => self.serving(joining, effects),
             Event::Loaded => self.loaded(now, effects),
             Event::LinkDown(_) if matches!(self.state, State::Ready { .. }) => {}
@@ -40,7 +40,7 @@ impl Destination {
             // Once all pages are here their connections are no longer needed. Where some are owed,
             // the load waits for them; after that the source makes its connections anew.
             Event::StreamDown(_)
-                if matches!(self.state, State::Loading { .. }) && self.rest == Rest::Sent
+                if matches!(self.state, State::Loading { .. }) && self.rest != Rest::Owed
                     || matches!(self.state, State::Ready { .. }) => {}
             Event::LinkDown(reason)
             | Event::StreamDown(reason)
@@ -63,7 +63,7 @@ impl Destination {
             (ToDestination::Abort { reason }, _) => self.discard(reason, now, effects),
             (ToDestination::Commit, State::Ready { .. }) => {
                 let record = match self.rest {
-                    Rest::Sent => DestinationRecord::Owned,
+                    Rest::Sent | Rest::Native => DestinationRecord::Owned,
                     Rest::Owed => DestinationRecord::Owing,
                 };
                 self.record(record, effects);
@@ -136,15 +136,20 @@ impl Destination {
     /// host's time into the guest's page for it.
     fn try_load(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let State::Receiving { last_round, state_here, switchover } = &self.state else { return };
+        if switchover.is_some() && self.rest == Rest::Native {
+            effects.push(Effect::AwaitNative);
+            self.enter(State::Loading { digest: None, loaded: false }, now);
+            return;
+        }
         let all_ram = switchover.is_some_and(|s| *last_round == Some(s.round));
         if *state_here && all_ram {
             let verify = self.verify;
             effects.push(match (self.rest, verify) {
                 (Rest::Owed, _) => Effect::Serve { served: Served::First, verify },
-                (Rest::Sent, Verify::RamDigest) => Effect::Digest,
-                (Rest::Sent, Verify::No) => Effect::Load,
+                (_, Verify::RamDigest) => Effect::Digest,
+                (_, Verify::No) => Effect::Load,
             });
-            self.enter(State::Loading { digest: None }, now);
+            self.enter(State::Loading { digest: None, loaded: false }, now);
         }
     }
 
@@ -158,26 +163,40 @@ impl Destination {
         }
     }
 
-    fn hashed(&mut self, hash: RamDigest, effects: &mut Vec<Effect>) {
-        if let State::Loading { digest: digest @ None } = &mut self.state
-            && self.verify == Verify::RamDigest
-            && self.rest == Rest::Sent
-        {
-            *digest = Some(hash);
-            effects.push(Effect::Load);
+    fn hashed(&mut self, hash: RamDigest, now: Time, effects: &mut Vec<Effect>) {
+        let State::Loading { digest: digest @ None, loaded } = &mut self.state else { return };
+        match (self.verify, self.rest) {
+            (Verify::RamDigest, Rest::Sent) => {
+                *digest = Some(hash);
+                effects.push(Effect::Load);
+            }
+            (Verify::RamDigest, Rest::Native) if *loaded => self.ready(Some(hash), now, effects),
+            _ => {}
         }
     }
 
     fn loaded(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let State::Loading { digest } = self.state else { return };
-        let here = match self.rest {
-            Rest::Sent => digest.is_some() == (self.verify == Verify::RamDigest),
-            Rest::Owed => self.joining.is_some(),
+        let State::Loading { digest, loaded } = &mut self.state else { return };
+        let (digest, again) = (*digest, std::mem::replace(loaded, true));
+        let here = match (self.rest, self.verify) {
+            (Rest::Sent, verify) => digest.is_some() == (verify == Verify::RamDigest),
+            (Rest::Owed, _) => self.joining.is_some(),
+            (Rest::Native, Verify::No) => true,
+            (Rest::Native, Verify::RamDigest) => {
+                if !again {
+                    effects.push(Effect::Digest);
+                }
+                false
+            }
         };
         if here {
-            effects.push(Effect::Send(ToSource::Ready { digest }));
-            self.enter(State::Ready { digest }, now);
+            self.ready(digest, now, effects);
         }
+    }
+
+    fn ready(&mut self, digest: Option<RamDigest>, now: Time, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Send(ToSource::Ready { digest }));
+        self.enter(State::Ready { digest }, now);
     }
 
     /// The source has committed: the record is being made, or the guest is being started.
@@ -199,7 +218,7 @@ impl Destination {
             (Event::Activated(times), State::Activating) => {
                 self.times = times;
                 match self.rest {
-                    Rest::Sent => {
+                    Rest::Sent | Rest::Native => {
                         self.active(None, now, effects);
                         effects.push(Effect::Settle);
                     }

@@ -161,6 +161,7 @@ mod tests {
             ending: Ending::Moved,
             algorithm: AlgorithmName::PreCopy,
             choices: Vec::new(),
+            native_mode: None,
             stopped: None,
             limits: Limits::default(),
             streams: 1,

@@ -47,12 +47,13 @@ impl Method {
         Self { algorithm: AlgorithmName::PostCopy, when_stuck: None },
     ];
 
-    /// The method that an operator asks for by naming an algorithm; none if it is to be chosen.
+    /// The method that an operator asks for by naming an algorithm; none if it is to be chosen, or if
+    /// nothing is foreseen of it.
     #[must_use]
     pub fn asked_for(algorithm: AlgorithmName, limits: &Limits) -> Option<Self> {
         let throttles = limits.when_stuck == Some(WhenStuck::Throttle);
         match algorithm {
-            AlgorithmName::Auto => None,
+            AlgorithmName::Auto | AlgorithmName::Native => None,
             AlgorithmName::PreCopy if throttles => {
                 Some(Self { algorithm, when_stuck: limits.when_stuck })
             }

@@ -155,6 +155,8 @@ impl<'a> Model<'a> {
                 Decision::Pause(_) => return state.pause(),
                 Decision::HandOver(_) => return state.hand_over(),
                 Decision::GiveUp(reason) => return state.give_up(reason),
+                // No method of ours does, and of QEMU's nothing is foreseen.
+                Decision::Delegate => break,
             }
         }
         state.give_up(StopReason::NoProgress)

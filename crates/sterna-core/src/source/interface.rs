@@ -39,7 +39,9 @@ pub enum Event {
     RoundSent(RoundSent),
     /// Pages written since the last scan, and those that were left over before.
     Scanned(PageCount),
-    /// The guest is paused.
+    /// The hypervisor, which copies by itself, has ended a round.
+    RoundPassed(HypervisorRound),
+    /// The guest is paused. Also without having been asked for, by a hypervisor that copies by itself.
     Paused,
     /// All pages that the destination lacks were handed to the streams, with their marks.
     RestSent(RoundSent),
@@ -72,6 +74,17 @@ pub struct RoundSent {
     pub bytes: u64,
     /// For how long vCPUs were held back since the round before.
     pub held_back: Duration,
+}
+
+/// What a hypervisor that copies by itself says of a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HypervisorRound {
+    /// What it sent.
+    pub sent: RoundSent,
+    /// What it left: pages written since they were sent.
+    pub left: PageCount,
+    /// At which speed the guest runs from now on.
+    pub vcpus: VcpuSpeed,
 }
 
 /// Which pages a round sends.
@@ -115,15 +128,24 @@ pub enum Effect {
         /// too.
         at_most: Option<Duration>,
     },
+    /// Let the hypervisor copy by itself; `RoundPassed` at each of its round ends and `Progress`
+    /// meanwhile, `Paused` when what is left fits the downtime, or `Failed`.
+    Delegate {
+        /// The longest downtime.
+        downtime_max: Duration,
+        /// Whether it shall slow the guest down where rounds do not help.
+        slow_down: bool,
+    },
     /// Read and clear the dirty pages; `Scanned` or `Failed`.
     Scan,
-    /// Pause the guest; `Paused` or `Failed`.
+    /// Pause the guest, or have the hypervisor pause it that copies by itself, whatever is left;
+    /// `Paused` or `Failed`.
     Pause,
     /// With the guest paused: send all the destination lacks or tell which pages that are, as `rest`
     /// says, and the marks (`RestSent`), save and send the device state (`StateSent`), and hash all
     /// RAM if `verify` says so (`Digest`), in any order and side by side; or `Failed`. From then on
     /// owed pages are sent as the destination wants them, until `ServingFailed`, `Resume` or
-    /// `Release`.
+    /// `Release`. A hypervisor that copies by itself sends all of it.
     Finish {
         /// Number of the round.
         round: u32,

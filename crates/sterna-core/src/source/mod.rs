@@ -14,6 +14,9 @@
 //!                    Ended (Undone | GuestGone | Stuck)
 //! ```
 //!
+//! Where the hypervisor copies by itself, `Delegated` stands in place of `Copying`; it pauses the guest
+//! by itself too, so that `Finishing` may follow at once.
+//!
 //! Where pages follow the guest, `Serving` stands between `Committing` and `Releasing`: the
 //! destination has said that it runs the guest and is owed pages, and all this side does is to send
 //! them. It ends when the destination has said `Active`; a lost link is made again until then.
@@ -33,7 +36,7 @@
 mod interface;
 mod steps;
 
-pub use interface::{Config, Effect, Event, Found, RoundSent, Selection};
+pub use interface::{Config, Effect, Event, Found, HypervisorRound, RoundSent, Selection};
 
 use crate::algorithm::{Decision, View};
 use crate::journal::SourceRecord;
@@ -105,6 +108,7 @@ enum State {
     Recording { accept: Accept },
     Preparing,
     Copying { phase: Phase, round_started: Time },
+    Delegated { round_started: Time },
     Pausing,
     Finishing { parts: Parts, switched: bool, started: Time },
     Committing { question: Question, link: Link, asked: Time, told: bool },
@@ -272,7 +276,7 @@ impl Source {
         match &self.state {
             State::Negotiating => "negotiating",
             State::Recording { .. } | State::Preparing => "preparing",
-            State::Copying { .. } => "copying",
+            State::Copying { .. } | State::Delegated { .. } => "copying",
             State::Pausing => "pausing",
             State::Finishing { .. } => "switching over",
             State::Committing { .. } => "committing",
@@ -291,7 +295,7 @@ impl Source {
             State::Negotiating => stages.negotiation,
             State::Recording { .. } => stages.record,
             State::Preparing => stages.preparation,
-            State::Copying { .. } => stages.copy_stall,
+            State::Copying { .. } | State::Delegated { .. } => stages.copy_stall,
             State::Pausing => stages.pause,
             State::Finishing { .. } => stages.switchover,
             State::Committing { asked, .. } | State::Serving { asked, .. } => {
@@ -321,6 +325,7 @@ impl Source {
             | State::Recording { .. }
             | State::Preparing
             | State::Copying { .. }
+            | State::Delegated { .. }
             | State::Pausing
             | State::Finishing { .. } => self.step_uncommitted(event, now, effects),
         }
@@ -375,7 +380,12 @@ impl Source {
                 self.vcpus = vcpus;
                 self.begin_round(at_most, now, effects);
             }
-            Decision::Pause(reason) => self.begin_pause(reason, Rest::Sent, now, effects),
+            Decision::Delegate => self.delegate(now, effects),
+            Decision::Pause(reason) => {
+                let rest =
+                    if self.config.algorithm.delegates() { Rest::Native } else { Rest::Sent };
+                self.begin_pause(reason, rest, now, effects);
+            }
             Decision::HandOver(reason) => self.begin_pause(reason, Rest::Owed, now, effects),
             Decision::GiveUp(reason) => {
                 self.stopped = Some(reason);
@@ -410,7 +420,14 @@ impl Source {
         if !granted {
             self.config.algorithm.cannot_owe();
         }
-        (owes && !granted).then(|| Reason::new(ReasonCode::Incompatible, detail))
+        if owes && !granted {
+            return Some(Reason::new(ReasonCode::Incompatible, detail));
+        }
+        let delegates = self.config.algorithm.delegates();
+        let detail = "the destination does not let the hypervisors copy the guest among themselves, \
+                      as native needs; use pre-copy";
+        (delegates && !accept.codings.contains(&Coding::Native))
+            .then(|| Reason::new(ReasonCode::Incompatible, detail))
     }
 
     fn not_converging(&self, reason: StopReason, downtime: Duration) -> Reason {
@@ -438,6 +455,16 @@ impl Source {
         effects.push(Effect::CopyRound { round, selection, vcpus, may_withhold, at_most });
         let phase = Phase::Sending { sent: None, received: false };
         self.enter(State::Copying { phase, round_started: now }, now);
+    }
+
+    /// Lets the hypervisor copy by itself, or go on with that.
+    fn delegate(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if !matches!(self.state, State::Delegated { .. }) {
+            self.copying_since = Some(now);
+            let slow_down = self.config.limits.when_stuck == Some(WhenStuck::Throttle);
+            effects.push(Effect::Delegate { downtime_max: self.downtime_limit, slow_down });
+        }
+        self.enter(State::Delegated { round_started: now }, now);
     }
 
     fn enter(&mut self, state: State, now: Time) {

@@ -1,13 +1,13 @@
 //! The transitions of the source's machine, one function for each group of states.
 
 use super::{
-    Effect, Event, Guest, Link, Parts, Phase, Question, RoundSent, Selection, Source, State,
-    Streams, moving,
+    Effect, Event, Guest, HypervisorRound, Link, Parts, Phase, Question, RoundSent, Selection,
+    Source, State, Streams, moving,
 };
 use crate::algorithm::Tracking;
 use crate::journal::SourceRecord;
 use crate::prediction::Look;
-use crate::receipt::{Ending, RamCheck, Round};
+use crate::receipt::{Ending, RamCheck, Round, StopReason};
 use crate::time::Time;
 use std::time::Duration;
 use sterna_page::PageCount;
@@ -31,12 +31,17 @@ impl Source {
             | Event::RecordFailed(reason)
             | Event::ServingFailed(reason) => self.undo(vec![reason], now, effects),
             Event::GuestGone(reason) => self.guest_gone(reason, now, effects),
-            Event::Progress if matches!(self.state, State::Copying { .. }) => self.entered = now,
+            Event::Progress
+                if matches!(self.state, State::Copying { .. } | State::Delegated { .. }) =>
+            {
+                self.entered = now;
+            }
             Event::Recorded => self.recorded(now, effects),
             Event::Prepared => self.prepared(now, effects),
             Event::Looked(look) => self.behaviour.looked(look, self.vcpus),
             Event::RoundSent(sent) => self.round_sent(sent, now, effects),
             Event::Scanned(pages) => self.scanned(pages, now, effects),
+            Event::RoundPassed(round) => self.round_passed(round, now, effects),
             Event::Paused => self.paused(now, effects),
             Event::RestSent(_) | Event::StateSent | Event::Digest(_) => {
                 self.part_done(&event, now, effects);
@@ -147,9 +152,25 @@ impl Source {
         self.decide(pages, now, effects);
     }
 
+    /// The hypervisor, which copies by itself, has ended a round.
+    fn round_passed(&mut self, round: HypervisorRound, now: Time, effects: &mut Vec<Effect>) {
+        let State::Delegated { round_started } = self.state else { return };
+        self.push_round(round.sent, round_started, now);
+        if let Some(last) = self.rounds.last_mut() {
+            last.dirtied = round.left;
+        }
+        self.vcpus = round.vcpus;
+        self.decide(round.left, now, effects);
+    }
+
     fn paused(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if self.state != State::Pausing {
-            return;
+        match self.state {
+            State::Pausing => {}
+            State::Delegated { .. } => {
+                self.stopped = Some(StopReason::ByHypervisor);
+                self.rest = Rest::Native;
+            }
+            _ => return,
         }
         effects.push(Effect::Finish {
             round: u32::try_from(self.rounds.len()).unwrap_or(u32::MAX),
@@ -191,7 +212,7 @@ impl Source {
     fn try_commit(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let State::Finishing { parts, .. } = &self.state else { return };
         let Some(theirs) = parts.ready else { return };
-        if self.config.offer.verify == Verify::RamDigest && self.rest == Rest::Sent {
+        if self.config.offer.verify == Verify::RamDigest && self.rest != Rest::Owed {
             let Some(own) = self.digest else { return };
             if Some(own) != theirs {
                 self.ram_check = RamCheck::Different;
@@ -261,6 +282,7 @@ impl Source {
             | Event::Looked(_)
             | Event::RoundSent(_)
             | Event::Scanned(_)
+            | Event::RoundPassed(_)
             | Event::Paused
             | Event::RestSent(_)
             | Event::StateSent

@@ -9,7 +9,7 @@ use sterna_core::journal::DestinationRecord;
 use sterna_core::limits::{Limits, StageLimits};
 use sterna_core::prediction::{Look, Surroundings};
 use sterna_core::receipt::Ending;
-use sterna_core::source::{self, Config, Found, RoundSent, Source};
+use sterna_core::source::{self, Config, Found, HypervisorRound, RoundSent, Source};
 use sterna_core::{Time, journal};
 use sterna_page::{PageCount, RamBlock, RamLayout, ram_digest};
 use sterna_proto::message::{
@@ -52,7 +52,7 @@ pub(crate) fn accept() -> Accept {
         journal: JournalId(uuid::Uuid::nil()),
         token: MoveToken([0; 16]),
         streams: 1,
-        codings: vec![Coding::Owed],
+        codings: vec![Coding::Owed, Coding::Native],
     }
 }
 
@@ -81,6 +81,7 @@ pub(crate) fn offer(verify: Verify) -> Offer {
         streams: 1,
         verify,
         host_cpu: None,
+        native: None,
     }
 }
 
@@ -90,6 +91,11 @@ pub(crate) fn look(pages: u64) -> Look {
 
 pub(crate) fn sent(bytes: u64) -> RoundSent {
     RoundSent { bytes, ..RoundSent::default() }
+}
+
+/// A round of a hypervisor that copies by itself, which left so many pages.
+pub(crate) fn passed(left: u64) -> HypervisorRound {
+    HypervisorRound { sent: sent(left), left: PageCount(left), ..HypervisorRound::default() }
 }
 
 pub(crate) fn config(verify: Verify, algorithm: AlgorithmName) -> Config {
@@ -130,6 +136,9 @@ fn source_answers(effect: &source::Effect, due: &mut Vec<source::Event>) {
         Effect::CopyRound { round, .. } => {
             due.push(Event::RoundSent(RoundSent::default()));
             due.push(Event::Message(ToSource::RoundReceived { round: *round }));
+        }
+        Effect::Delegate { .. } => {
+            due.extend([Event::RoundPassed(passed(100)), Event::Paused]);
         }
         Effect::Scan => due.push(Event::Scanned(PageCount(0))),
         Effect::Pause => due.push(Event::Paused),
@@ -235,7 +244,9 @@ fn destination_answers(
     match effect {
         Effect::Send(ToSource::Accept(_)) => {
             let switchover = ToDestination::Switchover { round: 0, rest };
-            due.extend([Event::RoundReceived(0), Event::StateReceived]);
+            if rest != Rest::Native {
+                due.extend([Event::RoundReceived(0), Event::StateReceived]);
+            }
             due.push(Event::Message(switchover));
         }
         Effect::Send(ToSource::Ready { .. }) => due.push(Event::Message(ToDestination::Commit)),
@@ -250,7 +261,7 @@ fn destination_answers(
         | Effect::End(_) => {}
         Effect::Reserve(_) => due.push(Event::Reserved(accept())),
         Effect::Record(_) => due.push(Event::Recorded),
-        Effect::Load => due.push(Event::Loaded),
+        Effect::Load | Effect::AwaitNative => due.push(Event::Loaded),
         Effect::Digest => due.push(Event::Digest(ram_digest([]))),
         Effect::Activate => due.push(Event::Activated(ActivationTimes::default())),
         Effect::Discard => due.push(Event::Discarded),
@@ -268,6 +279,10 @@ pub(crate) struct DestinationRules {
     given_up: bool,
     /// The source has said that pages follow.
     owes: bool,
+    /// The source has said that the hypervisors have copied the guest.
+    native: bool,
+    loaded: bool,
+    hashed: bool,
     switched: bool,
     /// Faults are being served for the guest.
     serves: bool,
@@ -283,6 +298,7 @@ impl DestinationRules {
             Event::Message(ToDestination::Switchover { rest, .. }) => {
                 // A second one is not taken.
                 self.owes |= *rest == Rest::Owed && !self.switched;
+                self.native |= *rest == Rest::Native && !self.switched;
                 self.switched = true;
             }
             Event::Recorded => match self.asked.pop_front() {
@@ -300,6 +316,8 @@ impl DestinationRules {
             }
             Event::Discarded if self.discarding => self.given_up = true,
             Event::AllHere(_) => self.all_here = true,
+            Event::Loaded => self.loaded = true,
+            Event::Digest(_) => self.hashed |= self.loaded,
             _ => {}
         }
     }
@@ -318,7 +336,15 @@ impl DestinationRules {
             }
             Effect::Discard => self.discarding = true,
             Effect::Serve { .. } => self.serves = true,
-            Effect::Load => assert!(self.serves || !self.owes, "loaded while pages are missing"),
+            Effect::Load => {
+                assert!(self.serves || !self.owes, "loaded while pages are missing");
+                assert!(!self.native, "loaded what a hypervisor loads");
+            }
+            Effect::AwaitNative => assert!(self.native, "waited for what nobody sends"),
+            Effect::Digest => assert!(self.loaded || !self.native, "hashed before all had come"),
+            Effect::Send(ToSource::Ready { digest }) if self.native => {
+                assert!(self.loaded && self.hashed >= digest.is_some(), "Ready too early");
+            }
             Effect::EndServing => assert!(self.all_here, "faults are no longer served too early"),
             Effect::Halt => assert!(self.owned, "halted what is not owned"),
             Effect::Send(ToSource::Never { .. }) => assert!(self.given_up, "Never too early"),

@@ -52,7 +52,13 @@ fn a_restarted_source_that_takes_a_paused_guest_for_its_own_is_caught() {
 fn an_agent_that_takes_up_attempts_that_were_overtaken_is_caught() {
     must_be_caught(
         Broken::OvertakenAttempts,
-        &[TWICE, STANDS_STILL, NEVER_AGAIN, "the source's ending is what happened"],
+        &[
+            TWICE,
+            STANDS_STILL,
+            NEVER_AGAIN,
+            "the source's ending is what happened",
+            "the destination's ending is what happened",
+        ],
     );
 }
 
@@ -134,4 +140,19 @@ fn a_new_agent_that_takes_a_missing_page_for_received_is_caught() {
 #[test]
 fn a_guest_that_is_left_slow_is_caught() {
     must_be_caught(Broken::StaysSlow, &["the source's ending is what happened"]);
+}
+
+#[test]
+fn a_destination_that_does_not_wait_for_the_end_of_a_native_copy_is_caught() {
+    // Where RAM is compared it is hashed too early.
+    let early = "RAM is hashed as it came, before the state is loaded";
+    must_be_caught(
+        Broken::NativeUnfinished,
+        &[RAM, early, "the guest begins with the registers it was paused with"],
+    );
+}
+
+#[test]
+fn a_hypervisor_that_resumes_what_it_has_sent_whole_is_caught() {
+    must_be_caught(Broken::NativeResumesLate, &[TWICE, STANDS_STILL, NEVER_AGAIN]);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Endings and notices that must have occurred.
-const ENDINGS: [&str; 20] = [
+const ENDINGS: [&str; 22] = [
     "source moved",
     "source undone",
     "source guest-gone",
@@ -26,6 +26,8 @@ const ENDINGS: [&str; 20] = [
     "streams were made anew",
     "cut off, seen from the source",
     "cut off, seen from the destination",
+    "hypervisors copied the guest",
+    "a hypervisor resumed by itself",
 ];
 
 /// How often what occurred.

@@ -7,6 +7,7 @@ use crate::network::{Frame, Item};
 use crate::plan::Role;
 use crate::source_side::injected;
 use crate::world::{Action, Broken, World, micros_until};
+use sterna_core::algorithm::AlgorithmName;
 use sterna_core::destination::{Destination, Effect, Ending, Event, MayHaveRun, Served};
 use sterna_core::journal::DestinationRecord;
 use sterna_core::source::Found;
@@ -42,6 +43,7 @@ enum Work {
     Reserve,
     Record(DestinationRecord),
     Load,
+    AwaitNative,
     Digest,
     Serve(Served, Verify),
     Activate,
@@ -221,6 +223,7 @@ impl World {
                 self.begin_destination(attempt, Work::Record(record), 20..800);
             }
             Effect::Load => self.begin_destination(attempt, Work::Load, 20..800),
+            Effect::AwaitNative => self.begin_destination(attempt, Work::AwaitNative, 20..800),
             Effect::Digest => self.begin_destination(attempt, Work::Digest, 20..600),
             Effect::Serve { served, verify } => {
                 self.begin_destination(attempt, Work::Serve(served, verify), 20..600);
@@ -238,7 +241,9 @@ impl World {
             Effect::Settle => {}
             Effect::Discard => {
                 let side = self.destination_side(attempt);
-                side.pending.retain(|(_, work)| !matches!(work, Work::Reserve | Work::Load));
+                let ends =
+                    |work: &Work| matches!(work, Work::Reserve | Work::Load | Work::AwaitNative);
+                side.pending.retain(|(_, work)| !ends(work));
                 self.begin_destination(attempt, Work::Discard, 10..1_500);
             }
             Effect::End(ending) => self.destination_ends(attempt, ending),
@@ -269,6 +274,9 @@ impl World {
         if matches!(work, Work::Load) && self.must_wait_for_page(attempt, 0) {
             return self.begin_destination(attempt, work, 50..200);
         }
+        if matches!(work, Work::AwaitNative) && self.native_goes_on(attempt) {
+            return self.begin_destination(attempt, work, 50..200);
+        }
         let event = self.destination_work(attempt, work);
         self.step_destination(attempt, event);
         self.tell_all_here(attempt);
@@ -297,6 +305,10 @@ impl World {
                 if fails { Event::RecordFailed(injected("record")) } else { Event::Recorded }
             }
             Work::Load => self.loaded(attempt, fails),
+            Work::AwaitNative => match self.arriving(attempt) {
+                Some(_) if !fails => Event::Loaded,
+                _ => Event::Failed(injected("native")),
+            },
             Work::Digest => self.digested(attempt, fails),
             Work::Serve(served, verify) => self.served(attempt, served, verify, fails),
             Work::Activate => self.activated(attempt, fails),
@@ -319,7 +331,7 @@ impl World {
             journal: JournalId(uuid::Uuid::nil()),
             token: MoveToken([0; 16]),
             streams: 1,
-            codings: vec![Coding::Owed],
+            codings: vec![Coding::Owed, Coding::Native],
         })
     }
 
@@ -345,8 +357,10 @@ impl World {
         if self.broken == Some(Broken::DigestEchoed) {
             return Event::Digest(source);
         }
-        let empty = self.arriving(attempt).map(|i| i.hypervisor == Hypervisor::Empty);
-        self.check(empty != Some(false), "RAM is hashed as it came, before the state is loaded");
+        let native = self.plan.algorithm == AlgorithmName::Native;
+        let as_it_came = if native { Hypervisor::Loaded } else { Hypervisor::Empty };
+        let holds = self.arriving(attempt).map(|i| i.hypervisor == as_it_came);
+        self.check(holds != Some(false), "RAM is hashed as it came, before the state is loaded");
         match self.arriving(attempt) {
             Some(instance) if !fails => Event::Digest(instance.digest()),
             _ => Event::Failed(injected("digest")),
@@ -407,6 +421,7 @@ impl World {
                 self.destination_side(attempt).following.stream = Some(stream);
             }
             Item::Follow { page, content } => self.page_followed(attempt, stream, page, content),
+            Item::NativeEnd(registers) => self.native_ended(attempt, registers),
             Item::Mark(round) => self.step_destination(attempt, Event::RoundReceived(round)),
         }
     }
@@ -449,6 +464,7 @@ impl World {
                 }
                 Work::Reserve
                 | Work::Load
+                | Work::AwaitNative
                 | Work::Digest
                 | Work::Serve(..)
                 | Work::Activate

@@ -51,6 +51,8 @@ pub(crate) enum Item {
     /// These are not sent now; they follow.
     Owed(Pages),
     Mark(u32),
+    /// The registers, with which hypervisors end what they copy among themselves.
+    NativeEnd(u64),
     /// A page that was owed.
     Follow {
         page: usize,
@@ -263,6 +265,8 @@ impl World {
                 let side = self.side(attempt);
                 // One that was replaced means nothing any more.
                 if side.stream == Some(index) {
+                    self.native_fails(attempt);
+                    let side = self.side(attempt);
                     let event = match side.follows {
                         Some(_) => source::Event::ServingFailed(reason),
                         None => source::Event::Failed(reason),

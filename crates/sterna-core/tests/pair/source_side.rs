@@ -1,6 +1,7 @@
 //! The source's agent and host: performs what the source's machine asks for, in virtual time.
 
 use crate::guest::{Hypervisor, PAGES, Pages};
+use crate::native::NativeCopy;
 use crate::network::Frame;
 use crate::plan::Role;
 use crate::world::{Action, Attempt, Broken, World, micros_until};
@@ -28,6 +29,8 @@ pub(crate) struct SourceSide {
     pub(crate) stream: Option<usize>,
     /// Pages that are still to follow the guest, once it was handed over.
     pub(crate) follows: Option<Pages>,
+    /// What the hypervisor copies by itself.
+    pub(crate) native: Option<NativeCopy>,
     /// Pages that scans have reported and no round has sent since.
     pub(crate) unsent: Pages,
     committed: bool,
@@ -94,6 +97,7 @@ impl World {
                 streams: 1,
                 verify: self.plan.verify,
                 host_cpu: None,
+                native: None,
             },
             algorithm: self.plan.algorithm.start(),
             limits: self.plan.limits,
@@ -170,6 +174,7 @@ impl World {
             copy: None,
             stream: None,
             follows: None,
+            native: None,
             unsent: 0,
             committed: false,
         });
@@ -270,7 +275,18 @@ impl World {
                 }
             }
             Effect::Scan => self.begin(attempt, Work::Scan, 5..200),
-            Effect::Pause => self.begin(attempt, Work::Pause, 5..600),
+            Effect::Delegate { slow_down, .. } => self.begin_native(attempt, slow_down),
+            Effect::Pause => {
+                if !self.hurry_native(attempt) {
+                    self.begin(attempt, Work::Pause, 5..600);
+                }
+            }
+            Effect::Finish { rest: Rest::Native, verify, .. } => {
+                self.finish_native(attempt);
+                if verify == Verify::RamDigest {
+                    self.begin(attempt, Work::Digest, 20..600);
+                }
+            }
             Effect::Finish { round, selection, rest, verify } => {
                 self.scan(attempt);
                 self.begin_copy(attempt, round, selection, Last::Yes(rest));
@@ -328,6 +344,7 @@ impl World {
         let side = self.side(attempt);
         side.copy = None;
         side.follows = None;
+        side.native = None;
         let stream = side.stream.take();
         let pausing = side.pending.iter().any(|(_, work)| matches!(work, Work::Pause));
         side.pending.retain(|(_, work)| !matches!(work, Work::Pause | Work::Prepare(_)));

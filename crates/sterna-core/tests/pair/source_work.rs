@@ -103,6 +103,10 @@ impl World {
         let Some(side) = self.attempts[attempt].source.take() else { return };
         let instance = self.attempts[attempt].source_instance;
         let mut journal_writes = true;
+        // What it relayed ends with it.
+        if let Some(copy) = side.native {
+            self.resumes_by_itself(instance, copy);
+        }
         for (_, work) in side.pending {
             match work {
                 Work::Record(record) => {

@@ -67,6 +67,10 @@ pub(crate) enum Broken {
     ReleaseOnOwing,
     /// A new agent takes a page for received that was not.
     ForgottenPage,
+    /// The destination does not wait for the end of what hypervisors copy among themselves.
+    NativeUnfinished,
+    /// A hypervisor that has sent all of its guest lets it run again when the stream breaks.
+    NativeResumesLate,
 }
 
 /// Something that happens at a time.
@@ -78,6 +82,7 @@ pub(crate) enum Action {
     Item { stream: usize, item: Item },
     StreamBroken { stream: usize, role: Role },
     CopyStep { attempt: usize, life: u64 },
+    NativeStep { attempt: usize, life: u64 },
     FollowStep { stream: usize, source_life: u64 },
     Wanted { stream: usize, wanted: Wanted },
     Done { attempt: usize, role: Role, life: u64, token: u64 },
@@ -311,6 +316,7 @@ impl World {
             Action::Item { stream, item } => self.item_arrived(stream, item),
             Action::StreamBroken { stream, role } => self.stream_broken(stream, role),
             Action::CopyStep { attempt, life } => self.copy_step(attempt, life),
+            Action::NativeStep { attempt, life } => self.native_step(attempt, life),
             Action::FollowStep { stream, source_life } => self.follow_step(stream, source_life),
             Action::Wanted { stream, wanted } => self.wanted(stream, wanted),
             Action::Done { attempt, role: Role::Source, life, token } => {

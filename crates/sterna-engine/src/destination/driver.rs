@@ -3,14 +3,17 @@
 //! Effects are performed on the machine's own thread: nothing else has to happen meanwhile, and
 //! the guest's driver sets a limit to each of its operations.
 
+mod delegating;
 mod serving;
 
 use super::Service;
 use super::following::Following;
+use super::native::Native;
 use super::registry::Streams;
 use crate::digest;
 use crate::identity::PeerName;
 use crate::link::{Control, Incoming, Received};
+use crate::native;
 use crate::pages::StreamEvent;
 use crate::words;
 use std::collections::{HashSet, VecDeque};
@@ -23,7 +26,6 @@ use std::time::{Duration, Instant};
 use sterna_core::Time;
 use sterna_core::destination::{Destination, Effect, Ending, Event, MayHaveRun};
 use sterna_core::journal::DestinationRecord;
-use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{
     Accept, ActivationTimes, Arrival, AttemptId, Coding, Envelope, Offer, Reason, ReasonCode,
     ToDestination, ToSource,
@@ -47,6 +49,8 @@ pub(crate) enum Input {
     /// The source is back; the connection's first message.
     LinkUp(Arc<Control>, Envelope<ToDestination>, Sender<u32>),
     Stream(StreamEvent),
+    /// A connection between the hypervisors is gone.
+    NativeDown(Reason),
     /// The source has made the urgent connection anew.
     StreamsUp,
     /// Nothing is owed any more.
@@ -66,6 +70,8 @@ pub(crate) struct Driver {
     guest: Option<Box<dyn sterna_vmm::Destination>>,
     /// What follows the guest.
     following: Option<Arc<Following>>,
+    /// What the hypervisors send each other, if they copy the guest among themselves.
+    native: Option<Arc<Native>>,
     /// Whether an earlier agent may have let the guest run.
     before: MayHaveRun,
     state: Option<DeviceState>,
@@ -94,6 +100,7 @@ impl Driver {
             generation: 0,
             guest: None,
             following: None,
+            native: None,
             before: MayHaveRun::No,
             state: None,
             round: 0,
@@ -201,6 +208,7 @@ impl Driver {
         if let Some(following) = &self.following {
             following.end();
         }
+        self.end_native();
         // Only now: an agent that is restarted before the end is on record reads it again.
         let missing = self.service.host.missing_pages(self.attempt);
         if let Err(error) = fs::remove_file(&missing)
@@ -245,6 +253,7 @@ impl Driver {
                 let _ = self.inputs.0.send(Input::Message(first.body));
                 Some(Event::LinkUp)
             }
+            Input::NativeDown(reason) => Some(Event::StreamDown(self.why_native(reason))),
             Input::StreamsUp => Some(Event::StreamsUp),
             Input::AllHere(arrival) => Some(Event::AllHere(arrival)),
             Input::Faults(error) => Some(self.faults_failed(&error)),
@@ -286,6 +295,7 @@ impl Driver {
             Effect::Reserve(offer) => Some(self.reserve(&offer)),
             Effect::Record(record) => Some(self.record(record)),
             Effect::Load => Some(self.load()),
+            Effect::AwaitNative => Some(self.await_native()),
             Effect::Digest => Some(self.digest()),
             Effect::Serve { served, verify } => Some(self.serve(served, verify)),
             Effect::EndServing => {
@@ -332,7 +342,11 @@ impl Driver {
                 if offer.codings.contains(&Coding::Owed) && guest.can_serve_faults().is_ok() {
                     codings.push(Coding::Owed);
                 }
-                let streams = offer.streams.clamp(1, STREAMS_MAX);
+                let streams = native::streams(offer);
+                self.native = delegating::native_of(offer, guest.as_ref(), streams);
+                if self.native.is_some() {
+                    codings.push(Coding::Native);
+                }
                 let token = MoveToken(rand::random());
                 let memory = guest.memory();
                 self.guest = Some(guest);
@@ -348,7 +362,8 @@ impl Driver {
         self.streams = count;
         let following = Following::new(Arc::clone(&memory), self.inputs());
         self.following = Some(Arc::clone(&following));
-        let open = Streams { token, count, memory, following };
+        let native = self.native.clone();
+        let open = Streams { token, count, memory, following, native };
         self.service.registry.open_streams(self.attempt, open);
         self.token = Some(token);
     }

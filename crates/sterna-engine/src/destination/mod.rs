@@ -12,9 +12,11 @@
 mod driver;
 mod following;
 mod missing;
+mod native;
 mod registry;
 
 pub(crate) use following::Following;
+pub(crate) use native::Native;
 
 use crate::host::Host;
 use crate::identity::Identity;

@@ -1,7 +1,7 @@
 //! Which move a new connection belongs to.
 
-use super::Following;
 use super::driver::{self, Driver, Input};
+use super::{Following, Native};
 use super::{Service, is_control, version_answer};
 use crate::identity::PeerName;
 use crate::link::{Control, Incoming, Link, LinkError, Received};
@@ -35,6 +35,8 @@ pub(crate) struct Streams {
     pub(crate) count: u16,
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) following: Arc<Following>,
+    /// In place of pages: what hypervisors send each other.
+    pub(crate) native: Option<Arc<Native>>,
 }
 
 impl Registry {
@@ -85,6 +87,7 @@ pub(crate) enum Admitted {
     Pages { receiver: Box<PageReceiver<Link>>, inputs: Sender<Input> },
     Urgent { link: Box<Link>, following: Arc<Following> },
     Probe { link: Box<Link> },
+    Native { link: Box<Link>, native: Arc<Native>, inputs: Sender<Input> },
 }
 
 /// Answers a preamble.
@@ -111,9 +114,16 @@ pub(crate) fn admit(
     let joined = match preamble.role {
         Role::Pages { stream, token } => {
             let joined = service.registry.join(token, &peer);
-            joined.filter(|(streams, _)| stream < streams.count)
+            joined.filter(|(streams, _)| stream < streams.count && streams.native.is_none())
         }
-        Role::Urgent { token } => service.registry.join(token, &peer),
+        Role::Urgent { token } => {
+            let joined = service.registry.join(token, &peer);
+            joined.filter(|(streams, _)| streams.native.is_none())
+        }
+        Role::Native { channel, token } => {
+            let joined = service.registry.join(token, &peer);
+            joined.filter(|(streams, _)| streams.native.as_ref().is_some_and(|n| n.admits(channel)))
+        }
         Role::Control | Role::Probe => None,
     };
     let Some((streams, inputs)) = joined else {
@@ -121,13 +131,16 @@ pub(crate) fn admit(
         return Err(PreambleError::UnknownMove.into());
     };
     link.welcome(welcome)?;
-    let Streams { count, memory, following, .. } = streams;
+    let Streams { count, memory, following, native, .. } = streams;
+    if let (Role::Native { .. }, Some(native)) = (preamble.role, native) {
+        return Ok(Admitted::Native { link: Box::new(link), native, inputs });
+    }
     match preamble.role {
         Role::Pages { stream, .. } => {
             let receiver = PageReceiver::new(link, memory, following, stream, count);
             Ok(Admitted::Pages { receiver: Box::new(receiver), inputs })
         }
-        Role::Urgent { .. } | Role::Control | Role::Probe => {
+        Role::Urgent { .. } | Role::Native { .. } | Role::Control | Role::Probe => {
             Ok(Admitted::Urgent { link: Box::new(link), following })
         }
     }
@@ -139,6 +152,7 @@ impl Admitted {
         match self {
             Self::Probe { link } => service.let_try(*link),
             Self::Urgent { link, following } => following.serve_urgent(*link),
+            Self::Native { link, native, inputs } => native.carry(*link, &inputs),
             Self::Pages { receiver, inputs } => receiver.run(|event| {
                 if inputs.send(Input::Stream(event)).is_ok() { Heard::Yes } else { Heard::NoLonger }
             }),

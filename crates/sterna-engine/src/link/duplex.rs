@@ -69,6 +69,20 @@ impl WriteHalf {
         Ok(())
     }
 
+    /// Says that nothing more comes; the other direction goes on.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        {
+            let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+            tls.send_close_notify();
+            while tls.wants_write() {
+                tls.write_tls(&mut self.records)?;
+            }
+        }
+        self.socket.write_all(&self.records)?;
+        self.records.clear();
+        Ok(())
+    }
+
     /// What ends the connection from another thread.
     pub(crate) fn ending(&self) -> io::Result<SocketControl> {
         self.ending.try_clone()

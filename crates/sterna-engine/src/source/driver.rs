@@ -289,6 +289,9 @@ impl<'a> Driver<'a> {
             Effect::CopyRound { round: number, selection, vcpus, may_withhold, at_most } => {
                 Order::CopyRound(mover::Round { number, selection, vcpus, may_withhold, at_most })
             }
+            Effect::Delegate { downtime_max, slow_down } => {
+                Order::Delegate { downtime_max, slow_down }
+            }
             Effect::Scan => Order::Scan,
             Effect::Pause => Order::Pause,
             Effect::Finish { round, selection, rest, verify } => {
@@ -406,6 +409,7 @@ impl<'a> Driver<'a> {
             ending,
             algorithm: self.request.algorithm,
             choices: machine.choices(),
+            native_mode: offer.native,
             stopped: machine.stopped(),
             limits: self.request.limits,
             streams: self.streams,

@@ -10,6 +10,7 @@ mod driver;
 mod following;
 mod holding;
 mod mover;
+mod native;
 mod suspects;
 
 use crate::host::SourceJournal;

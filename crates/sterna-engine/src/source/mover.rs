@@ -1,8 +1,11 @@
 //! The thread that has the guest: it does what the machine wants done with guest and streams, one
 //! order after the other, and answers with events.
 
+mod delegating;
+
 use crate::digest;
 use crate::link::{Control, Link, LinkError, Meter, SocketControl};
+use crate::native::Cuts;
 use crate::pages::{Follow, Followed, GivingUp, KeepHashes, Pacer, SenderPool};
 use crate::source::Move;
 use crate::source::ballooning;
@@ -10,11 +13,12 @@ use crate::source::copying::{Copying, Recheck};
 use crate::source::driver::Input;
 use crate::source::following;
 use crate::source::holding::Holding;
+use crate::source::native::Native;
 use crate::source::suspects::Suspects;
 use crate::words;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::Tracking;
@@ -53,6 +57,7 @@ pub(crate) struct Round {
 pub(crate) enum Order {
     Prepare { accept: Accept, tracking: Tracking },
     CopyRound(Round),
+    Delegate { downtime_max: Duration, slow_down: bool },
     Scan,
     Pause,
     Finish { round: u32, selection: Selection, rest: Rest, verify: Verify },
@@ -74,6 +79,8 @@ pub(crate) struct Shared {
     following: Mutex<(Option<Arc<Follow>>, Followed)>,
     /// What came of asking the guest for memory.
     ballooning: Mutex<Option<Ballooning>>,
+    /// The connections of a hypervisor that copies by itself.
+    native: Mutex<Option<Arc<Cuts>>>,
     /// Times of the switchover.
     times: Mutex<SwitchoverTimes>,
 }
@@ -100,6 +107,23 @@ impl Shared {
         for socket in self.streams.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             socket.shut_down();
         }
+        if let Some(cuts) = &*self.native.lock().unwrap_or_else(PoisonError::into_inner) {
+            cuts.end();
+        }
+    }
+
+    /// Takes note of what a hypervisor that copies by itself has dealt with.
+    pub(crate) fn copied(&self, pages: u64) {
+        let pages_done = self.pages_done.lock().unwrap_or_else(PoisonError::into_inner);
+        pages_done.1.store(pages, Ordering::Relaxed);
+    }
+
+    /// Takes note of a guest that its hypervisor has paused.
+    pub(crate) fn paused(&self, stopped: Instant, drained: Duration) {
+        self.note(|times| {
+            times.stopped = Some(stopped);
+            times.pause = drained;
+        });
     }
 
     /// Takes note of new streams.
@@ -177,6 +201,10 @@ pub(crate) struct Mover {
     copying: Option<Copying>,
     /// Page connections that were made anew after the hand-over.
     serving: Option<SenderPool>,
+    /// What the destination granted, where the hypervisor copies by itself.
+    granted: Option<Accept>,
+    /// What the hypervisor copies by itself.
+    native: Option<Native>,
 }
 
 type Outcome = Result<Vec<Event>, Event>;
@@ -195,15 +223,30 @@ impl Mover {
             inputs,
             copying: None,
             serving: None,
+            granted: None,
+            native: None,
         }
     }
 
     /// Obeys orders until there are no more; gives the guest back.
     pub(crate) fn run(mut self, orders: &Receiver<Order>) {
-        for order in orders {
-            for answer in self.obey(order).unwrap_or_else(|failure| vec![failure]) {
+        while let Some(outcome) = self.next(orders) {
+            for answer in outcome.unwrap_or_else(|failure| vec![failure]) {
                 self.tell(answer);
             }
+        }
+    }
+
+    /// Obeys the next order, or looks what a hypervisor has come to that copies by itself; `None`
+    /// if there are no more orders.
+    fn next(&mut self, orders: &Receiver<Order>) -> Option<Outcome> {
+        if self.native.as_ref().is_none_or(|native| !native.copying) {
+            return orders.recv().ok().map(|order| self.obey(order));
+        }
+        match orders.try_recv() {
+            Ok(order) => Some(self.obey(order)),
+            Err(TryRecvError::Empty) => Some(self.watch_native()),
+            Err(TryRecvError::Disconnected) => None,
         }
     }
 
@@ -216,8 +259,11 @@ impl Mover {
         match order {
             Order::Prepare { accept, tracking } => self.prepare(&accept, tracking),
             Order::CopyRound(round) => self.copy_round(round),
+            Order::Delegate { downtime_max, slow_down } => self.delegate(downtime_max, slow_down),
             Order::Scan => self.scan(),
+            Order::Pause if self.native.is_some() => self.hurry_native(),
             Order::Pause => self.pause(),
+            Order::Finish { rest: Rest::Native, verify, .. } => self.finish_native(verify),
             Order::Finish { round, selection, rest, verify } => {
                 self.finish(round, selection, rest, verify)
             }
@@ -241,6 +287,10 @@ impl Mover {
     }
 
     fn prepare(&mut self, accept: &Accept, tracking: Tracking) -> Outcome {
+        if accept.codings.contains(&Coding::Native) {
+            self.granted = Some(accept.clone());
+            return Ok(vec![Event::Prepared]);
+        }
         let bandwidth = self.request.bandwidth_bytes_per_second;
         let hold_back = self.request.hold_back;
         let balloon = self.request.balloon;
@@ -418,13 +468,18 @@ impl Mover {
         // The destination goes on with these while this side hashes.
         self.tell(Event::StateSent);
         self.tell(Event::RestSent(sent));
+        self.digest(&memory, rest, verify)
+    }
+
+    /// Hashes all RAM of the paused guest, if it is to be compared.
+    fn digest(&mut self, memory: &GuestMemory, rest: Rest, verify: Verify) -> Outcome {
         if verify == Verify::No {
             return Ok(vec![]);
         }
         let hashing = Instant::now();
         let digest = match rest {
-            Rest::Sent => digest::of(&memory),
-            Rest::Owed => digest::of_pages(&memory),
+            Rest::Sent | Rest::Native => digest::of(memory),
+            Rest::Owed => digest::of_pages(memory),
         };
         let digest = digest.map_err(io_failed)?;
         self.shared.note(|times| times.digest = hashing.elapsed());
@@ -462,6 +517,7 @@ impl Mover {
     fn resume(&mut self) -> Outcome {
         self.shared.end_following();
         self.copying = None;
+        self.native = None;
         let Ok(guest) = self.guest() else { return Ok(vec![Event::Resumed]) };
         match guest.resume() {
             Ok(()) => Ok(vec![Event::Resumed]),
@@ -476,6 +532,7 @@ impl Mover {
     fn release(&mut self) -> Outcome {
         self.shared.end_following();
         self.copying = None;
+        self.native = None;
         self.serving = None;
         if let Some(guest) = &mut self.guest
             && let Err(error) = guest.release()

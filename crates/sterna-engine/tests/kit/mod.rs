@@ -69,6 +69,12 @@ impl Destination for SharedDestination {
     fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError> {
         self.0.lock().unwrap().load_device_state(state)
     }
+    fn native_socket(&self) -> Option<PathBuf> {
+        self.0.lock().unwrap().native_socket()
+    }
+    fn await_native(&mut self, limit: Duration) -> Result<(), VmmError> {
+        self.0.lock().unwrap().await_native(limit)
+    }
     fn activate(&mut self) -> Result<(), VmmError> {
         self.0.lock().unwrap().activate()
     }
@@ -159,7 +165,11 @@ impl Host for TestHost {
         if !state.refuse.is_empty() {
             return Err(state.refuse.clone());
         }
-        let guest = SyntheticDestination::prepare(offer.layout.clone())
+        let prepare = match offer.native {
+            Some(_) => SyntheticDestination::prepare_native,
+            None => SyntheticDestination::prepare,
+        };
+        let guest = prepare(offer.layout.clone())
             .map_err(|e| vec![Reason::new(ReasonCode::NoRoom, e.to_string())])?;
         for step in state.fail_at.drain(..) {
             guest.fail_at(step);
@@ -242,6 +252,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
             streams: 2,
             verify: Verify::RamDigest,
             host_cpu: None,
+            native: None,
         },
         algorithm: AlgorithmName::PreCopy,
         limits: Limits::default(),

@@ -48,6 +48,7 @@ fn receipt(ending: Ending) -> Receipt {
         ending,
         algorithm: AlgorithmName::PreCopy,
         choices: Vec::new(),
+        native_mode: None,
         stopped: None,
         limits: Limits::default(),
         streams: 2,

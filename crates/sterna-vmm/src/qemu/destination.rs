@@ -3,13 +3,16 @@
 use super::binary::QemuBinary;
 use super::command_line::StartMode;
 use super::instance::QemuGuest;
+use super::native;
 use super::qmp::{Qmp, REPLY_LIMIT};
 use super::replies::{Migration, RunStatus};
 use super::source::hand_over_capabilities;
 use super::stream::STATE_BYTES_MAX;
 use crate::faults::{self, refused};
 use crate::tracking::{MappedPages, find_mapped, system};
-use crate::{Begin, Destination, DeviceState, DeviceStateKind, Faults, GuestDefinition, VmmError};
+use crate::{
+    Begin, Destination, DeviceState, DeviceStateKind, Faults, GuestDefinition, NativeWay, VmmError,
+};
 use qapi::qmp::{
     AnnounceParameters, announce_self, cont, migrate_incoming, query_migrate, query_status,
 };
@@ -40,6 +43,8 @@ pub struct QemuDestination {
     /// The mover's monitor, once it is needed: a QEMU that waits for a page may not answer on it, and
     /// gets no page before its faults are served.
     monitor: Option<Qmp>,
+    /// How another QEMU copies the guest to it, if it does.
+    way: Option<NativeWay>,
 }
 
 impl QemuDestination {
@@ -54,8 +59,30 @@ impl QemuDestination {
         definition: &GuestDefinition,
         folder: PathBuf,
     ) -> Result<Self, VmmError> {
+        Self::prepare_for(binary, definition, folder, None)
+    }
+
+    /// As [`QemuDestination::prepare`], for a guest that its QEMU copies by itself in this `way`.
+    ///
+    /// # Errors
+    /// When QEMU does not start or refuses; nothing is left of it then.
+    pub fn prepare_native(
+        binary: &QemuBinary,
+        definition: &GuestDefinition,
+        folder: PathBuf,
+        way: NativeWay,
+    ) -> Result<Self, VmmError> {
+        Self::prepare_for(binary, definition, folder, Some(way))
+    }
+
+    fn prepare_for(
+        binary: &QemuBinary,
+        definition: &GuestDefinition,
+        folder: PathBuf,
+        way: Option<NativeWay>,
+    ) -> Result<Self, VmmError> {
         let guest = QemuGuest::start(binary, definition, folder, StartMode::Incoming)?;
-        Self::attach(&guest).inspect_err(|_| {
+        Self::attach_for(&guest, way).inspect_err(|_| {
             // Why it cannot be used is the error to tell.
             let _ = guest.kill();
         })
@@ -67,7 +94,11 @@ impl QemuDestination {
     /// # Errors
     /// When QEMU refuses or is gone.
     pub fn attach(guest: &QemuGuest) -> Result<Self, VmmError> {
-        let mut this = Self::take_over(guest);
+        Self::attach_for(guest, None)
+    }
+
+    fn attach_for(guest: &QemuGuest, way: Option<NativeWay>) -> Result<Self, VmmError> {
+        let mut this = Self { way, ..Self::take_over(guest) };
         this.await_state().map_err(|error| guest.explain(error))?;
         Ok(this)
     }
@@ -75,7 +106,7 @@ impl QemuDestination {
     /// A guest that an earlier agent has served. It is asked nothing.
     #[must_use]
     pub fn take_over(guest: &QemuGuest) -> Self {
-        Self { guest: guest.clone(), monitor: None }
+        Self { guest: guest.clone(), monitor: None, way: None }
     }
 
     fn qmp(&mut self) -> Result<&mut Qmp, VmmError> {
@@ -91,7 +122,10 @@ impl QemuDestination {
         if migration.status.is_some_and(|status| status != "none") {
             return Ok(());
         }
-        self.qmp()?.execute(&hand_over_capabilities(true), REPLY_LIMIT)?;
+        match self.way {
+            Some(way) => native::expect(self.qmp()?, way)?,
+            None => self.qmp()?.execute(&hand_over_capabilities(true), REPLY_LIMIT)?,
+        }
         let uri = Some(format!("unix:{}", self.guest.folder().transfer_socket().display()));
         let command = migrate_incoming { channels: None, exit_on_error: None, uri };
         self.qmp()?.execute(&command, REPLY_LIMIT)?;
@@ -221,6 +255,15 @@ impl Destination for QemuDestination {
 
     fn load_device_state(&mut self, state: &DeviceState) -> Result<(), VmmError> {
         self.load(state).map_err(|error| self.guest.explain(error))
+    }
+
+    fn native_socket(&self) -> Option<PathBuf> {
+        self.way.map(|_| self.guest.folder().transfer_socket())
+    }
+
+    fn await_native(&mut self, limit: Duration) -> Result<(), VmmError> {
+        let arrived = self.qmp().and_then(|qmp| native::arrived(qmp, limit));
+        arrived.map_err(|error| self.guest.explain(error))
     }
 
     fn activate(&mut self) -> Result<(), VmmError> {

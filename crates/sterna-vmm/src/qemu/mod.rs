@@ -13,6 +13,13 @@
 //!   load                                                    stream written → completed, paused
 //!   activate                                                cont → RESUME
 //!   resume         migrate_cancel, or cont after completed
+//!
+//!   by itself (x-ignore-shared is off):
+//!   prepare                                                 capabilities, migrate-incoming
+//!   begin_native   capabilities, parameters, migrate …
+//!   native_step    MIGRATION_PASS … → pre-switchover  (as above)
+//!   finish_native  migrate-continue → completed
+//!   await_native                                            → completed, paused
 //! ```
 //!
 //! **Guarantee.** A QEMU process outlives the agent: it has its own session, holds its own RAM and
@@ -33,6 +40,7 @@ pub mod fuzzing;
 mod instance;
 mod log;
 mod movable;
+mod native;
 pub mod probe;
 mod qmp;
 mod replies;

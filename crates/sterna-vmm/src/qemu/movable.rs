@@ -16,10 +16,16 @@ pub(super) fn reasons(guest: &QemuGuest, qmp: &mut Qmp) -> Result<Vec<Immovable>
     memory(guest, qmp, &mut reasons)?;
     devices(qmp, &mut reasons)?;
     command_line(guest, &mut reasons);
+    blocked(qmp, &mut reasons)?;
+    Ok(reasons)
+}
+
+/// What QEMU itself has against it.
+pub(super) fn blocked(qmp: &mut Qmp, reasons: &mut Vec<Immovable>) -> Result<(), VmmError> {
     let migration: Migration = qmp.query(&query_migrate {})?;
     let blocked = migration.blocked_reasons.into_iter();
     reasons.extend(blocked.map(|blocker| Immovable::Blocked { blocker }));
-    Ok(reasons)
+    Ok(())
 }
 
 fn userfaultfd(guest: &QemuGuest, reasons: &mut Vec<Immovable>) -> Result<(), VmmError> {
@@ -35,7 +41,7 @@ fn userfaultfd(guest: &QemuGuest, reasons: &mut Vec<Immovable>) -> Result<(), Vm
     Ok(())
 }
 
-fn capabilities(qmp: &mut Qmp, reasons: &mut Vec<Immovable>) -> Result<(), VmmError> {
+pub(super) fn capabilities(qmp: &mut Qmp, reasons: &mut Vec<Immovable>) -> Result<(), VmmError> {
     let known: Vec<Capability> = qmp.query(&query_migrate_capabilities {})?;
     let missing =
         NEEDED_CAPABILITIES.iter().filter(|name| !known.iter().any(|k| k.capability == **name));
@@ -46,7 +52,11 @@ fn capabilities(qmp: &mut Qmp, reasons: &mut Vec<Immovable>) -> Result<(), VmmEr
 }
 
 /// Only the blocks that we made and mapped may be RAM.
-fn memory(guest: &QemuGuest, qmp: &mut Qmp, reasons: &mut Vec<Immovable>) -> Result<(), VmmError> {
+pub(super) fn memory(
+    guest: &QemuGuest,
+    qmp: &mut Qmp,
+    reasons: &mut Vec<Immovable>,
+) -> Result<(), VmmError> {
     let backends: Vec<MemoryBackend> = qmp.query(&query_memdev {})?;
     for backend in backends {
         let block = backend.id.unwrap_or_else(|| "without a name".into());

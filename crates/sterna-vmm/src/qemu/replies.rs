@@ -20,6 +20,26 @@ pub(super) struct Migration {
     pub(super) status: Option<String>,
     pub(super) error_desc: Option<String>,
     pub(super) blocked_reasons: Vec<String>,
+    pub(super) ram: Option<MigrationRam>,
+    pub(super) xbzrle_cache: Option<XbzrleCache>,
+    pub(super) cpu_throttle_percentage: u8,
+}
+
+/// What a migration has done with RAM.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(super) struct MigrationRam {
+    pub(super) transferred: u64,
+    pub(super) remaining: u64,
+    pub(super) normal: u64,
+    pub(super) duplicate: u64,
+}
+
+/// What was sent as differences.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(super) struct XbzrleCache {
+    pub(super) pages: u64,
 }
 
 /// One of `query-migrate-capabilities`

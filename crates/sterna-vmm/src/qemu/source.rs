@@ -3,13 +3,14 @@
 use super::balloon::QemuBalloon;
 use super::instance::QemuGuest;
 use super::movable;
+use super::native::{self, Native};
 use super::qmp::{Qmp, REPLY_LIMIT};
 use super::replies::{Migration, RunStatus, Vcpu};
 use super::stream::{StateStream, StreamListener};
 use crate::tracking::{WriteTracker, find_mapped, system};
 use crate::{
-    DeviceState, DeviceStateKind, Discarding, DiskCache, Immovable, InFlightIo, MemoryUse, Pause,
-    Source, VmmError,
+    Compared, DeviceState, DeviceStateKind, Discarding, DiskCache, Immovable, InFlightIo,
+    MemoryUse, NativeListener, NativePlan, NativeSent, NativeStep, Pause, Source, VmmError,
 };
 use qapi::qmp::{
     MigrationCapability, MigrationCapabilityStatus, MigrationStatus, cont, migrate, migrate_cancel,
@@ -55,8 +56,9 @@ enum Before {
 /// A QEMU guest that leaves.
 #[derive(Debug)]
 pub struct QemuSource {
-    guest: QemuGuest,
-    qmp: Qmp,
+    pub(super) guest: QemuGuest,
+    pub(super) qmp: Qmp,
+    pub(super) native: Native,
     balloon: Option<QemuBalloon>,
     tracker: Option<WriteTracker>,
     stream: Option<StateStream>,
@@ -80,6 +82,7 @@ impl QemuSource {
             guest: guest.clone(),
             qmp,
             balloon: QemuBalloon::of(guest.definition()),
+            native: Native::default(),
             tracker: None,
             stream: None,
             preparation: Preparation::None,
@@ -110,8 +113,7 @@ impl QemuSource {
 
     fn pause_guest(&mut self) -> Result<Pause, VmmError> {
         self.prepare()?;
-        let status: RunStatus = self.qmp.query(&query_status {})?;
-        self.before = if status.running { Before::Ran } else { Before::StoodStill };
+        self.note_whether_it_runs()?;
         self.qmp.forget_events();
         let path = self.guest.folder().transfer_socket();
         let listener = StreamListener::bind(&path)?;
@@ -125,8 +127,15 @@ impl QemuSource {
         Ok(Pause { took: start.elapsed(), lead: stopped - start })
     }
 
+    /// What a guest that is taken back is to do.
+    pub(super) fn note_whether_it_runs(&mut self) -> Result<(), VmmError> {
+        let status: RunStatus = self.qmp.query(&query_status {})?;
+        self.before = if status.running { Before::Ran } else { Before::StoodStill };
+        Ok(())
+    }
+
     /// Waits until the migration has come to `wanted`; tells when the vCPUs stopped meanwhile.
-    fn await_status(
+    pub(super) fn await_status(
         &mut self,
         operation: &'static str,
         wanted: &str,
@@ -146,10 +155,18 @@ impl QemuSource {
         if reached {
             return Ok(());
         }
+        Err(self.migration_failed(operation)?)
+    }
+
+    /// Why a migration has ended too early.
+    pub(super) fn migration_failed(
+        &mut self,
+        operation: &'static str,
+    ) -> Result<VmmError, VmmError> {
         let migration: Migration = self.qmp.query(&query_migrate {})?;
         let status = migration.status.unwrap_or_default();
         let detail = migration.error_desc.unwrap_or_default();
-        Err(VmmError::Refused { operation, detail: format!("migration {status}: {detail}") })
+        Ok(VmmError::Refused { operation, detail: format!("migration {status}: {detail}") })
     }
 
     fn save(&mut self) -> Result<DeviceState, VmmError> {
@@ -349,6 +366,26 @@ impl Source for QemuSource {
         self.save().map_err(|error| self.guest.explain(error))
     }
 
+    fn immovable_natively(&mut self, ram: Compared) -> Result<Vec<Immovable>, VmmError> {
+        native::reasons(&self.guest, &mut self.qmp, ram).map_err(|error| self.guest.explain(error))
+    }
+
+    fn begin_native(&mut self, plan: &NativePlan) -> Result<NativeListener, VmmError> {
+        self.start_native(plan).map_err(|error| self.guest.explain(error))
+    }
+
+    fn native_step(&mut self, wait: Duration) -> Result<NativeStep, VmmError> {
+        self.watch_native(wait).map_err(|error| self.guest.explain(error))
+    }
+
+    fn hurry_native(&mut self) -> Result<(), VmmError> {
+        self.hurry().map_err(|error| self.guest.explain(error))
+    }
+
+    fn finish_native(&mut self) -> Result<NativeSent, VmmError> {
+        self.complete_native().map_err(|error| self.guest.explain(error))
+    }
+
     fn resume(&mut self) -> Result<(), VmmError> {
         self.take_back().map_err(|error| self.guest.explain(error))
     }
@@ -391,7 +428,20 @@ pub(super) fn hand_over_capabilities(state: bool) -> migrate_set_capabilities {
         MigrationCapability::pause_before_switchover,
         MigrationCapability::events,
     ];
-    let capabilities =
-        names.into_iter().map(|capability| MigrationCapabilityStatus { capability, state });
-    migrate_set_capabilities { capabilities: capabilities.collect() }
+    capabilities(if state { &names } else { &[] })
+}
+
+/// These capabilities, and of all others that a move may set none: whatever an earlier one left.
+pub(super) fn capabilities(on: &[MigrationCapability]) -> migrate_set_capabilities {
+    let names = [
+        MigrationCapability::x_ignore_shared,
+        MigrationCapability::pause_before_switchover,
+        MigrationCapability::events,
+        MigrationCapability::multifd,
+        MigrationCapability::xbzrle,
+        MigrationCapability::auto_converge,
+    ];
+    let set =
+        |capability| MigrationCapabilityStatus { state: on.contains(&capability), capability };
+    migrate_set_capabilities { capabilities: names.into_iter().map(set).collect() }
 }

@@ -1,11 +1,10 @@
 //! The stream in which QEMU sends its device state, read as it comes.
 
-use crate::VmmError;
 use crate::tracking::system;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::{NativeListener, VmmError};
 use std::io::{self, Read};
 use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
@@ -15,7 +14,7 @@ pub(super) const STATE_BYTES_MAX: u64 = 64 << 20;
 
 /// A socket that QEMU is to connect to.
 #[derive(Debug)]
-pub(super) struct StreamListener(UnixListener);
+pub(super) struct StreamListener(NativeListener);
 
 /// The stream of one attempt. A thread reads it, as QEMU would otherwise wait for room in the
 /// socket while the guest is paused.
@@ -28,29 +27,16 @@ pub(super) struct StateStream {
 impl StreamListener {
     /// Listens at `path`, in place of any earlier attempt's socket.
     pub(super) fn bind(path: &Path) -> Result<Self, VmmError> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(system("removing an old socket")(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
-        let listener = UnixListener::bind(path).map_err(system("listening for QEMU"))?;
-        listener.set_nonblocking(true).map_err(system("listening for QEMU"))?;
-        Ok(Self(listener))
+        NativeListener::bind(path).map(Self)
     }
 
     /// Takes QEMU's connection and starts to read it.
     pub(super) fn accept(self, limit: Duration) -> Result<StateStream, VmmError> {
-        let timeout = Timespec::try_from(limit).ok();
-        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
-        let readable = poll(&mut ready, timeout.as_ref())
-            .map_err(|error| system("waiting for QEMU to connect")(error.into()))?;
-        if readable == 0 {
-            return Err(VmmError::TimedOut { operation: "waiting for QEMU to connect", limit });
+        let operation = "waiting for QEMU to connect";
+        match self.0.accept(limit).map_err(system(operation))? {
+            Some(socket) => StateStream::read_from(socket),
+            None => Err(VmmError::TimedOut { operation, limit }),
         }
-        let (socket, _) = self.0.accept().map_err(system("accepting QEMU's connection"))?;
-        socket.set_nonblocking(false).map_err(system("accepting QEMU's connection"))?;
-        StateStream::read_from(socket)
     }
 }
 

@@ -3,9 +3,12 @@
 use super::failures::{Failures, Step};
 use super::machine::{Handle, Machine, Phase, SyntheticGuest};
 use super::memories::Memories;
+use super::native::Arriving;
 use super::registers::Registers;
-use crate::{Begin, Destination, DeviceState, Faults, VmmError, faults};
+use crate::{Begin, Destination, DeviceState, DeviceStateKind, Faults, VmmError, faults};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use sterna_page::{PageSet, RamLayout};
 use sterna_sys::memory::GuestMemory;
 
@@ -27,6 +30,8 @@ pub struct SyntheticDestination {
     outside: Arc<GuestMemory>,
     stage: Stage,
     failures: Failures,
+    /// What another hypervisor copies to it, if one does.
+    native: Option<Arriving>,
 }
 
 impl SyntheticDestination {
@@ -38,7 +43,17 @@ impl SyntheticDestination {
         let memories = Memories::create(&layout)?;
         let outside = Arc::clone(&memories.outside);
         let stage = Stage::Prepared(memories);
-        Ok(Self { layout, outside, stage, failures: Failures::default() })
+        Ok(Self { layout, outside, stage, failures: Failures::default(), native: None })
+    }
+
+    /// As [`SyntheticDestination::prepare`], for a guest that its hypervisor copies by itself.
+    ///
+    /// # Errors
+    /// When memory or a socket cannot be had.
+    pub fn prepare_native(layout: RamLayout) -> Result<Self, VmmError> {
+        let this = Self::prepare(layout)?;
+        let native = Some(Arriving::begin(Arc::clone(&this.outside))?);
+        Ok(Self { native, ..this })
     }
 
     /// Makes `step` fail once.
@@ -132,6 +147,20 @@ impl Destination for SyntheticDestination {
         }
     }
 
+    fn native_socket(&self) -> Option<PathBuf> {
+        self.native.as_ref().map(|arriving| arriving.path().to_owned())
+    }
+
+    fn await_native(&mut self, limit: Duration) -> Result<(), VmmError> {
+        let Some(arriving) = &self.native else { return Err(out_of_turn("await_native")) };
+        if matches!(self.stage, Stage::Loaded(_)) {
+            return Ok(());
+        }
+        let bytes = arriving.wait(limit)?;
+        self.failures.check(Step::AwaitNative)?;
+        self.load_device_state(&DeviceState { kind: DeviceStateKind::Synthetic, bytes })
+    }
+
     fn activate(&mut self) -> Result<(), VmmError> {
         self.failures.check(Step::Activate)?;
         match &self.stage {
@@ -154,6 +183,7 @@ impl Destination for SyntheticDestination {
             handle.0.set_phase(Phase::Ended);
         }
         self.stage = Stage::Discarded;
+        self.native = None;
         Ok(())
     }
 }

@@ -21,6 +21,12 @@ pub enum Step {
     Pause,
     /// Saving the device state; the source stays paused.
     Save,
+    /// Beginning to copy by itself.
+    BeginNative,
+    /// Sending what is left so; the source runs again.
+    FinishNative,
+    /// Taking a guest that is copied so.
+    AwaitNative,
     /// Resuming the source; it stays paused.
     Resume,
     /// Ending the source.
@@ -47,6 +53,9 @@ impl Step {
             Self::GiveMemory => "in_balloon",
             Self::Pause => "pause",
             Self::Save => "save_device_state",
+            Self::BeginNative => "begin_native",
+            Self::FinishNative => "finish_native",
+            Self::AwaitNative => "await_native",
             Self::Resume => "resume",
             Self::Release => "release",
             Self::ServeFaults => "serve_faults",

@@ -23,6 +23,7 @@ mod destination;
 mod failures;
 mod machine;
 mod memories;
+mod native;
 mod page;
 mod registers;
 mod source;

@@ -2,8 +2,12 @@
 
 use super::failures::Step;
 use super::machine::{Handle, Machine, Phase};
+use super::native::{self, Copying, Piece};
 use crate::tracking::{WriteTracker, system};
-use crate::{DeviceState, Discarding, Immovable, InFlightIo, MemoryUse, Pause, Source, VmmError};
+use crate::{
+    Compared, DeviceState, Discarding, Immovable, InFlightIo, MemoryUse, NativeListener,
+    NativePlan, NativeSent, NativeStep, Pause, Source, VmmError,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sterna_page::{PAGE_SIZE_BYTES, PageCount, PageSet, RamLayout};
@@ -16,11 +20,12 @@ use sterna_sys::uffd::Userfaultfd;
 pub struct SyntheticSource {
     handle: Arc<Handle>,
     tracker: Option<WriteTracker>,
+    native: Option<Copying>,
 }
 
 impl SyntheticSource {
     pub(super) fn new(handle: Arc<Handle>) -> Self {
-        Self { handle, tracker: None }
+        Self { handle, tracker: None, native: None }
     }
 
     fn machine(&self) -> &Machine {
@@ -35,6 +40,19 @@ impl SyntheticSource {
                 detail: "tracking was not started".into(),
             }),
         }
+    }
+
+    fn copying(&mut self) -> Result<&mut Copying, VmmError> {
+        self.native.as_mut().ok_or_else(|| VmmError::Refused {
+            operation: "copying",
+            detail: "it was not begun".into(),
+        })
+    }
+
+    fn written(&mut self) -> Result<PageSet, VmmError> {
+        let mut written = PageSet::empty(self.memory().pages());
+        self.scan(&mut written)?;
+        Ok(written)
     }
 
     fn step(&self, step: Step) -> Result<(), VmmError> {
@@ -135,7 +153,56 @@ impl Source for SyntheticSource {
         self.machine().registers().to_device_state()
     }
 
+    fn immovable_natively(&mut self, _: Compared) -> Result<Vec<Immovable>, VmmError> {
+        self.machine().check_alive()?;
+        Ok(Vec::new())
+    }
+
+    fn begin_native(&mut self, plan: &NativePlan) -> Result<NativeListener, VmmError> {
+        self.step(Step::BeginNative)?;
+        self.start_tracking()?;
+        let (copying, listener) = Copying::begin(*plan, self.populated()?)?;
+        self.native = Some(copying);
+        Ok(listener)
+    }
+
+    fn native_step(&mut self, wait: Duration) -> Result<NativeStep, VmmError> {
+        self.machine().check_alive()?;
+        let memory = self.memory();
+        let copying = self.copying()?;
+        if matches!(copying.send_piece(&memory, wait)?, Piece::More) {
+            return Ok(NativeStep::Copying(copying.sent()));
+        }
+        let written = self.written()?;
+        if !self.copying()?.next_round(written) {
+            return Ok(NativeStep::RoundEnded(self.copying()?.sent()));
+        }
+        self.step(Step::Pause)?;
+        self.machine().pause()?;
+        let stopped = Instant::now();
+        let sent = self.copying()?.sent();
+        Ok(NativeStep::Paused { stopped, drained: Duration::ZERO, sent })
+    }
+
+    fn hurry_native(&mut self) -> Result<(), VmmError> {
+        self.copying()?.hurry();
+        Ok(())
+    }
+
+    fn finish_native(&mut self) -> Result<NativeSent, VmmError> {
+        let handle = Arc::clone(&self.handle);
+        let finished = self.step(Step::FinishNative).and_then(|()| {
+            let mut left = self.written()?;
+            let copying = self.copying()?;
+            left.union_with(copying.left());
+            copying.next_round(left);
+            copying.finish(&handle.0)
+        });
+        finished.inspect_err(|_| native::runs_again(&handle.0))
+    }
+
     fn resume(&mut self) -> Result<(), VmmError> {
+        self.native = None;
         self.step(Step::Resume)?;
         self.stop_tracking()?;
         self.machine().speed.set(100);
@@ -145,6 +212,7 @@ impl Source for SyntheticSource {
     }
 
     fn release(&mut self) -> Result<(), VmmError> {
+        self.native = None;
         self.step(Step::Release)?;
         self.stop_tracking()?;
         self.machine().set_phase(Phase::Ended);

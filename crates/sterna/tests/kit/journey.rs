@@ -42,7 +42,12 @@ impl World {
 
     /// Begins a move and returns when pages have been copied; it then copies for seconds on.
     pub(crate) fn begin_copying(&mut self) -> Result<Underway> {
-        let underway = self.begin(Host::A, Host::B, &[SLOW, PRE_COPY].concat())?;
+        self.begin_copying_by(&PRE_COPY)
+    }
+
+    /// As [`World::begin_copying`], with more words.
+    pub(crate) fn begin_copying_by(&mut self, more: &[&str]) -> Result<Underway> {
+        let underway = self.begin(Host::A, Host::B, &[&SLOW[..], more].concat())?;
         until("pages that are copied", || {
             let progress = &self.show(&underway)?["progress"];
             let copied = progress["ram_done_bytes"].as_u64().unwrap_or(0);

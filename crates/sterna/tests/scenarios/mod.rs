@@ -6,6 +6,7 @@ mod direct_io;
 mod following;
 mod free_pages;
 mod inflated;
+mod native;
 mod page_sizes;
 mod planning;
 mod refusals;
