@@ -3,7 +3,7 @@
 use crate::moves::streams_default;
 use serde::{Deserialize, Serialize};
 use sterna_core::limits::Limits;
-use sterna_core::prediction::{Choice, Experience, Look};
+use sterna_core::prediction::Choice;
 
 /// Asks what moving a guest would cost. The guest goes on running; it is tracked for a while.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,8 +48,6 @@ pub struct PlanView {
     pub feasible: bool,
     /// How long copying all that exists once takes, in microseconds: no move can be shorter.
     pub copying_once_us: u64,
-    /// Bytes a second that the link carries, or that the caller allowed if that is less.
-    pub link_bytes_per_second: f64,
     /// A round trip, in microseconds.
     pub round_trip_us: u64,
     /// Bytes of the guest's RAM that exist.
@@ -58,8 +56,4 @@ pub struct PlanView {
     pub zero_permille: u16,
     /// Bytes a second of different pages that the guest wrote while it was looked at.
     pub dirty_bytes_per_second: f64,
-    /// Different pages that the guest wrote, by time: its working-set curve.
-    pub looks: Vec<Look>,
-    /// What earlier moves from this host took apart from copying.
-    pub experience: Experience,
 }

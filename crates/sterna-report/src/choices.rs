@@ -1,6 +1,6 @@
 //! What was foreseen of each method when one was chosen, beside what happened.
 
-use crate::figures::{bytes, time};
+use crate::figures::{bytes, rate, time};
 use maud::{Markup, html};
 use std::time::Duration;
 use sterna_core::prediction::{Band, Choice, Forecast, Foreseen};
@@ -11,7 +11,7 @@ pub(crate) fn choices(receipt: &Receipt) -> Markup {
     html! {
         @for (number, choice) in receipt.choices.iter().enumerate() {
             h4 { "After " (time(choice.after)) ": " (choice.method) }
-            p { (choice.reason) "." }
+            p { (choice.reason) ". " (basis(choice)) }
             (table(choice, receipt, number == 0))
         }
         p class="note" {
@@ -19,6 +19,20 @@ pub(crate) fn choices(receipt: &Receipt) -> Markup {
             "waiting for pages."
         }
     }
+}
+
+/// What it was concluded from.
+fn basis(choice: &Choice) -> String {
+    let link = rate(Some(choice.basis.link_bytes_per_second));
+    let left = bytes(choice.basis.residue.bytes());
+    let seen = choice.basis.looks.iter().max_by_key(|look| look.after).map_or_else(
+        || "a guest that was not seen to write".to_owned(),
+        |look| {
+            let (written, within) = (bytes(look.pages.bytes()), time(look.after));
+            format!("a guest that had written {written} within {within}")
+        },
+    );
+    format!("That was concluded from a link of {link}, {left} still to be sent, and {seen}.")
 }
 
 fn table(choice: &Choice, receipt: &Receipt, with_what_happened: bool) -> Markup {

@@ -11,7 +11,7 @@ use samples::{about, us};
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::{BalloonEnd, Ballooning};
-use sterna_core::prediction::{Band, Choice, Forecast, Foreseen, Method};
+use sterna_core::prediction::{Band, Basis, Choice, Experience, Forecast, Foreseen, Look, Method};
 use sterna_core::receipt::{Downtime, Ending, PagesByCoding, Receipt, Round, StopReason};
 use sterna_page::PageCount;
 use sterna_proto::message::{ActivationTimes, Reason, ReasonCode};
@@ -71,6 +71,12 @@ fn what_was_foreseen_of_each_method_stands_beside_what_happened() {
         after: us(900_000),
         method: Method::ALL[3],
         reason: "40 ms of lost work".into(),
+        basis: Basis {
+            link_bytes_per_second: 117e6,
+            residue: PageCount(70_000),
+            looks: vec![Look { after: us(500_000), pages: PageCount(2560) }],
+            experience: Experience::default(),
+        },
         forecasts: vec![
             forecast(Method::ALL[0], gives_up),
             forecast(Method::ALL[3], Foreseen::Moves),
@@ -80,6 +86,7 @@ fn what_was_foreseen_of_each_method_stands_beside_what_happened() {
     for said in [
         "After 900 ms: hybrid",
         "40 ms of lost work",
+        "a link of 112 MiB/s, 273 MiB still to be sent, and a guest that had written 10.0 MiB within 500 ms",
         "would give up: rounds no longer made",
         "6.00 s (3.00 s to 12.0 s)",
         "what happened5.31 s",

@@ -65,14 +65,14 @@ fn write(text: &mut String, plan: &PlanView) -> std::fmt::Result {
         writeln!(text, "  next: allow more with --max-downtime, or another --when-stuck")?;
     }
     let round_trip = time(micros(plan.round_trip_us));
-    let link = rate(plan.link_bytes_per_second as u64);
+    let link = rate(choice.basis.link_bytes_per_second as u64);
     writeln!(text, "  link         {link}, round trip {round_trip}")?;
     let existing = size(plan.existing_bytes);
     let zero = f64::from(plan.zero_permille) / 10.0;
     let once = time(micros(plan.copying_once_us));
     writeln!(text, "  RAM          {existing}, {zero:.0} % of it zero; copied once in {once}")?;
     writeln!(text, "  writes       {}", writes(plan))?;
-    let moves = match plan.experience.moves {
+    let moves = match choice.basis.experience.moves {
         0 => "none so far: what a move takes apart from copying is assumed".to_owned(),
         moves => format!("what {moves} earlier moves from here took apart from copying"),
     };
@@ -86,7 +86,7 @@ fn write(text: &mut String, plan: &PlanView) -> std::fmt::Result {
 /// Different pages that the guest wrote within some times.
 fn writes(plan: &PlanView) -> String {
     let mut shown: Vec<String> = Vec::new();
-    for look in plan.looks.iter().filter(|look| !look.after.is_zero()) {
+    for look in plan.choice.basis.looks.iter().filter(|look| !look.after.is_zero()) {
         shown.push(format!("{} in {}", size(look.pages.bytes()), time(look.after)));
     }
     let every = shown.len().div_ceil(4).max(1);

@@ -146,7 +146,8 @@ fn conclude(
     let chosen = choose(&forecasts, &request.limits, once, None);
     let (method, reason) =
         chosen.unwrap_or_else(|| (Method::ALL[0], "the limits allow no method at all".to_owned()));
-    let choice = Choice { after: Duration::ZERO, method, reason, forecasts };
+    let basis = model.basis();
+    let choice = Choice { after: Duration::ZERO, method, reason, basis, forecasts };
     let limit = request.limits.downtime_stretch.unwrap_or(request.limits.downtime_max);
     let feasible = choice
         .forecast()
@@ -157,12 +158,9 @@ fn conclude(
         feasible,
         choice,
         copying_once_us: u64::try_from(once.as_micros()).unwrap_or(u64::MAX),
-        link_bytes_per_second,
         round_trip_us: trial.round_trip_us,
         existing_bytes: observed.existing.bytes(),
         zero_permille: observed.zero_permille,
         dirty_bytes_per_second: observed.dirty_bytes_per_second(),
-        looks: observed.looks,
-        experience: surroundings.experience,
     }
 }

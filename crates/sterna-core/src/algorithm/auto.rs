@@ -57,7 +57,8 @@ impl Auto {
         if current != Some(method) || self.choices.is_empty() {
             self.current = Some(Current::begin(method));
             let after = view.setup.saturating_add(view.elapsed);
-            self.choices.push(Choice { after, method, reason, forecasts });
+            let basis = model.basis();
+            self.choices.push(Choice { after, method, reason, basis, forecasts });
         }
         true
     }

@@ -1,12 +1,13 @@
 //! Which of the forecast methods to take, and why.
 
-use super::{Forecast, Foreseen, Method};
+use super::{Experience, Forecast, Foreseen, Look, Method};
 use crate::algorithm::AlgorithmName;
 use crate::limits::{Limits, WhenStuck};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+use sterna_page::PageCount;
 
 /// What the operator wants least of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +92,23 @@ pub struct Choice {
     pub method: Method,
     /// Why, in words.
     pub reason: String,
+    /// What all of it was concluded from.
+    pub basis: Basis,
     /// What was foreseen of each method from there on.
     pub forecasts: Vec<Forecast>,
+}
+
+/// What forecasts were made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Basis {
+    /// Bytes a second of page frames.
+    pub link_bytes_per_second: f64,
+    /// Pages that were still to be sent.
+    pub residue: PageCount,
+    /// What the guest had been seen to write: different pages, by time.
+    pub looks: Vec<Look>,
+    /// What moves take apart from copying.
+    pub experience: Experience,
 }
 
 impl Choice {

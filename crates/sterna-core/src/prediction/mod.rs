@@ -14,7 +14,7 @@ mod experience;
 mod model;
 
 pub(crate) use behaviour::Behaviour;
-pub use choice::{Choice, Prefer, choose};
+pub use choice::{Basis, Choice, Prefer, choose};
 pub use curve::{Look, WorkingSetCurve};
 pub use experience::Experience;
 pub use model::{Model, Surroundings};

@@ -1,7 +1,7 @@
 //! The model that a policy is run against.
 
 use super::curve::pages_f64;
-use super::{Band, Experience, Forecast, Foreseen, Method, WorkingSetCurve};
+use super::{Band, Basis, Experience, Forecast, Foreseen, Method, WorkingSetCurve};
 use crate::algorithm::{Decision, View};
 use crate::limits::Limits;
 use crate::receipt::{PagesByCoding, Round, StopReason};
@@ -128,6 +128,17 @@ impl<'a> Model<'a> {
             bytes: band(|outcome| outcome.bytes),
             lost_work_us: band(|outcome| outcome.lost_work * 1e6),
             rounds: seen.rounds,
+        }
+    }
+
+    /// What is known here, to be told with what is concluded from it.
+    #[must_use]
+    pub fn basis(&self) -> Basis {
+        Basis {
+            link_bytes_per_second: self.link_bytes_per_second,
+            residue: self.residue,
+            looks: self.curve.looks(),
+            experience: self.surroundings.experience,
         }
     }
 

@@ -356,9 +356,10 @@ impl Source {
         }
         let view = self.view(residue, now);
         let method = Method::asked_for(self.config.algorithm.name(), &self.config.limits)?;
-        let forecasts = Model::of(&view)?.forecasts();
+        let model = Model::of(&view)?;
+        let (basis, forecasts) = (model.basis(), model.forecasts());
         let after = view.setup.saturating_add(view.elapsed);
-        Some(Choice { after, method, reason: "it was asked for".into(), forecasts })
+        Some(Choice { after, method, reason: "it was asked for".into(), basis, forecasts })
     }
 
     /// Asks the algorithm, and goes where it says.
