@@ -1,5 +1,7 @@
 //! What a move will cost is said beforehand, and compared with what it did cost.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sterna_core::receipt::{RamCheck, Receipt};
@@ -7,7 +9,7 @@ use sterna_testkit::lab::GuestPlan;
 use sterna_testkit::net::Host;
 use sterna_testkit::recorder::{Bytes, Rate, Workload};
 
-use crate::kit::{GUEST, World, small_guest};
+use crate::kit::{GUEST, World, small_guest, until};
 
 /// A plan as JSON, and the exit code.
 fn plan(world: &World, terms: &[&str]) -> Result<(Value, Option<i32>)> {
@@ -67,6 +69,30 @@ fn a_guest_faster_than_the_link_is_moved_by_what_was_planned() -> Result<()> {
     ensure!(receipt.following.is_some(), "nothing followed: {:?}", methods(&receipt));
     let once = seen["copying_once_us"].as_u64().unwrap_or(0);
     println!("copying once {once} µs, total {:?}, by {:?}", receipt.total, methods(&receipt));
+    world.runs_only_on(Host::B)?;
+    world.nothing_is_wrong(Host::B)
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_plans_leaves_a_guest_that_runs_and_moves() -> Result<()> {
+    let Some(mut world) = World::with("st-p-ka", &small_guest())? else { return Ok(()) };
+    let to = world.lab.address(Host::B);
+    let words = ["plan", GUEST, "--to", &to, "--observe", "30s"];
+    let mut planning = world.lab.sterna(Host::A, &words)?.spawn()?;
+    // To tell a guest to run that runs does nothing, and is refused meanwhile.
+    until("a guest that is looked at", || {
+        let refused = world.lab.run(Host::A, &["vm", "run", GUEST]);
+        let busy = refused.is_err_and(|error| format!("{error:#}").contains("being planned"));
+        Ok(busy.then_some(()))
+    })?;
+    // The link is tried first, then pages are tracked.
+    std::thread::sleep(Duration::from_secs(2));
+    world.lab.kill_agent(Host::A)?;
+    ensure!(!planning.wait()?.success(), "nobody was there to answer");
+    world.restart_agent(Host::A)?;
+    world.follow(Host::A)?;
+    world.runs_only_on(Host::A)?;
+    world.moves_well(Host::A, Host::B)?;
     world.runs_only_on(Host::B)?;
     world.nothing_is_wrong(Host::B)
 }
