@@ -199,5 +199,7 @@ fn what_makes_a_comparison_of_ram_meaningless_is_told() {
     let guest = host.start();
     let mut source = QemuSource::new(&guest).unwrap();
     let reasons = source.immovable_natively(Compared::Yes).unwrap();
-    assert!(matches!(&reasons[..], [Immovable::Incomparable { .. }]), "a balloon: {reasons:?}");
+    // Under KVM there is the clock besides.
+    let balloon = |reason: &Immovable| matches!(reason, Immovable::Incomparable { why } if why.contains("balloon"));
+    assert!(reasons.iter().any(balloon), "{reasons:?}");
 }
