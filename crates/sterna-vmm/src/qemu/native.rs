@@ -4,7 +4,7 @@ use super::instance::QemuGuest;
 use super::movable;
 use super::qmp::{Qmp, REPLY_LIMIT};
 use super::replies::Migration;
-use super::source::{QemuSource, capabilities};
+use super::source::{QemuSource, SETUP_LIMIT, capabilities};
 use crate::{
     Accelerator, Compared, Compression, Discarding, Immovable, NativeListener, NativePlan,
     NativeSent, NativeStep, NativeWay, VmmError,
@@ -123,6 +123,8 @@ impl QemuSource {
         let command = migrate { channels: None, detach: None, resume: None, uri };
         self.qmp.execute(&command, REPLY_LIMIT)?;
         self.native = Native::default();
+        // A connection that ends earlier may keep QEMU from ever migrating again.
+        self.await_status("connecting", "active", SETUP_LIMIT, |_| {})?;
         Ok(listener)
     }
 

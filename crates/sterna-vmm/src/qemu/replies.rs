@@ -91,3 +91,10 @@ pub(super) struct VersionTriple {
     pub(super) minor: u32,
     pub(super) micro: u32,
 }
+
+/// One of `query-yank`: what has connections that could be cut.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct YankInstance {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+}

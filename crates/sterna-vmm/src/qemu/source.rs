@@ -5,7 +5,7 @@ use super::instance::QemuGuest;
 use super::movable;
 use super::native::{self, Native};
 use super::qmp::{Qmp, REPLY_LIMIT};
-use super::replies::{Migration, RunStatus, Vcpu};
+use super::replies::{Migration, RunStatus, Vcpu, YankInstance};
 use super::stream::{StateStream, StreamListener};
 use crate::tracking::{WriteTracker, find_mapped, system};
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
 use qapi::qmp::{
     MigrationCapability, MigrationCapabilityStatus, MigrationStatus, cont, migrate, migrate_cancel,
     migrate_continue, migrate_set_capabilities, query_cpus_fast, query_migrate, query_status,
+    query_yank,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -33,6 +34,10 @@ const SAVE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long QEMU may take to give up a migration.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a migration may take to connect. One that has not come out of `setup` by then is cancelled
+/// all the same.
+pub(super) const SETUP_LIMIT: Duration = Duration::from_secs(5);
 
 /// After which time the kernel's block layer gives up an I/O: none lands later than this.
 const DIRECT_IO_LONGEST: Duration = Duration::from_secs(30);
@@ -183,17 +188,39 @@ impl QemuSource {
     }
 
     /// Ends whatever migration there is, from whatever state an earlier agent left it in.
+    ///
+    /// None is cancelled while it connects: QEMU 10.0 calls it cancelled at once, goes on with it when the
+    /// connection is there, and aborts, guest and all, where its end meets the next migration.
     fn end_migration(&mut self) -> Result<(), VmmError> {
-        let deadline = Instant::now() + CANCEL_LIMIT;
+        let begun = Instant::now();
+        let deadline = begun + CANCEL_LIMIT;
         loop {
             let migration: Migration = self.qmp.query(&query_migrate {})?;
             match migration.status.as_deref() {
                 None | Some("none" | "completed" | "cancelled" | "failed") => return Ok(()),
                 Some("cancelling") => {}
+                Some("setup") if begun.elapsed() < SETUP_LIMIT => {}
                 Some(_) => self.qmp.execute(&migrate_cancel {}, REPLY_LIMIT)?,
             }
             if Instant::now() > deadline {
                 let operation = "cancelling the migration";
+                return Err(VmmError::TimedOut { operation, limit: CANCEL_LIMIT });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until QEMU has put away what a migration had that is over: `failed` and `cancelled` are said
+    /// earlier. A capability that changes before that, `multifd` above all, makes QEMU abort.
+    fn await_put_away(&mut self) -> Result<(), VmmError> {
+        let deadline = Instant::now() + CANCEL_LIMIT;
+        loop {
+            let held: Vec<YankInstance> = self.qmp.query(&query_yank {})?;
+            if held.iter().all(|instance| instance.kind != "migration") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let operation = "putting the migration away";
                 return Err(VmmError::TimedOut { operation, limit: CANCEL_LIMIT });
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -228,6 +255,7 @@ impl QemuSource {
         if let Some(balloon) = &mut self.balloon {
             balloon.ask_for(0, &mut self.qmp)?;
         }
+        self.await_put_away()?;
         self.qmp.execute(&hand_over_capabilities(false), REPLY_LIMIT)?;
         self.stop_tracking()
     }

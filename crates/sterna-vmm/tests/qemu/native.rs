@@ -137,6 +137,35 @@ fn a_guest_whose_copying_is_taken_back_at_any_step_runs_on_and_moves_in_our_own_
     assert!(source.save_device_state().unwrap().bytes.len() < 4 << 20, "RAM is among it");
 }
 
+/// Takes whatever comes, and throws it away.
+fn swallow(listener: NativeListener) {
+    thread::spawn(move || {
+        while let Ok(Some(mut socket)) = listener.accept(WAIT) {
+            thread::spawn(move || io::copy(&mut socket, &mut io::sink()));
+        }
+    });
+}
+
+/// QEMU 10.0 that is told to cancel while it connects aborts, though not every time.
+#[test]
+fn copying_that_is_taken_back_the_moment_it_begins_leaves_the_guest_as_it_was() {
+    let Some(host) = Host::new() else { return };
+    let guest = host.start();
+    for attempt in 0..10 {
+        for way in WAYS {
+            let mut source = QemuSource::new(&guest).unwrap();
+            let listener = source.begin_native(&plan(way)).unwrap();
+            match attempt % 2 {
+                0 => swallow(listener),
+                _ => drop(listener),
+            }
+            source.resume().unwrap();
+            assert_eq!(guest.status().unwrap(), QemuStatus::Running);
+        }
+    }
+    await_counting(&guest.memory());
+}
+
 #[test]
 fn a_hypervisor_whose_connection_is_cut_says_so_and_its_guest_runs_on() {
     let Some(host) = Host::new() else { return };
