@@ -1,5 +1,6 @@
 //! What moves take apart from copying, learnt from the receipts of those before.
 
+use crate::algorithm::AlgorithmName;
 use crate::limits::FIXED_DOWNTIME;
 use crate::receipt::{Downtime, Ending, Receipt};
 use serde::{Deserialize, Serialize};
@@ -29,8 +30,6 @@ pub struct Experience {
     /// From when the guest runs at the destination, with all its pages, until the source is released.
     #[serde(with = "crate::time::micros", rename = "release_us")]
     pub release: Duration,
-    /// Bytes a second of page frames, at best.
-    pub link_bytes_per_second: Option<f64>,
     /// How long threads of the guest wait for pages that follow, for each second in which they follow.
     pub waits_per_second: f64,
 }
@@ -44,17 +43,20 @@ impl Default for Experience {
             fixed_downtime: FIXED_DOWNTIME * 2,
             hand_over: FIXED_DOWNTIME * 4,
             release: Duration::from_millis(50),
-            link_bytes_per_second: None,
             waits_per_second: 0.5,
         }
     }
 }
 
 impl Experience {
-    /// Learns from receipts, the newest first; others than those of moves that went well are passed
-    /// over. What none of them tells is assumed.
+    /// Learns from receipts, the newest first. Those of moves that did not go well are passed over, and
+    /// those of moves whose pages the hypervisor copied: its rounds tell nothing of ours. What none of
+    /// them tells is assumed.
     pub fn of<'a>(receipts: impl IntoIterator<Item = &'a Receipt>) -> Self {
-        let moved = receipts.into_iter().filter(|receipt| receipt.ending == Ending::Moved);
+        let tells = |receipt: &&Receipt| {
+            receipt.ending == Ending::Moved && receipt.algorithm != AlgorithmName::Native
+        };
+        let moved = receipts.into_iter().filter(tells);
         let told: Vec<Told> = moved.filter_map(Told::by).take(RECEIPTS_MAX).collect();
         let assumed = Self::default();
         let time = |of: fn(&Told) -> Option<Duration>| median(told.iter().filter_map(of));
@@ -64,8 +66,6 @@ impl Experience {
             fixed_downtime: time(|told| told.fixed_downtime).unwrap_or(assumed.fixed_downtime),
             hand_over: time(|told| told.hand_over).unwrap_or(assumed.hand_over),
             release: time(|told| Some(told.release)).unwrap_or(assumed.release),
-            // The newest: a link may have become another.
-            link_bytes_per_second: told.iter().find_map(|told| told.link),
             waits_per_second: median(told.iter().filter_map(|told| told.waits))
                 .unwrap_or(assumed.waits_per_second),
         }
@@ -79,7 +79,6 @@ struct Told {
     fixed_downtime: Option<Duration>,
     hand_over: Option<Duration>,
     release: Duration,
-    link: Option<f64>,
     waits: Option<f64>,
 }
 
@@ -112,7 +111,6 @@ impl Told {
             fixed_downtime: (!owes).then_some(fixed),
             hand_over: owes.then_some(fixed),
             release: receipt.total.saturating_sub(complete),
-            link: fastest,
             waits: waits.map(|following| {
                 Duration::from_micros(following.waits.total_us).as_secs_f64()
                     / following.took.as_secs_f64()
@@ -131,7 +129,6 @@ fn median<T: PartialOrd + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::algorithm::AlgorithmName;
     use crate::limits::Limits;
     use crate::receipt::{Following, PagesByCoding, RamCheck, Round, WireBytes};
     use sterna_proto::message::{AttemptId, Epoch, GuestId, PageWaits};
@@ -188,7 +185,6 @@ mod tests {
         let learnt = Experience::of(&receipts);
         assert_eq!((learnt.moves, learnt.setup, learnt.release), (3, ms(300), ms(40)));
         assert_eq!(learnt.fixed_downtime, ms(30));
-        assert_eq!(learnt.link_bytes_per_second, Some(1e8));
         // Nothing followed.
         assert_eq!(learnt.hand_over, Experience::default().hand_over);
     }
@@ -208,8 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn moves_that_failed_teach_nothing() {
+    fn moves_that_failed_and_moves_of_the_hypervisor_teach_nothing() {
         let undone = Receipt { ending: Ending::Undone { reasons: vec![] }, ..moved(ms(500)) };
-        assert_eq!(Experience::of([&undone]), Experience::default());
+        let native = Receipt { algorithm: AlgorithmName::Native, ..moved(ms(500)) };
+        assert_eq!(Experience::of([&undone, &native]), Experience::default());
     }
 }
