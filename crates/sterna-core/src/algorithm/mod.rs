@@ -5,6 +5,7 @@ mod hybrid;
 mod native;
 mod post_copy;
 mod pre_copy;
+mod residues;
 mod stop_and_copy;
 mod throttle;
 

@@ -8,14 +8,12 @@
 //! the guest down, rounds are judged anew at each speed, and only those at the least speed end the
 //! move; how many there are then does not matter, as it makes them short.
 
+use super::residues::Residues;
 use super::{Algorithm, AlgorithmName, Decision, Tracking, View};
 use crate::limits::{Limits, WhenStuck};
 use crate::receipt::StopReason;
 use crate::speed::VcpuSpeed;
 use sterna_page::PageCount;
-
-/// A round helps if it leaves at most this share of the smallest residue before, in percent.
-const PROGRESS_PERCENT: u64 = 90;
 
 /// Rounds in a row that may fail to help. The first whose residue is known is the one after the first
 /// pass; what a hypervisor says of a residue is an estimate.
@@ -30,8 +28,7 @@ const SLOWEST_PERCENT: u8 = 1;
 /// The policy of letting the hypervisor copy.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Native {
-    smallest: Option<PageCount>,
-    fruitless: u32,
+    residues: Residues,
     vcpus: VcpuSpeed,
 }
 
@@ -40,12 +37,7 @@ impl Native {
         if vcpus != self.vcpus {
             *self = Self { vcpus, ..Self::default() };
         }
-        let helps = |smallest: PageCount| {
-            residue.0.saturating_mul(100) <= smallest.0.saturating_mul(PROGRESS_PERCENT)
-        };
-        let helped = self.smallest.is_none_or(helps);
-        self.fruitless = if helped { 0 } else { self.fruitless.saturating_add(1) };
-        self.smallest = Some(self.smallest.map_or(residue, |smallest| smallest.min(residue)));
+        self.residues.note(residue);
     }
 }
 
@@ -86,7 +78,7 @@ impl Algorithm for Native {
             }
             _ => (view.limit_reached(), FRUITLESS_ROUNDS_MAX),
         };
-        let no_progress = (self.fruitless >= fruitless_max).then_some(StopReason::NoProgress);
+        let no_progress = (self.residues.fruitless() >= fruitless_max).then_some(StopReason::NoProgress);
         match (limit.or(no_progress), when_stuck) {
             (None, _) => Decision::Delegate,
             // The hypervisor is about to find that too.

@@ -14,6 +14,7 @@
 //!    back is no proof that the move is stuck: before any of this, rounds go on that send everything;
 //! 3. else: another round.
 
+use super::residues::Residues;
 use super::throttle::Throttle;
 use super::{Algorithm, AlgorithmName, Decision, Tracking, View};
 use crate::limits::{Limits, WhenStuck};
@@ -21,9 +22,6 @@ use crate::receipt::{Round, StopReason};
 use crate::speed::VcpuSpeed;
 use std::time::Duration;
 use sterna_page::PageCount;
-
-/// A round helps if it leaves at most this share of the smallest residue before, in percent.
-const PROGRESS_PERCENT: u64 = 90;
 
 /// Rounds in a row that may fail to help: one may be bad luck.
 const FRUITLESS_ROUNDS_MAX: u32 = 2;
@@ -34,8 +32,7 @@ const STRETCH_STEPS: u32 = 4;
 /// The policy of copying in rounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PreCopy {
-    smallest: Option<PageCount>,
-    fruitless: u32,
+    residues: Residues,
     throttle: Option<Throttle>,
     /// Steps by which the downtime limit has been widened.
     stretched: u32,
@@ -71,8 +68,7 @@ impl PreCopy {
     }
 
     fn judge_anew(&mut self, view: &View<'_>) {
-        self.smallest = Some(view.residue);
-        self.fruitless = 0;
+        self.residues = Residues::beginning_with(view.residue);
     }
 
     /// Slows the guest down, or further down. `false` if it is as slow as it may be.
@@ -89,20 +85,8 @@ impl PreCopy {
         true
     }
 
-    fn note(&mut self, residue: PageCount) {
-        let helps = |smallest: PageCount| {
-            residue.0.saturating_mul(100) <= smallest.0.saturating_mul(PROGRESS_PERCENT)
-        };
-        if self.smallest.is_none_or(helps) {
-            self.fruitless = 0;
-        } else {
-            self.fruitless += 1;
-        }
-        self.smallest = Some(self.smallest.map_or(residue, |s| s.min(residue)));
-    }
-
     fn end_of_rounds(&self, view: &View<'_>) -> Option<StopReason> {
-        let no_progress = self.fruitless >= FRUITLESS_ROUNDS_MAX;
+        let no_progress = self.residues.fruitless() >= FRUITLESS_ROUNDS_MAX;
         view.limit_reached().or(no_progress.then_some(StopReason::NoProgress))
     }
 }
@@ -135,7 +119,7 @@ impl Algorithm for PreCopy {
         if view.rounds.is_empty() {
             return self.copy();
         }
-        self.note(view.residue);
+        self.residues.note(view.residue);
         let mut within_limit = view.downtime() <= self.downtime_limit(view.limits);
         if view.residue_time() <= view.limits.downtime_goal && within_limit {
             return Decision::Pause(StopReason::GoalReached);

@@ -351,9 +351,6 @@ impl Source {
 
     /// Foresees the move once its first round has told enough, for an algorithm that chooses nothing.
     fn foresee(&self, residue: PageCount, now: Time) -> Option<Choice> {
-        if self.foreseen.is_some() || self.config.planned.is_some() {
-            return self.foreseen.clone();
-        }
         let view = self.view(residue, now);
         let method = Method::asked_for(self.config.algorithm.name(), &self.config.limits)?;
         let model = Model::of(&view)?;
@@ -365,7 +362,9 @@ impl Source {
     /// Asks the algorithm, and goes where it says.
     fn decide(&mut self, residue: PageCount, now: Time, effects: &mut Vec<Effect>) {
         self.behaviour.round_ended();
-        self.foreseen = self.foresee(residue, now);
+        if self.foreseen.is_none() && self.config.planned.is_none() {
+            self.foreseen = self.foresee(residue, now);
+        }
         // The algorithm is taken out for the call: it looks at the machine it belongs to.
         let stand_in = crate::algorithm::AlgorithmName::StopAndCopy.start();
         let mut algorithm = std::mem::replace(&mut self.config.algorithm, stand_in);
