@@ -63,3 +63,92 @@ pub struct Ballooning {
     /// Why it was not more.
     pub end: BalloonEnd,
 }
+
+/// What a guest keeps at least beyond what it uses: what a program of some size needs to start.
+const RESERVE_BYTES_MIN: u64 = 64 << 20;
+
+/// Less than this is sent sooner than it is given back.
+const WORTHWHILE_BYTES: u64 = 16 << 20;
+
+/// Guests are asked for whole MiB.
+const UNIT_BYTES: u64 = 1 << 20;
+
+/// A guest's memory, as its host and the guest itself tell it.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Bytes of RAM.
+    pub ram_bytes: u64,
+    /// How many of them exist at the host.
+    pub existing_bytes: u64,
+    /// Bytes that the guest has to give away, as it says.
+    pub total_bytes: u64,
+    /// How many of these could be given to a program that asks for memory, as it says.
+    pub available_bytes: u64,
+}
+
+impl Memory {
+    /// How many bytes of its RAM a guest can do without.
+    ///
+    /// It keeps what it uses, and as a reserve a quarter of that: what programs use grows in
+    /// proportion to what they are. But no less than a tenth of RAM, as a guest that uses next to
+    /// nothing may be about to begin something, nor less than 64 MiB. A guest that gave
+    /// back all else already by itself (free pages in large pieces) is asked for nothing.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        let Self { ram_bytes, existing_bytes, total_bytes, available_bytes } = *self;
+        let used = total_bytes.saturating_sub(available_bytes);
+        let reserve = (used / 4).max(ram_bytes / 10).max(RESERVE_BYTES_MIN);
+        let spare = available_bytes.min(ram_bytes).saturating_sub(reserve);
+        let kept = ram_bytes - spare;
+        if existing_bytes < kept.saturating_add(WORTHWHILE_BYTES) {
+            return 0;
+        }
+        spare - spare % UNIT_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+
+    fn spare_of(ram_bytes: u64, existing_bytes: u64, used: u64) -> u64 {
+        // Some of RAM is never the kernel's to give away.
+        let total_bytes = ram_bytes - 32 * MIB;
+        let available_bytes = total_bytes - used;
+        Memory { ram_bytes, existing_bytes, total_bytes, available_bytes }.spare_bytes()
+    }
+
+    #[test]
+    fn a_guest_keeps_what_it_uses_and_a_reserve() {
+        // A quarter of what it uses.
+        assert_eq!(spare_of(8 * GIB, 8 * GIB, 4 * GIB), 3 * GIB - 32 * MIB);
+        // A tenth of RAM.
+        assert_eq!(spare_of(10 * GIB, 10 * GIB, GIB), 8 * GIB - 32 * MIB);
+        // What a program needs to start.
+        assert_eq!(spare_of(512 * MIB, 512 * MIB, 100 * MIB), (512 - 32 - 100 - 64) * MIB);
+    }
+
+    #[test]
+    fn a_guest_without_memory_to_spare_is_asked_for_nothing() {
+        assert_eq!(spare_of(512 * MIB, 512 * MIB, 420 * MIB), 0);
+        assert_eq!(spare_of(64 * MIB, 64 * MIB, 8 * MIB), 0);
+        // It uses 1 GiB and keeps 1 GiB in reserve: what else there was it gave back by itself.
+        assert_eq!(spare_of(10 * GIB, 2 * GIB, GIB), 0);
+        assert!(spare_of(10 * GIB, 3 * GIB, GIB) > 0);
+    }
+
+    #[test]
+    fn whatever_a_guest_says_it_keeps_its_reserve() {
+        for total_bytes in [0, 1, MIB, GIB, 1 << 40, u64::MAX] {
+            for available_bytes in [0, 1, MIB, GIB, 1 << 40, u64::MAX] {
+                let memory =
+                    Memory { ram_bytes: GIB, existing_bytes: GIB, total_bytes, available_bytes };
+                let spare = memory.spare_bytes();
+                assert!(spare <= GIB - GIB / 10, "{memory:?}: {spare}");
+            }
+        }
+    }
+}

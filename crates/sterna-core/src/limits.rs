@@ -1,7 +1,8 @@
 //! The limits of a move: those an operator sets, and those that end a stage which hangs.
 
-use crate::prediction::Prefer;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What a switchover costs with nothing left to copy, before it was ever measured on a host: pausing,
@@ -20,6 +21,50 @@ pub enum WhenStuck {
     PostCopy,
     /// Pause all the same and copy what is left, however long that takes.
     StopAndCopy,
+}
+
+/// What the operator wants least of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prefer {
+    /// The least work lost to the guest: pauses, slowing down, waiting for pages.
+    #[default]
+    Guest,
+    /// The shortest downtime.
+    Downtime,
+    /// The shortest move.
+    Time,
+    /// The fewest bytes.
+    Bytes,
+}
+
+impl Prefer {
+    const ALL: [Self; 4] = [Self::Guest, Self::Downtime, Self::Time, Self::Bytes];
+
+    /// The name as it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::Downtime => "downtime",
+            Self::Time => "time",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+impl fmt::Display for Prefer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Prefer {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|prefer| prefer.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is not guest, downtime, time or bytes"))
+    }
 }
 
 /// Limits that an operator sets.
@@ -104,6 +149,12 @@ pub enum Contradiction {
 }
 
 impl Limits {
+    /// The longest downtime, stretched as far as it may be.
+    #[must_use]
+    pub fn downtime_at_most(&self) -> Duration {
+        self.downtime_stretch.unwrap_or(self.downtime_max)
+    }
+
     /// Whether the limits can all be meant.
     ///
     /// # Errors
@@ -113,7 +164,7 @@ impl Limits {
         if let Some(stretch) = self.downtime_stretch.filter(|stretch| *stretch < downtime_max) {
             return Err(Contradiction::StretchBelowLimit { downtime_max, stretch });
         }
-        let widest = self.downtime_stretch.unwrap_or(downtime_max);
+        let widest = self.downtime_at_most();
         if widest < FIXED_DOWNTIME {
             return Err(Contradiction::BelowFixedCost { downtime_max: widest });
         }

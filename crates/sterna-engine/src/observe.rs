@@ -1,6 +1,5 @@
 //! A look at a guest that runs, before it is moved: what it writes, and what there is of it.
 
-use serde::{Deserialize, Serialize};
 use std::thread;
 use std::time::{Duration, Instant};
 use sterna_core::prediction::Look;
@@ -14,7 +13,7 @@ const LOOKS: [u32; 10] = [1, 2, 4, 8, 12, 16, 20, 24, 28, 32];
 const SAMPLE_PAGES: u64 = 2048;
 
 /// What was seen of a guest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Observed {
     /// Different pages written, by time.
     pub looks: Vec<Look>,

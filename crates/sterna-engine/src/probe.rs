@@ -9,7 +9,6 @@ use crate::identity::Identity;
 use crate::link::{Link, LinkError, Meter, split};
 use crate::words;
 use rustls::pki_types::ServerName;
-use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const TRIAL_MAX: Duration = Duration::from_secs(10);
 
 /// What the link was found to be.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinkTrial {
     /// Bytes a second, before encryption, over all connections together.
     pub bytes_per_second: f64,

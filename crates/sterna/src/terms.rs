@@ -3,8 +3,8 @@
 use crate::units::{parse_rate, parse_size};
 use std::time::Duration;
 use sterna_api::STREAMS_DEFAULT;
+use sterna_core::limits::Prefer;
 use sterna_core::limits::{Limits, WhenStuck};
-use sterna_core::prediction::Prefer;
 
 /// Where a guest is to go, and what that may cost.
 #[derive(Debug, clap::Args)]

@@ -9,8 +9,7 @@ use crate::records::Place;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sterna_api::{ApiError, ErrorCode, MoveRequest, OBSERVE_MS_MAX, PlanRequest, PlanView};
-use sterna_core::limits::FIXED_DOWNTIME;
-use sterna_core::prediction::{Choice, Method, Model, Surroundings, WorkingSetCurve, choose};
+use sterna_core::prediction::{Choice, Method, Model, Seen, Surroundings, WorkingSetCurve};
 use sterna_engine::{LinkTrial, Observed, observe, try_link};
 use sterna_proto::limits::STREAMS_MAX;
 use tokio::sync::oneshot;
@@ -129,33 +128,18 @@ fn conclude(
     let allowed = request.bandwidth_bytes_per_second.map_or(f64::MAX, |rate| rate as f64);
     let link_bytes_per_second = trial.bytes_per_second.min(allowed);
     let curve = WorkingSetCurve::new(&observed.looks);
-    let model = Model {
+    let seen = Seen {
         curve: &curve,
-        link_bytes_per_second,
-        surroundings: &surroundings,
-        limits: &request.limits,
-        assumed_fixed_downtime: FIXED_DOWNTIME,
-        setup: surroundings.experience.setup,
-        elapsed: Duration::ZERO,
-        rounds: &[],
-        residue: observed.existing,
         existing: observed.existing,
         first_page_bytes: observed.first_page_bytes(),
     };
-    let (forecasts, once) = (model.forecasts(), model.copying_once());
-    let chosen = choose(&forecasts, &request.limits, once, None);
-    let (method, reason) =
-        chosen.unwrap_or_else(|| (Method::ALL[0], "the limits allow no method at all".to_owned()));
-    let basis = model.basis();
-    let choice = Choice { after: Duration::ZERO, method, reason, basis, forecasts };
-    let limit = request.limits.downtime_stretch.unwrap_or(request.limits.downtime_max);
-    let feasible = choice
-        .forecast()
-        .is_some_and(|forecast| forecast.moves() && forecast.downtime_us.expected_time() <= limit);
+    let model = Model::before_the_move(seen, link_bytes_per_second, &surroundings, &request.limits);
+    let choice = Choice::before_the_move(&model);
+    let once = model.copying_once();
     PlanView {
         guest: guest.name.clone(),
         to: request.to.clone(),
-        feasible,
+        feasible: choice.keeps_to(&request.limits),
         choice,
         copying_once_us: u64::try_from(once.as_micros()).unwrap_or(u64::MAX),
         round_trip_us: trial.round_trip_us,

@@ -78,7 +78,8 @@ impl Algorithm for Native {
             }
             _ => (view.limit_reached(), FRUITLESS_ROUNDS_MAX),
         };
-        let no_progress = (self.residues.fruitless() >= fruitless_max).then_some(StopReason::NoProgress);
+        let no_progress =
+            (self.residues.fruitless() >= fruitless_max).then_some(StopReason::NoProgress);
         match (limit.or(no_progress), when_stuck) {
             (None, _) => Decision::Delegate,
             // The hypervisor is about to find that too.

@@ -105,7 +105,7 @@ impl Algorithm for PreCopy {
     }
 
     fn downtime_limit(&self, limits: &Limits) -> Duration {
-        let widest = limits.downtime_stretch.unwrap_or(limits.downtime_max);
+        let widest = limits.downtime_at_most();
         let more = widest.saturating_sub(limits.downtime_max);
         limits.downtime_max.saturating_add(more / STRETCH_STEPS * self.stretched)
     }

@@ -1,43 +1,13 @@
 //! Which of the forecast methods to take, and why.
 
-use super::{Experience, Forecast, Foreseen, Look, Method};
+use super::{Experience, Forecast, Foreseen, Look, Method, Model};
 use crate::algorithm::AlgorithmName;
-use crate::limits::{Limits, WhenStuck};
+use crate::limits::{Limits, Prefer, WhenStuck};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 use sterna_page::PageCount;
 
-/// What the operator wants least of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Prefer {
-    /// The least work lost to the guest: pauses, slowing down, waiting for pages.
-    #[default]
-    Guest,
-    /// The shortest downtime.
-    Downtime,
-    /// The shortest move.
-    Time,
-    /// The fewest bytes.
-    Bytes,
-}
-
 impl Prefer {
-    const ALL: [Self; 4] = [Self::Guest, Self::Downtime, Self::Time, Self::Bytes];
-
-    /// The name as it is written.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Guest => "guest",
-            Self::Downtime => "downtime",
-            Self::Time => "time",
-            Self::Bytes => "bytes",
-        }
-    }
-
     /// What there is to be least of, in words.
     fn of_what(self) -> &'static str {
         match self {
@@ -64,20 +34,6 @@ impl Prefer {
             Self::Bytes => format!("{} MiB", figure >> 20),
             Self::Guest | Self::Downtime | Self::Time => format!("{} ms", figure / 1000),
         }
-    }
-}
-
-impl fmt::Display for Prefer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Prefer {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|prefer| prefer.as_str() == text);
-        found.ok_or_else(|| format!("{text:?} is not guest, downtime, time or bytes"))
     }
 }
 
@@ -112,6 +68,24 @@ pub struct Basis {
 }
 
 impl Choice {
+    /// What `auto` would choose before the move, where the first round has told nothing yet.
+    #[must_use]
+    pub fn before_the_move(model: &Model<'_>) -> Self {
+        let forecasts = model.forecasts();
+        let chosen = choose(&forecasts, model.limits, model.copying_once(), None);
+        let none = || (Method::ALL[0], "the limits allow no method at all".to_owned());
+        let (method, reason) = chosen.unwrap_or_else(none);
+        Self { after: Duration::ZERO, method, reason, basis: model.basis(), forecasts }
+    }
+
+    /// Whether what was chosen is foreseen to move the guest, and within this downtime.
+    #[must_use]
+    pub fn keeps_to(&self, limits: &Limits) -> bool {
+        self.forecast().is_some_and(|forecast| {
+            forecast.moves() && forecast.downtime_us.expected_time() <= limits.downtime_at_most()
+        })
+    }
+
     /// What was foreseen of the method that was chosen.
     #[must_use]
     pub fn forecast(&self) -> Option<&Forecast> {
@@ -148,9 +122,8 @@ pub fn choose(
         forecasts.iter().filter(|forecast| is_allowed(forecast.method, limits)).collect();
     let longest = u64::try_from(copying_once.saturating_mul(TIMES_COPYING_ONCE_MAX).as_micros())
         .unwrap_or(u64::MAX);
-    let downtime_max = limits.downtime_stretch.unwrap_or(limits.downtime_max);
-    let downtime_max = u64::try_from(downtime_max.as_micros()).unwrap_or(u64::MAX);
-    let short = |forecast: &&Forecast| forecast.downtime_us.expected <= downtime_max;
+    let downtime_max = limits.downtime_at_most();
+    let short = |forecast: &&Forecast| forecast.downtime_us.expected_time() <= downtime_max;
     let soon = |forecast: &&Forecast| forecast.total_us.expected <= longest;
     let moving: Vec<&Forecast> =
         allowed.iter().copied().filter(|forecast| forecast.moves()).collect();

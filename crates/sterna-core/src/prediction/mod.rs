@@ -14,10 +14,10 @@ mod experience;
 mod model;
 
 pub(crate) use behaviour::Behaviour;
-pub use choice::{Basis, Choice, Prefer, choose};
+pub use choice::{Basis, Choice, choose};
 pub use curve::{Look, WorkingSetCurve};
 pub use experience::Experience;
-pub use model::{Model, Surroundings};
+pub use model::{Model, Seen, Surroundings};
 
 use crate::algorithm::AlgorithmName;
 use crate::limits::{Limits, WhenStuck};

@@ -3,7 +3,7 @@
 use super::curve::pages_f64;
 use super::{Band, Basis, Experience, Forecast, Foreseen, Method, WorkingSetCurve};
 use crate::algorithm::{Decision, View};
-use crate::limits::Limits;
+use crate::limits::{FIXED_DOWNTIME, Limits};
 use crate::receipt::{PagesByCoding, Round, StopReason};
 use crate::working_set::SAMPLING_PERIOD;
 use std::time::Duration;
@@ -43,6 +43,17 @@ impl Default for Surroundings {
     fn default() -> Self {
         Self { vcpus: 1, experience: Experience::default() }
     }
+}
+
+/// What a look at a guest that is not being moved tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// What the guest writes.
+    pub curve: &'a WorkingSetCurve,
+    /// Pages that exist.
+    pub existing: PageCount,
+    /// Bytes on the wire of one of them: many are zero.
+    pub first_page_bytes: f64,
 }
 
 /// One guest, one link, and how far the move has come.
@@ -106,6 +117,30 @@ impl<'a> Model<'a> {
             existing: PageCount(sent) + postponed + withheld + unsent,
             first_page_bytes: bytes_f64(first.bytes) / bytes_f64(sent),
         })
+    }
+
+    /// The model of a move that has not begun.
+    #[must_use]
+    pub fn before_the_move(
+        guest: Seen<'a>,
+        link_bytes_per_second: f64,
+        surroundings: &'a Surroundings,
+        limits: &'a Limits,
+    ) -> Self {
+        let Seen { curve, existing, first_page_bytes } = guest;
+        Self {
+            curve,
+            link_bytes_per_second,
+            surroundings,
+            limits,
+            assumed_fixed_downtime: FIXED_DOWNTIME,
+            setup: surroundings.experience.setup,
+            elapsed: Duration::ZERO,
+            rounds: &[],
+            residue: existing,
+            existing,
+            first_page_bytes,
+        }
     }
 
     /// What `method` will cost from here on, with what the move has cost so far.
@@ -360,20 +395,9 @@ mod tests {
             })
             .collect();
         let (curve, surroundings) = (WorkingSetCurve::new(&looks), Surroundings::default());
-        let forecasts = Model {
-            curve: &curve,
-            link_bytes_per_second: LINK,
-            surroundings: &surroundings,
-            limits,
-            assumed_fixed_downtime: Duration::from_millis(15),
-            setup: surroundings.experience.setup,
-            elapsed: Duration::ZERO,
-            rounds: &[],
-            residue: PageCount(PAGES),
-            existing: PageCount(PAGES),
-            first_page_bytes: 4098.0,
-        }
-        .forecasts();
+        let seen = Seen { curve: &curve, existing: PageCount(PAGES), first_page_bytes: 4098.0 };
+        let model = Model::before_the_move(seen, LINK, &surroundings, limits);
+        let forecasts = model.forecasts();
         for Forecast { total_us, downtime_us, bytes, lost_work_us, .. } in &forecasts {
             for Band { low, expected, high } in [total_us, downtime_us, bytes, lost_work_us] {
                 assert!(low <= expected && expected <= high, "{forecasts:#?}");

@@ -5,8 +5,7 @@ use rand::rngs::StdRng;
 use std::time::Duration;
 use sterna_core::algorithm::ALGORITHMS;
 use sterna_core::algorithm::AlgorithmName;
-use sterna_core::limits::{Limits, StageLimits, WhenStuck};
-use sterna_core::prediction::Prefer;
+use sterna_core::limits::{Limits, Prefer, StageLimits, WhenStuck};
 use sterna_proto::message::Verify;
 
 /// A side of a move.
