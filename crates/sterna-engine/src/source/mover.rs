@@ -2,33 +2,32 @@
 //! order after the other, and answers with events.
 
 mod delegating;
+mod finishing;
+mod shared;
 
-use crate::digest;
-use crate::link::{Control, Link, LinkError, Meter, SocketControl};
-use crate::native::Cuts;
-use crate::pages::{Follow, Followed, GivingUp, KeepHashes, Pacer, SenderPool};
+pub(super) use shared::Shared;
+
+use crate::link::{Control, Link, LinkError, Meter};
+use crate::pages::{KeepHashes, Pacer, SenderPool};
 use crate::source::Move;
 use crate::source::ballooning;
 use crate::source::copying::{Copying, Recheck};
 use crate::source::driver::Input;
-use crate::source::following;
 use crate::source::holding::Holding;
 use crate::source::native::Native;
 use crate::source::suspects::Suspects;
 use crate::words;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::Tracking;
-use sterna_core::balloon::{Balloon, Ballooning};
+use sterna_core::balloon::Balloon;
 use sterna_core::prediction::Look;
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
 use sterna_core::working_set::SAMPLING_PERIOD;
 use sterna_page::{PageCount, PageSet};
-use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{Accept, Coding, Reason, ReasonCode, Rest, Verify};
 use sterna_proto::preamble::{MoveToken, Role};
 use sterna_sys::memory::GuestMemory;
@@ -64,120 +63,6 @@ pub(crate) enum Order {
     Serve { token: MoveToken, streams: u16 },
     Resume,
     Release,
-}
-
-/// What the mover shares with the machine's thread.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    /// Ends waits when all is to be taken back.
-    giving_up: Arc<GivingUp>,
-    /// What ends the streams then.
-    streams: Mutex<Vec<SocketControl>>,
-    /// Pages dealt with, for progress: before the streams were made anew, and since.
-    pages_done: Mutex<(u64, Arc<AtomicU64>)>,
-    /// The owed pages that follow, and what had followed before the streams were made anew.
-    following: Mutex<(Option<Arc<Follow>>, Followed)>,
-    /// What came of asking the guest for memory.
-    ballooning: Mutex<Option<Ballooning>>,
-    /// The connections of a hypervisor that copies by itself.
-    native: Mutex<Option<Arc<Cuts>>>,
-    /// Times of the switchover.
-    times: Mutex<SwitchoverTimes>,
-}
-
-/// What the switchover took, on the source.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SwitchoverTimes {
-    /// When the vCPUs stood still.
-    pub(crate) stopped: Option<Instant>,
-    pub(crate) pause_lead: Duration,
-    pub(crate) pause: Duration,
-    pub(crate) copy: Duration,
-    pub(crate) save: Duration,
-    pub(crate) digest: Duration,
-    pub(crate) state_bytes: u64,
-    /// When all had been sent.
-    pub(crate) sent: Option<Instant>,
-}
-
-impl Shared {
-    /// Makes whatever the streams are doing fail.
-    pub(crate) fn cut_streams(&self) {
-        self.giving_up.set();
-        for socket in self.streams.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            socket.shut_down();
-        }
-        if let Some(cuts) = &*self.native.lock().unwrap_or_else(PoisonError::into_inner) {
-            cuts.end();
-        }
-    }
-
-    /// Takes note of what a hypervisor that copies by itself has dealt with.
-    pub(crate) fn copied(&self, pages: u64) {
-        let pages_done = self.pages_done.lock().unwrap_or_else(PoisonError::into_inner);
-        pages_done.1.store(pages, Ordering::Relaxed);
-    }
-
-    /// Takes note of a guest that its hypervisor has paused.
-    pub(crate) fn paused(&self, stopped: Instant, drained: Duration) {
-        self.note(|times| {
-            times.stopped = Some(stopped);
-            times.pause = drained;
-        });
-    }
-
-    /// Takes note of new streams.
-    fn take_streams(&self, pool: &SenderPool, urgent: Option<&Link>) -> io::Result<()> {
-        let mut sockets = pool.sockets()?;
-        if let Some(urgent) = urgent {
-            sockets.push(urgent.socket.control()?);
-        }
-        *self.streams.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
-        let mut pages_done = self.pages_done.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = pages_done.0 + pages_done.1.load(Ordering::Relaxed);
-        *pages_done = (before, pool.progress());
-        Ok(())
-    }
-
-    fn follow(&self, follow: Arc<Follow>) {
-        self.following.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(follow);
-    }
-
-    /// Ends the streams over which pages follow; that they end is no failure.
-    fn end_following(&self) {
-        let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(follow) = following.0.take() else { return };
-        follow.close();
-        for socket in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            socket.shut_down();
-        }
-        following.1 += follow.followed();
-    }
-
-    /// What has followed the guest so far.
-    pub(crate) fn followed(&self) -> Followed {
-        let following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut followed = following.1;
-        followed += following.0.as_ref().map(|follow| follow.followed()).unwrap_or_default();
-        followed
-    }
-
-    fn note(&self, change: impl FnOnce(&mut SwitchoverTimes)) {
-        change(&mut self.times.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    pub(crate) fn times(&self) -> SwitchoverTimes {
-        *self.times.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn ballooning(&self) -> Option<Ballooning> {
-        *self.ballooning.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn pages_done(&self) -> u64 {
-        let pages_done = self.pages_done.lock().unwrap_or_else(PoisonError::into_inner);
-        pages_done.0 + pages_done.1.load(Ordering::Relaxed)
-    }
 }
 
 /// What ties a mover to the machine's thread and to the destination.
@@ -298,8 +183,7 @@ impl Mover {
         let guest = self.guest()?;
         if balloon == Balloon::Inflate {
             let ballooning = ballooning::inflate(guest.as_mut(), &shared.giving_up);
-            let ballooning = Some(ballooning.map_err(failed)?);
-            *shared.ballooning.lock().unwrap_or_else(PoisonError::into_inner) = ballooning;
+            shared.ballooned(ballooning.map_err(failed)?);
             if shared.giving_up.is_set() {
                 // Nobody waits for the streams any more.
                 return Ok(vec![]);
@@ -427,91 +311,6 @@ impl Mover {
             times.pause = pause.took.saturating_sub(pause.lead);
         });
         Ok(vec![Event::Paused])
-    }
-
-    /// With the guest paused: the pages, or the word which of them follow, go over the streams while
-    /// the device state is saved.
-    fn finish(&mut self, round: u32, selection: Selection, rest: Rest, verify: Verify) -> Outcome {
-        let began = Instant::now();
-        let (shared, inputs) = (Arc::clone(&self.shared), self.inputs.clone());
-        let push = self.request.push;
-        let (guest, copying) = self.parts()?;
-        if selection == Selection::Dirty {
-            guest.scan(&mut copying.dirty).map_err(failed)?;
-        }
-        let populated = copying.populated(guest.as_ref(), selection)?;
-        let mut sends = copying.select(round, selection, populated, Recheck::All);
-        if rest == Rest::Owed {
-            sends.owe();
-        }
-        copying.pool.send(&sends);
-        let saving = Instant::now();
-        let state = guest.save_device_state().map_err(failed)?;
-        let save = saving.elapsed();
-        let memory = guest.memory();
-        let control = self.control.as_ref().ok_or_else(not_prepared)?;
-        control.send_state(&state).map_err(link_failed)?;
-        let (guest, copying) = self.parts()?;
-        let mut sent = copying.pool.wait().map_err(stream_failed)?;
-        sent.held_back = copying.newly_held_back(guest.as_ref())?;
-        shared.note(|times| {
-            times.copy = began.elapsed();
-            times.save = save;
-            times.state_bytes = state.bytes.len() as u64;
-            times.sent = Some(Instant::now());
-        });
-        if rest == Rest::Owed {
-            let urgent = copying.urgent.take().ok_or_else(not_prepared)?;
-            let follow = following::begin(&copying.pool, urgent, &memory, push, &inputs);
-            shared.follow(follow.map_err(io_failed)?);
-        }
-        // The destination goes on with these while this side hashes.
-        self.tell(Event::StateSent);
-        self.tell(Event::RestSent(sent));
-        self.digest(&memory, rest, verify)
-    }
-
-    /// Hashes all RAM of the paused guest, if it is to be compared.
-    fn digest(&mut self, memory: &GuestMemory, rest: Rest, verify: Verify) -> Outcome {
-        if verify == Verify::No {
-            return Ok(vec![]);
-        }
-        let hashing = Instant::now();
-        let digest = match rest {
-            Rest::Sent | Rest::Native => digest::of(memory),
-            Rest::Owed => digest::of_pages(memory),
-        };
-        let digest = digest.map_err(io_failed)?;
-        self.shared.note(|times| times.digest = hashing.elapsed());
-        Ok(vec![Event::Digest(digest)])
-    }
-
-    /// Makes the page connections anew, over which owed pages follow. The guest's RAM stands still
-    /// until it is released, so there is nothing to remember of what was sent.
-    fn serve(&mut self, token: MoveToken, streams: u16) -> Outcome {
-        self.shared.end_following();
-        self.copying = None;
-        self.serve_anew(token, streams).map_err(Event::ServingFailed)?;
-        Ok(vec![Event::Serving])
-    }
-
-    fn serve_anew(&mut self, token: MoveToken, streams: u16) -> Result<(), Reason> {
-        let lost = |error: LinkError| Reason::new(ReasonCode::LinkLost, error.in_words());
-        let broken = |error: io::Error| Reason::new(ReasonCode::Agent, error.to_string());
-        let memory = self.memory.clone().ok_or_else(|| {
-            Reason::new(ReasonCode::Hypervisor, "the guest's RAM is no longer there")
-        })?;
-        let links = self.connect_streams(token, streams.clamp(1, STREAMS_MAX)).map_err(lost)?;
-        let urgent = self.connect_urgent(token).map_err(lost)?;
-        let bandwidth = self.request.bandwidth_bytes_per_second;
-        let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&self.shared.giving_up)));
-        let pool = SenderPool::start(links, &memory, &pacer, KeepHashes::No).map_err(broken)?;
-        self.shared.take_streams(&pool, Some(&urgent)).map_err(broken)?;
-        let follow = following::begin(&pool, urgent, &memory, self.request.push, &self.inputs)
-            .map_err(broken)?;
-        self.shared.follow(follow);
-        self.serving = Some(pool);
-        Ok(())
     }
 
     fn resume(&mut self) -> Outcome {

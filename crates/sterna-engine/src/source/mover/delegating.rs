@@ -3,7 +3,7 @@
 use super::{Mover, Outcome, failed, io_failed, not_prepared};
 use crate::native;
 use crate::source::native::{BEAT, Native};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sterna_core::source::Event;
 use sterna_proto::message::{Rest, Verify};
@@ -22,9 +22,7 @@ impl Mover {
         let connections = way.connections();
         let begun = Native::begin(listener, connections, accept.token, &self.request, &self.meter);
         let native = begun.map_err(io_failed)?;
-        let mut cuts = self.shared.native.lock().unwrap_or_else(PoisonError::into_inner);
-        *cuts = Some(native.cuts());
-        drop(cuts);
+        self.shared.delegates(native.cuts());
         self.native = Some(native);
         Ok(vec![])
     }
