@@ -18,6 +18,7 @@ use sterna_core::speed::VcpuSpeed;
 use sterna_core::working_set::HoldBack;
 use sterna_page::{PageCount, PageRun, RamBlock, RamLayout, ram_digest};
 use sterna_proto::control::{ControlHeader, ControlKind, encode_message};
+use sterna_proto::inquiry::{Answer, Inquiry};
 use sterna_proto::message::{
     Accept, ActivationTimes, Arrival, AttemptId, Coding, Envelope, Epoch, GuestId, JournalId,
     NativeMode, Offer, PageWaits, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify,
@@ -43,6 +44,7 @@ fn main() -> std::io::Result<()> {
 fn seeds() -> Vec<Seed> {
     let mut seeds = preambles();
     seeds.extend(messages());
+    seeds.extend(inquiries());
     seeds.push(("control_stream", "conversation", conversation()));
     seeds.extend(page_streams());
     seeds.extend(definitions());
@@ -66,6 +68,7 @@ fn preambles() -> Vec<Seed> {
     vec![
         ("preamble", "control", Preamble::new(Role::Control).encode().into()),
         ("preamble", "probe", Preamble::new(Role::Probe).encode().into()),
+        ("preamble", "inquiry", Preamble::new(Role::Inquiry).encode().into()),
         ("preamble", "pages", Preamble::new(pages).encode().into()),
         ("preamble", "native", Preamble::new(native).encode().into()),
         ("preamble", "newer", newer.encode().into()),
@@ -112,6 +115,15 @@ fn accept() -> Accept {
 
 fn times() -> ActivationTimes {
     ActivationTimes { load_us: 4210, digest_us: 0, record_us: 1350, activate_us: 1020 }
+}
+
+fn inquiries() -> Vec<Seed> {
+    let refusal = Answer { reasons: vec![reason(); 2] };
+    vec![
+        ("inquiry", "plan", text(&Inquiry { attempt: attempt(), offer: offer() })),
+        ("inquiry_answer", "yes", text(&Answer { reasons: Vec::new() })),
+        ("inquiry_answer", "no", text(&refusal)),
+    ]
 }
 
 fn messages() -> Vec<Seed> {

@@ -39,13 +39,15 @@ pub type Target = fn(&[u8]) -> Verdict;
 
 /// Every target by its name, which is also that of its file in `fuzz_targets` and of its folder in
 /// `corpus`.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("api_answer", api::answer),
     ("api_request", api::request),
     ("control_stream", wire::control_stream),
     ("definition_json", guest::definition_json),
     ("definition_toml", guest::definition_toml),
     ("destination_machine", machines::destination),
+    ("inquiry", wire::inquiry),
+    ("inquiry_answer", wire::inquiry_answer),
     ("journal_record", api::journal_record),
     ("monitor_line", guest::monitor_line),
     ("page_stream", page_stream::page_stream),

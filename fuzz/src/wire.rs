@@ -8,6 +8,7 @@ use sterna_page::{PAGE_SIZE_BYTES, PageNumber, PageRun, RamLayout};
 use sterna_proto::control::{
     ControlHeader, ControlKind, HEADER_BYTES, Numbering, decode_message, encode_message,
 };
+use sterna_proto::inquiry::{Answer, Inquiry};
 use sterna_proto::limits::{DEVICE_STATE_BYTES_MAX, MESSAGE_BYTES_MAX, REASONS_MAX};
 use sterna_proto::message::{Envelope, ToDestination, ToSource};
 use sterna_proto::preamble::{
@@ -51,6 +52,20 @@ pub(crate) fn to_source(data: &[u8]) -> Verdict {
     if let ToSource::Refuse { reasons } = &envelope.body {
         assert!(reasons.len() <= REASONS_MAX, "{} reasons", reasons.len());
     }
+    Verdict::Accepted
+}
+
+/// A question before a move.
+pub(crate) fn inquiry(data: &[u8]) -> Verdict {
+    let Some(inquiry) = message::<Inquiry>(data) else { return Verdict::Refused };
+    layout(&inquiry.offer.layout);
+    Verdict::Accepted
+}
+
+/// The answer to it.
+pub(crate) fn inquiry_answer(data: &[u8]) -> Verdict {
+    let Some(answer) = message::<Answer>(data) else { return Verdict::Refused };
+    assert!(answer.reasons.len() <= REASONS_MAX, "{} reasons", answer.reasons.len());
     Verdict::Accepted
 }
 

@@ -4,6 +4,7 @@ use crate::moves::streams_default;
 use serde::{Deserialize, Serialize};
 use sterna_core::limits::Limits;
 use sterna_core::prediction::Choice;
+use sterna_proto::message::Reason;
 
 /// Asks what moving a guest would cost. The guest goes on running; it is tracked for a while.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +45,11 @@ pub struct PlanView {
     pub to: String,
     /// What `auto` would do and why, and what is foreseen of every method.
     pub choice: Choice,
-    /// Whether some method that the limits allow is foreseen to move the guest within them.
+    /// Why the other host would refuse the guest as things are, every reason; empty if it would not.
+    #[serde(default)]
+    pub refused: Vec<Reason>,
+    /// Whether the other host would take the guest in, and some method that the limits allow is
+    /// foreseen to move it within them.
     pub feasible: bool,
     /// How long copying all that exists once takes, in microseconds: no move can be shorter.
     pub copying_once_us: u64,

@@ -33,6 +33,10 @@ pub trait Host: Send + Sync {
     /// Identity of the journal in which moves are recorded.
     fn journal(&self) -> JournalId;
 
+    /// Every reason why the guest of an offer could not come now. Nothing is reserved, and nothing is
+    /// left behind.
+    fn inspect(&self, attempt: AttemptId, offer: &Offer, peer: &PeerName) -> Vec<Reason>;
+
     /// Prepares an empty guest for an offer: its hypervisor waits for device state, its RAM does
     /// not exist yet.
     ///

@@ -22,6 +22,7 @@ mod digest;
 pub mod fuzzing;
 mod host;
 pub mod identity;
+mod inquiry;
 mod interface;
 mod link;
 pub mod native;
@@ -33,6 +34,7 @@ mod watch;
 mod words;
 
 pub use host::{FoundMove, Host, SourceJournal};
+pub use inquiry::inquire;
 pub use observe::{Observed, observe};
 pub use probe::{LinkTrial, try_link};
 pub use watch::Watch;

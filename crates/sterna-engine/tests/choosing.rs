@@ -13,9 +13,10 @@ use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::receipt::{Ending, RamCheck, Receipt, StopReason};
 use sterna_core::speed::VcpuSpeed;
 use sterna_engine::source::Move;
-use sterna_engine::{observe, try_link};
+use sterna_engine::{inquire, observe, try_link};
 use sterna_page::PageCount;
-use sterna_proto::message::{ReasonCode, Verify};
+use sterna_proto::inquiry::Inquiry;
+use sterna_proto::message::{Reason, ReasonCode, Verify};
 use sterna_vmm::synthetic::{SyntheticConfig, SyntheticGuest, WriteRate};
 
 /// Slow enough that copying once takes longer than the first look.
@@ -83,6 +84,25 @@ fn a_link_can_be_tried_by_those_who_may_move_guests_over_it() {
     let stranger = Site::new(&Cluster::new(), "a");
     let refused = try_link(b.listener.address(), &name, &stranger.identity, 1);
     assert_eq!(refused.unwrap_err().code, ReasonCode::LinkLost);
+}
+
+#[test]
+fn a_destination_can_be_asked_by_those_who_may_move_guests_to_it() {
+    let cluster = Cluster::new();
+    let (a, b) = (Site::new(&cluster, "a"), Site::new(&cluster, "b"));
+    let name = ServerName::try_from("b").unwrap();
+    let offer = request(&a, b.listener.address(), &guest(0), 1).offer;
+    let inquiry = Inquiry { attempt: attempt(1), offer };
+    let ask = |by: &Site| inquire(b.listener.address(), &name, &by.identity, &inquiry);
+    assert_eq!(ask(&a), Ok(vec![]));
+    let reasons = vec![
+        Reason::new(ReasonCode::NoRoom, "it is full"),
+        Reason::new(ReasonCode::Missing, "no such disk"),
+    ];
+    b.host.refuse(reasons.clone());
+    assert_eq!(ask(&a), Ok(reasons));
+    let stranger = Site::new(&Cluster::new(), "a");
+    assert_eq!(ask(&stranger).unwrap_err().code, ReasonCode::LinkLost);
 }
 
 fn methods(receipt: &Receipt) -> Vec<String> {

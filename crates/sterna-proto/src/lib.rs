@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod inquiry;
 pub mod limits;
 pub mod message;
 pub mod pages;

@@ -408,15 +408,15 @@ pub enum ToSource {
 
 /// Reasons on the wire: no more than [`REASONS_MAX`] are sent, or kept of what a peer sends. The
 /// rest is passed over, as a refusal is one whatever its length.
-mod first_reasons {
+pub(crate) mod first_reasons {
     use super::{REASONS_MAX, Reason};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(reasons: &[Reason], to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(reasons: &[Reason], to: S) -> Result<S::Ok, S::Error> {
         reasons[..reasons.len().min(REASONS_MAX)].serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Reason>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Reason>, D::Error> {
         let mut reasons = Vec::deserialize(from)?;
         reasons.truncate(REASONS_MAX);
         Ok(reasons)

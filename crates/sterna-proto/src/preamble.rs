@@ -54,6 +54,8 @@ pub enum Role {
     },
     /// A trial of the link, of no move: 64 KiB at a time, each answered with one byte.
     Probe,
+    /// A question before a move, and its answer: see [`crate::inquiry`].
+    Inquiry,
 }
 
 /// What the connecting side says first.
@@ -126,6 +128,7 @@ impl Preamble {
         match self.role {
             Role::Control => bytes[8] = 1,
             Role::Probe => bytes[8] = 5,
+            Role::Inquiry => bytes[8] = 6,
             Role::Pages { stream, token } => {
                 bytes[8] = 2;
                 bytes[10..12].copy_from_slice(&stream.to_le_bytes());
@@ -158,11 +161,12 @@ impl Preamble {
             return Err(PreambleError::Versions { min, max });
         }
         let role = match bytes[8] {
-            1..=5 if bytes[9] != 0 => return Err(PreambleError::Reserved),
-            1 | 5 if bytes[10..] != [0; 18] => return Err(PreambleError::Reserved),
+            1..=6 if bytes[9] != 0 => return Err(PreambleError::Reserved),
+            1 | 5 | 6 if bytes[10..] != [0; 18] => return Err(PreambleError::Reserved),
             3 if bytes[10..12] != [0; 2] => return Err(PreambleError::Reserved),
             1 => Role::Control,
             5 => Role::Probe,
+            6 => Role::Inquiry,
             role @ 2..=4 => {
                 let mut token = [0; 16];
                 token.copy_from_slice(&bytes[12..28]);
@@ -234,6 +238,7 @@ mod tests {
             Role::Urgent { token },
             Role::Native { channel: 3, token },
             Role::Probe,
+            Role::Inquiry,
         ] {
             let preamble = Preamble::new(role);
             assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
@@ -248,6 +253,7 @@ mod tests {
         for (role, reserved) in [
             (Role::Control, 9..PREAMBLE_BYTES),
             (Role::Probe, 9..PREAMBLE_BYTES),
+            (Role::Inquiry, 9..PREAMBLE_BYTES),
             (pages, 9..10),
             (urgent, 9..12),
             (native, 9..10),

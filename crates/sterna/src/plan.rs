@@ -56,7 +56,13 @@ fn render(plan: &PlanView) -> String {
 fn write(text: &mut String, plan: &PlanView) -> std::fmt::Result {
     let PlanView { guest, to, choice, .. } = plan;
     let micros = Duration::from_micros;
-    if plan.feasible {
+    if !plan.refused.is_empty() {
+        writeln!(text, "{guest} to {to}: {to} would refuse it")?;
+        for reason in &plan.refused {
+            writeln!(text, "  because {}", reason.detail)?;
+        }
+        writeln!(text, "  otherwise {}: {}", choice.method, choice.reason)?;
+    } else if plan.feasible {
         writeln!(text, "{guest} to {to}: {}", choice.method)?;
         writeln!(text, "  because {}", choice.reason)?;
     } else {

@@ -15,6 +15,7 @@ use sterna_core::limits::{StageLimits, WhenStuck};
 use sterna_core::prediction::{Choice, Surroundings};
 use sterna_engine::SourceJournal;
 use sterna_engine::source::{self, LeftOver, Move as EngineMove};
+use sterna_page::RamLayout;
 use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{AttemptId, Coding, NativeMode, Offer, Reason, ReasonCode, Verify};
 use sterna_vmm::{Compared, GuestDefinition, Source};
@@ -123,7 +124,7 @@ impl Task {
         source: Box<dyn Source>,
     ) -> Result<Arc<Move>, ApiError> {
         let attempt = AttemptId { guest: self.guest.id, epoch: self.record.epoch.next() };
-        let offer = self.offer(&request, source.as_ref())?;
+        let offer = offer(&self.agent, &self.record.definition, &request, source.layout())?;
         let new =
             Move::new(request.id, &self.guest.name, attempt, Direction::Outgoing, &request.to);
         let entry = match self.agent.moves.add(new) {
@@ -156,32 +157,38 @@ impl Task {
         let vcpus = self.record.definition.vcpus;
         Surroundings { vcpus, experience: self.agent.moves.experience() }
     }
+}
 
-    fn offer(&self, request: &MoveRequest, source: &dyn Source) -> Result<Offer, ApiError> {
-        let definition = serde_json::to_value(&self.record.definition)
-            .map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
-        let mut codings = vec![Coding::Absent, Coding::Zero, Coding::Raw];
-        // Costs both sides a connection, so it is asked for only where it may be used.
-        if request.algorithm.start().may_owe(&request.limits) {
-            codings.push(Coding::Owed);
-        }
-        let native = request.algorithm == AlgorithmName::Native;
-        if native {
-            codings.push(Coding::Native);
-        }
-        Ok(Offer {
-            name: self.guest.name.clone(),
-            layout: source.layout().clone(),
-            hypervisor: self.agent.hypervisor.name().into(),
-            definition,
-            algorithm: request.algorithm.as_str().into(),
-            codings,
-            streams: request.streams,
-            verify: request.verify,
-            host_cpu: cpu::is_seen_by(&self.record.definition).then(cpu::here).flatten(),
-            native: native.then_some(request.native_mode),
-        })
+/// What a destination is told of a guest that is to come.
+pub(super) fn offer(
+    agent: &Agent,
+    definition: &GuestDefinition,
+    request: &MoveRequest,
+    layout: &RamLayout,
+) -> Result<Offer, ApiError> {
+    let described = serde_json::to_value(definition)
+        .map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
+    let mut codings = vec![Coding::Absent, Coding::Zero, Coding::Raw];
+    // Costs both sides a connection, so it is asked for only where it may be used.
+    if request.algorithm.start().may_owe(&request.limits) {
+        codings.push(Coding::Owed);
     }
+    let native = request.algorithm == AlgorithmName::Native;
+    if native {
+        codings.push(Coding::Native);
+    }
+    Ok(Offer {
+        name: definition.name.clone(),
+        layout: layout.clone(),
+        hypervisor: agent.hypervisor.name().into(),
+        definition: described,
+        algorithm: request.algorithm.as_str().into(),
+        codings,
+        streams: request.streams,
+        verify: request.verify,
+        host_cpu: cpu::is_seen_by(definition).then(cpu::here).flatten(),
+        native: native.then_some(request.native_mode),
+    })
 }
 
 fn same_move(known: Arc<Move>, guest: &str) -> Result<Arc<Move>, ApiError> {

@@ -1,6 +1,7 @@
-//! What moving a guest would cost: the link is tried and the guest looked at, while it runs on.
+//! What moving a guest would cost: the link is tried, the destination asked and the guest looked at,
+//! while it runs on.
 
-use super::leave::{Target, immovable};
+use super::leave::{Target, immovable, offer};
 use super::task::{Activity, Task};
 use super::{Guest, Request};
 use crate::agent::{Agent, blocking, vmm_error};
@@ -9,10 +10,19 @@ use crate::records::Place;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sterna_api::{ApiError, ErrorCode, MoveRequest, OBSERVE_MS_MAX, PlanRequest, PlanView};
+use sterna_core::algorithm::AlgorithmName;
+use sterna_core::balloon::Balloon;
 use sterna_core::prediction::{Choice, Method, Model, Seen, Surroundings, WorkingSetCurve};
-use sterna_engine::{LinkTrial, Observed, observe, try_link};
+use sterna_core::push::PushOrder;
+use sterna_core::working_set::HoldBack;
+use sterna_engine::{LinkTrial, Observed, inquire, observe, try_link};
+use sterna_page::RamLayout;
+use sterna_proto::inquiry::Inquiry;
 use sterna_proto::limits::STREAMS_MAX;
+use sterna_proto::message::{AttemptId, NativeMode, Reason, Verify};
+use sterna_vmm::GuestDefinition;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 /// For how long a plan is taken to tell of a move that follows it.
 const PLAN_HOLDS: Duration = Duration::from_secs(600);
@@ -51,7 +61,7 @@ impl Task {
         reply: oneshot::Sender<Result<PlanView, ApiError>>,
     ) {
         let begun = self.begin_plan(&request).await;
-        let (target, process) = match begun {
+        let subject = match begun {
             Ok(begun) => begun,
             // A caller that no longer waits for its answer is no error.
             Err(error) => return drop(reply.send(Err(error))),
@@ -61,9 +71,8 @@ impl Task {
         let (agent, guest) = (Arc::clone(&self.agent), self.guest.clone());
         tokio::spawn(async move {
             let (asked, to) = (request.clone(), Arc::clone(&agent));
-            let seen = blocking(move || look(&to, &asked, &target, process.as_ref())).await;
-            let plan = seen
-                .map(|(trial, observed)| conclude(&guest, &request, surroundings, trial, observed));
+            let found = blocking(move || look(&to, &asked, &subject)).await;
+            let plan = found.map(|findings| conclude(&guest, &request, surroundings, findings));
             let made = Instant::now();
             let planned = plan
                 .as_ref()
@@ -74,10 +83,7 @@ impl Task {
         });
     }
 
-    async fn begin_plan(
-        &mut self,
-        request: &PlanRequest,
-    ) -> Result<(Target, Arc<dyn GuestProcess>), ApiError> {
+    async fn begin_plan(&mut self, request: &PlanRequest) -> Result<Subject, ApiError> {
         let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
         self.idle("be looked at")?;
         let (Place::Here, Some(process)) = (&self.record.place, self.process.clone()) else {
@@ -91,39 +97,84 @@ impl Task {
             return Err(invalid(message));
         }
         request.limits.check().map_err(|error| invalid(error.to_string()))?;
-        Ok((Target::find(&request.to).await?, process))
+        Ok(Subject {
+            attempt: AttemptId { guest: self.guest.id, epoch: self.record.epoch.next() },
+            definition: self.record.definition.clone(),
+            process,
+            target: Target::find(&request.to).await?,
+        })
     }
 }
 
-/// Tries the link, then looks at the guest: not at the same time, as both need the processors.
-fn look(
-    agent: &Agent,
-    request: &PlanRequest,
-    target: &Target,
-    process: &dyn GuestProcess,
-) -> Result<(LinkTrial, Observed), ApiError> {
-    let Target { address, name } = target;
-    let trial = try_link(*address, name, &agent.identity, request.streams).map_err(|reason| {
+/// The guest that a plan is about, and where it would go.
+struct Subject {
+    attempt: AttemptId,
+    definition: GuestDefinition,
+    process: Arc<dyn GuestProcess>,
+    target: Target,
+}
+
+/// What was seen.
+struct Findings {
+    /// Why the destination would refuse the guest.
+    refused: Vec<Reason>,
+    link: LinkTrial,
+    guest: Observed,
+}
+
+impl Subject {
+    fn inquiry(
+        &self,
+        agent: &Agent,
+        request: &PlanRequest,
+        layout: &RamLayout,
+    ) -> Result<Inquiry, ApiError> {
+        let as_move = MoveRequest {
+            id: Uuid::nil(),
+            to: request.to.clone(),
+            algorithm: AlgorithmName::Auto,
+            native_mode: NativeMode::default(),
+            limits: request.limits,
+            hold_back: HoldBack::default(),
+            balloon: Balloon::default(),
+            bandwidth_bytes_per_second: request.bandwidth_bytes_per_second,
+            streams: request.streams,
+            verify: Verify::default(),
+            push: PushOrder::default(),
+        };
+        let offer = offer(agent, &self.definition, &as_move, layout)?;
+        Ok(Inquiry { attempt: self.attempt, offer })
+    }
+}
+
+/// Tries the link, asks the destination, then looks at the guest: one after the other, as all need the
+/// processors.
+fn look(agent: &Agent, request: &PlanRequest, subject: &Subject) -> Result<Findings, ApiError> {
+    let Target { address, name } = &subject.target;
+    let unreachable = |reason: Reason| {
         let message = format!("{} cannot be reached", request.to);
         ApiError::new(ErrorCode::Unable, message).reasons(vec![reason])
-    })?;
-    let mut source = process.source().map_err(|error| vmm_error(&error))?;
+    };
+    let link = try_link(*address, name, &agent.identity, request.streams).map_err(unreachable)?;
+    let mut source = subject.process.source().map_err(|error| vmm_error(&error))?;
     let reasons = source.immovable().map_err(|error| vmm_error(&error))?;
     if !reasons.is_empty() {
         return Err(immovable(&reasons));
     }
+    let inquiry = subject.inquiry(agent, request, source.layout())?;
+    let refused = inquire(*address, name, &agent.identity, &inquiry).map_err(unreachable)?;
     let time = Duration::from_millis(request.observe_ms);
-    let observed = observe(source.as_mut(), time).map_err(|error| vmm_error(&error))?;
-    Ok((trial, observed))
+    let guest = observe(source.as_mut(), time).map_err(|error| vmm_error(&error))?;
+    Ok(Findings { refused, link, guest })
 }
 
 fn conclude(
     guest: &Guest,
     request: &PlanRequest,
     surroundings: Surroundings,
-    trial: LinkTrial,
-    observed: Observed,
+    findings: Findings,
 ) -> PlanView {
+    let Findings { refused, link: trial, guest: observed } = findings;
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let allowed = request.bandwidth_bytes_per_second.map_or(f64::MAX, |rate| rate as f64);
     let link_bytes_per_second = trial.bytes_per_second.min(allowed);
@@ -139,7 +190,8 @@ fn conclude(
     PlanView {
         guest: guest.name.clone(),
         to: request.to.clone(),
-        feasible: choice.keeps_to(&request.limits),
+        feasible: refused.is_empty() && choice.keeps_to(&request.limits),
+        refused,
         choice,
         copying_once_us: u64::try_from(once.as_micros()).unwrap_or(u64::MAX),
         round_trip_us: trial.round_trip_us,

@@ -163,6 +163,20 @@ impl Host for AgentHost {
         self.0.journal.id()
     }
 
+    fn inspect(&self, attempt: AttemptId, offer: &Offer, _peer: &PeerName) -> Vec<Reason> {
+        let inspect = || -> Result<(), Vec<Reason>> {
+            let definition = self.definition(offer)?;
+            // Given back at once: who asks shall be in nobody's way.
+            drop(self.claim(attempt, &definition, offer.host_cpu.as_ref())?);
+            // For the same reason no huge pages are taken.
+            if !definition.huge_pages {
+                discard(self.prepare(&definition, offer)?.process.as_ref());
+            }
+            Ok(())
+        };
+        inspect().err().unwrap_or_default()
+    }
+
     fn reserve(
         &self,
         attempt: AttemptId,

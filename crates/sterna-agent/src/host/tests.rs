@@ -59,6 +59,13 @@ impl Fixture {
         reserved.map(drop).map_err(codes)
     }
 
+    async fn inspect(&self, epoch: u64, offer: Offer) -> Vec<ReasonCode> {
+        let host = Arc::clone(&self.host);
+        let reasons =
+            blocking(move || host.inspect(attempt(epoch), &offer, &PeerName("b".into()))).await;
+        reasons.iter().map(|reason| reason.code).collect()
+    }
+
     async fn ended(&self, epoch: u64, ending: Ending) {
         let host = Arc::clone(&self.host);
         blocking(move || host.ended(attempt(epoch), &ending)).await;
@@ -113,6 +120,27 @@ async fn a_guest_that_is_here_is_refused_with_every_reason() {
     use ReasonCode::{AlreadyHere, Forbidden, Missing, StaleEpoch};
     let expected = vec![Missing, Forbidden, StaleEpoch, AlreadyHere];
     assert_eq!(fixture.reserve(2, wrong).await, Err(expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_asks_gets_the_same_answer_and_leaves_nothing() {
+    let fixture = Fixture::new();
+    let mut wrong = offer();
+    wrong.definition["disks"] = serde_json::json!([{ "path": "/nowhere/disk" }]);
+    wrong.definition["qemu_args"] = serde_json::json!(["-s"]);
+    use ReasonCode::{Forbidden, Incompatible, Missing};
+    assert_eq!(fixture.inspect(1, wrong).await, [Missing, Forbidden]);
+    assert_eq!(fixture.inspect(1, offer()).await, []);
+    // As it would have been started.
+    assert!(!fixture.fake.newest().lives());
+    let mut smaller = offer();
+    let block = RamBlock { size_bytes: MEMORY / 2, ..smaller.layout.blocks()[0].clone() };
+    smaller.layout = RamLayout::new(vec![block]).unwrap();
+    assert_eq!(fixture.inspect(1, smaller).await, [Incompatible]);
+    assert!(!fixture.fake.newest().lives());
+    assert!(fixture.guests().get("web-1").is_none());
+    assert_eq!(fixture.host.0.journal.guests().unwrap(), []);
+    assert_eq!(fixture.reserve(1, offer()).await, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,8 @@ pub(crate) use following::Following;
 pub(crate) use native::Native;
 
 use crate::host::Host;
-use crate::identity::Identity;
+use crate::identity::{Identity, PeerName};
+use crate::inquiry;
 use crate::link::{Link, Meter};
 use crate::probe;
 use registry::Registry;
@@ -35,7 +36,8 @@ use sterna_proto::preamble::{Preamble, PreambleAnswer, Role};
 /// Connections that may be in their handshake at once: strangers can fill no more than this.
 const HANDSHAKES_MAX: usize = 64;
 
-/// Connections over which peers may try the link at once: more of them would measure each other.
+/// Connections over which peers may try the link, or ask before a move, at once: more of them would
+/// measure each other.
 const TRIALS_MAX: usize = 32;
 
 /// Everything the threads of a listener share.
@@ -51,8 +53,17 @@ pub(crate) struct Service {
 impl Service {
     /// Lets a peer try the link, unless too many do.
     fn let_try(&self, link: Link) {
+        self.unless_busy(|| probe::answer(link));
+    }
+
+    /// Answers what a peer asks before a move, unless too many do.
+    fn answer(&self, link: Link, peer: &PeerName) {
+        self.unless_busy(|| inquiry::answer(link, self.host.as_ref(), peer));
+    }
+
+    fn unless_busy(&self, serve: impl FnOnce()) {
         if self.trials.fetch_add(1, Ordering::AcqRel) < TRIALS_MAX {
-            probe::answer(link);
+            serve();
         }
         self.trials.fetch_sub(1, Ordering::AcqRel);
     }

@@ -87,6 +87,7 @@ pub(crate) enum Admitted {
     Pages { receiver: Box<PageReceiver<Link>>, inputs: Sender<Input> },
     Urgent { link: Box<Link>, following: Arc<Following> },
     Probe { link: Box<Link> },
+    Inquiry { link: Box<Link>, peer: PeerName },
     Native { link: Box<Link>, native: Arc<Native>, inputs: Sender<Input> },
 }
 
@@ -111,6 +112,10 @@ pub(crate) fn admit(
         link.welcome(welcome)?;
         return Ok(Admitted::Probe { link: Box::new(link) });
     }
+    if preamble.role == Role::Inquiry {
+        link.welcome(welcome)?;
+        return Ok(Admitted::Inquiry { link: Box::new(link), peer });
+    }
     let joined = match preamble.role {
         Role::Pages { stream, token } => {
             let joined = service.registry.join(token, &peer);
@@ -124,7 +129,7 @@ pub(crate) fn admit(
             let joined = service.registry.join(token, &peer);
             joined.filter(|(streams, _)| streams.native.as_ref().is_some_and(|n| n.admits(channel)))
         }
-        Role::Control | Role::Probe => None,
+        Role::Control | Role::Probe | Role::Inquiry => None,
     };
     let Some((streams, inputs)) = joined else {
         link.welcome(PreambleAnswer::UnknownMove)?;
@@ -140,7 +145,7 @@ pub(crate) fn admit(
             let receiver = PageReceiver::new(link, memory, following, stream, count);
             Ok(Admitted::Pages { receiver: Box::new(receiver), inputs })
         }
-        Role::Urgent { .. } | Role::Native { .. } | Role::Control | Role::Probe => {
+        Role::Urgent { .. } | Role::Native { .. } | Role::Control | Role::Probe | Role::Inquiry => {
             Ok(Admitted::Urgent { link: Box::new(link), following })
         }
     }
@@ -151,6 +156,7 @@ impl Admitted {
     pub(crate) fn run(self, service: &Arc<Service>) {
         match self {
             Self::Probe { link } => service.let_try(*link),
+            Self::Inquiry { link, peer } => service.answer(*link, &peer),
             Self::Urgent { link, following } => following.serve_urgent(*link),
             Self::Native { link, native, inputs } => native.carry(*link, &inputs),
             Self::Pages { receiver, inputs } => receiver.run(|event| {

@@ -155,6 +155,10 @@ impl Host for TestHost {
         *self.id.lock().unwrap().get_or_insert_with(|| JournalId(Uuid::new_v4()))
     }
 
+    fn inspect(&self, _attempt: AttemptId, _offer: &Offer, _peer: &PeerName) -> Vec<Reason> {
+        self.state.lock().unwrap().refuse.clone()
+    }
+
     fn reserve(
         &self,
         attempt: AttemptId,

@@ -12,7 +12,7 @@ use sterna_testkit::recorder::{Bytes, Rate, Workload};
 use crate::kit::{GUEST, World, small_guest, until};
 
 /// A plan as JSON, and the exit code.
-fn plan(world: &World, terms: &[&str]) -> Result<(Value, Option<i32>)> {
+pub(super) fn plan(world: &World, terms: &[&str]) -> Result<(Value, Option<i32>)> {
     let to = world.lab.address(Host::B);
     let words = [&["plan", GUEST, "--to", &to, "--output", "json"], terms].concat();
     let output = world.lab.sterna(Host::A, &words)?.output()?;
@@ -31,6 +31,7 @@ fn a_guest_is_planned_moved_and_compared_with_the_plan() -> Result<()> {
     let terms = ["--bandwidth", "40MB/s"];
     let (seen, code) = plan(&world, &terms)?;
     ensure!(code == Some(0) && seen["feasible"] == true, "{code:?} {seen:#}");
+    ensure!(seen["refused"].as_array().is_some_and(Vec::is_empty), "{seen:#}");
     ensure!(seen["choice"]["algorithm"] == "pre-copy", "{seen:#}");
     ensure!(seen["choice"]["forecasts"].as_array().is_some_and(|all| all.len() > 4), "{seen:#}");
     let written = seen["dirty_bytes_per_second"].as_f64().unwrap_or(0.0);

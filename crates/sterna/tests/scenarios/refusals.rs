@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use sterna_core::receipt::Ending;
 use sterna_proto::message::ReasonCode;
 use sterna_testkit::lab::{GuestPlan, guest_state};
 use sterna_testkit::net::Host;
 use sterna_testkit::recorder::{Bytes, Workload};
 
+use super::planning::plan;
 use crate::kit::{GUEST, STERNA, World, small_guest};
 
 #[test]
@@ -84,11 +85,16 @@ fn most_of_the_memory() -> Result<Bytes> {
 #[test]
 fn a_destination_without_the_machine_type_refuses_and_says_which() -> Result<()> {
     let more = json!({ "machine": "pc-q35-7.2" });
-    let plan = GuestPlan { more, ..small_guest() };
-    let Some(mut world) = World::with("st-r-mt", &plan)? else { return Ok(()) };
+    let guest = GuestPlan { more, ..small_guest() };
+    let Some(mut world) = World::with("st-r-mt", &guest)? else { return Ok(()) };
     let qemu = qemu_without(&world, "pc-q35-7.2")?;
     let identity = world.lab.folder(Host::B).join("identity");
     let _other = world.replace_agent(Host::B, &identity, Some(&qemu))?;
+    let (planned, code) = plan(&world, &["--observe", "100ms"])?;
+    ensure!(code == Some(3) && planned["feasible"] == false, "{code:?} {planned:#}");
+    let refused = planned["refused"].as_array().context("no list of refusals")?;
+    let told = |reason: &Value| reason.to_string().contains("pc-q35-7.2");
+    ensure!(refused.iter().any(told), "{planned:#}");
     let underway = world.begin(Host::A, Host::B, &[])?;
     let receipt = underway.undone(4, ReasonCode::Hypervisor, "pc-q35-7.2")?;
     ensure!(receipt.downtime.is_none() && receipt.rounds.is_empty(), "{receipt:?}");
