@@ -5,8 +5,7 @@
 
 mod kit;
 
-use kit::identities::Cluster;
-use kit::{Site, attempt, busy, goes_on_whole, request, run, run_watched};
+use kit::{Site, attempt, busy, goes_on_whole, request, run, run_watched, sites};
 use std::sync::Arc;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::{Balloon, BalloonEnd};
@@ -22,11 +21,6 @@ const PAGES_OF_A_MIB: u64 = 256;
 fn full_of_caches() -> SyntheticGuest {
     let (pages, populated) = (PageCount(256 * PAGES_OF_A_MIB), PageCount(144 * PAGES_OF_A_MIB));
     SyntheticGuest::start(SyntheticConfig { pages, populated, ..busy() }).unwrap()
-}
-
-fn sites() -> (Site, Site) {
-    let cluster = Cluster::new();
-    (Site::new(&cluster, "a"), Site::new(&cluster, "b"))
 }
 
 /// Moves a guest that is asked for memory, in any way.

@@ -5,7 +5,7 @@
 mod kit;
 
 use kit::identities::Cluster;
-use kit::{Site, attempt, request, run};
+use kit::{Site, attempt, request, run, sites};
 use rustls::pki_types::ServerName;
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
@@ -36,8 +36,7 @@ fn guest(bytes_per_second: u64) -> SyntheticGuest {
 
 /// Moves a guest that writes so much, by whatever is chosen, and finds it whole.
 fn chosen(bytes_per_second: u64, limits: Limits) -> Receipt {
-    let cluster = Cluster::new();
-    let (a, b) = (Site::new(&cluster, "a"), Site::new(&cluster, "b"));
+    let (a, b) = sites();
     let guest = guest(bytes_per_second);
     let mut request = request(&a, b.listener.address(), &guest, 1);
     request.offer.verify = Verify::RamDigest;
@@ -73,8 +72,7 @@ fn what_is_seen_of_a_guest_before_its_move_is_what_it_does() {
 
 #[test]
 fn a_link_can_be_tried_by_those_who_may_move_guests_over_it() {
-    let cluster = Cluster::new();
-    let (a, b) = (Site::new(&cluster, "a"), Site::new(&cluster, "b"));
+    let (a, b) = sites();
     let name = ServerName::try_from("b").unwrap();
     for streams in [1, 3] {
         let trial = try_link(b.listener.address(), &name, &a.identity, streams).unwrap();

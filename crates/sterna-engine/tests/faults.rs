@@ -6,7 +6,9 @@ mod kit;
 
 use kit::identities::Cluster;
 use kit::proxy::Proxy;
-use kit::{Site, attempt, busy, goes_on_whole, request, run, run_watched};
+use kit::{
+    Site, attempt, busy, goes_on_whole, request, run, run_watched, sites, small, the_one_that_runs,
+};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,11 +23,6 @@ use sterna_engine::source::Move;
 use sterna_page::PageCount;
 use sterna_proto::message::{Reason, ReasonCode};
 use sterna_vmm::synthetic::{Step, SyntheticConfig, SyntheticGuest, WriteRate};
-
-fn sites() -> (Site, Site) {
-    let cluster = Cluster::new();
-    (Site::new(&cluster, "a"), Site::new(&cluster, "b"))
-}
 
 /// The move was undone for `code`, and the guest runs on, whole, and only here.
 fn assert_undone(
@@ -259,18 +256,7 @@ fn through(
     let proxy = Proxy::to(b.listener.address());
     spoil(&proxy);
     let request = request(a, proxy.address, guest, epoch);
-    std::thread::scope(|scope| {
-        let mover = scope.spawn(|| run(a, &request, guest));
-        // A link that was cut is mended after a while: a move at commitment waits for that.
-        while !mover.is_finished() {
-            std::thread::sleep(Duration::from_millis(20));
-            if proxy.rules.down.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(100));
-                proxy.mend();
-            }
-        }
-        mover.join().unwrap()
-    })
+    proxy.mended_during(|| run(a, &request, guest))
 }
 
 /// Bytes that an undisturbed move carries, both directions together, and those sent forward.
@@ -282,28 +268,8 @@ fn traffic(sites: (&Site, &Site), guest: &SyntheticGuest) -> (u64, u64) {
     (proxy.passed(), proxy.forward())
 }
 
-/// A small idle guest: its moves all carry the same number of bytes.
-fn small() -> SyntheticGuest {
-    let config = SyntheticConfig {
-        pages: PageCount(256),
-        populated: PageCount(64),
-        working_set: PageCount(16),
-        rate: WriteRate::BytesPerSecond(400_000),
-        ..busy()
-    };
-    SyntheticGuest::start(config).unwrap()
-}
-
 fn exactly_one_runs(receipt: &Receipt, b: &Site, guest: &SyntheticGuest, what: &str) {
-    let arrived = b.host.arrived(receipt.attempt);
-    let there = arrived.as_ref().is_some_and(SyntheticGuest::is_running);
-    match receipt.ending {
-        Ending::Moved => assert!(there && !guest.is_running(), "{what}: {receipt:#?}"),
-        Ending::Undone { .. } => assert!(!there && guest.is_running(), "{what}: {receipt:#?}"),
-        _ => panic!("{what}: {receipt:#?}"),
-    }
-    let runs = if there { arrived.as_ref() } else { Some(guest) };
-    let report = runs.unwrap().check().unwrap();
+    let report = the_one_that_runs(receipt, b, guest, what).check().unwrap();
     assert!(report.is_sound(), "{what}: {:?}", report.faults);
 }
 

@@ -4,9 +4,8 @@
 
 mod kit;
 
-use kit::identities::Cluster;
 use kit::proxy::Proxy;
-use kit::{Site, attempt, busy, goes_on_whole, request, run};
+use kit::{Site, attempt, busy, goes_on_whole, request, run, sites};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::AlgorithmName;
@@ -23,11 +22,6 @@ use sterna_vmm::synthetic::{SyntheticConfig, SyntheticGuest, WriteRate};
 
 /// Slow enough that the guest runs for a while before its last page is there.
 const SLOW: u64 = 30_000_000;
-
-fn sites() -> (Site, Site) {
-    let cluster = Cluster::new();
-    (Site::new(&cluster, "a"), Site::new(&cluster, "b"))
-}
 
 fn by(algorithm: AlgorithmName, request: Move) -> Move {
     let mut request = Move { algorithm, ..request };

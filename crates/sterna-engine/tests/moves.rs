@@ -4,8 +4,7 @@
 
 mod kit;
 
-use kit::identities::Cluster;
-use kit::{Site, attempt, busy, request, run};
+use kit::{Site, attempt, busy, request, run, sites};
 use std::sync::Arc;
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
@@ -14,11 +13,6 @@ use sterna_core::receipt::{Ending, RamCheck, StopReason};
 use sterna_core::working_set::HoldBack;
 use sterna_page::PageCount;
 use sterna_vmm::synthetic::{Content, SyntheticConfig, SyntheticGuest, WriteRate};
-
-fn sites() -> (Site, Site) {
-    let cluster = Cluster::new();
-    (Site::new(&cluster, "a"), Site::new(&cluster, "b"))
-}
 
 /// Moves `guest` from `a` to `b` and checks everything that must hold after any move.
 fn moved(a: &Site, b: &Site, guest: &SyntheticGuest, epoch: u64) -> SyntheticGuest {

@@ -5,9 +5,10 @@
 
 mod kit;
 
-use kit::identities::Cluster;
 use kit::proxy::Proxy;
-use kit::{Site, attempt, busy, goes_on_whole, request, run, run_watched};
+use kit::{
+    Site, attempt, busy, goes_on_whole, request, run, run_watched, sites, small, the_one_that_runs,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,11 +22,6 @@ use sterna_page::PageCount;
 use sterna_proto::message::{Coding, NativeMode, ReasonCode};
 use sterna_vmm::synthetic::{Step, SyntheticConfig, SyntheticGuest, WriteRate};
 
-fn sites() -> (Site, Site) {
-    let cluster = Cluster::new();
-    (Site::new(&cluster, "a"), Site::new(&cluster, "b"))
-}
-
 fn natively(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch: u64) -> Move {
     let mut request = request(from, to, guest, epoch);
     request.to_name = "127.0.0.1".try_into().unwrap();
@@ -38,14 +34,7 @@ fn natively(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch: u64) -> 
 fn exactly_one_runs(receipt: &Receipt, b: &Site, guest: &SyntheticGuest, what: &str) {
     // The destination may be told later than the source.
     b.host.wait_ended(receipt.attempt);
-    let arrived = b.host.arrived(receipt.attempt);
-    let there = arrived.as_ref().is_some_and(SyntheticGuest::is_running);
-    match receipt.ending {
-        Ending::Moved => assert!(there && !guest.is_running(), "{what}: {receipt:#?}"),
-        Ending::Undone { .. } => assert!(!there && guest.is_running(), "{what}: {receipt:#?}"),
-        _ => panic!("{what}: {receipt:#?}"),
-    }
-    goes_on_whole(if there { arrived.as_ref().unwrap() } else { guest });
+    goes_on_whole(&the_one_that_runs(receipt, b, guest, what));
 }
 
 fn code(receipt: &Receipt) -> ReasonCode {
@@ -75,18 +64,6 @@ fn a_busy_guest_goes_there_and_back_natively() {
     }
 }
 
-/// A small guest: its moves carry about the same number of bytes.
-fn small() -> SyntheticGuest {
-    let config = SyntheticConfig {
-        pages: PageCount(256),
-        populated: PageCount(64),
-        working_set: PageCount(16),
-        rate: WriteRate::BytesPerSecond(400_000),
-        ..busy()
-    };
-    SyntheticGuest::start(config).unwrap()
-}
-
 #[test]
 fn a_link_cut_after_any_number_of_bytes_leaves_exactly_one_guest_running() {
     let (a, b) = sites();
@@ -102,18 +79,7 @@ fn a_link_cut_after_any_number_of_bytes_leaves_exactly_one_guest_running() {
         let proxy = Proxy::to(b.listener.address());
         proxy.rules.cut_after.store(bytes, Ordering::SeqCst);
         let request = natively(&a, proxy.address, &guest, step + 2);
-        let receipt = std::thread::scope(|scope| {
-            let mover = scope.spawn(|| run(&a, &request, &guest));
-            // A link that was cut is mended after a while: a move at commitment waits for that.
-            while !mover.is_finished() {
-                std::thread::sleep(Duration::from_millis(20));
-                if proxy.rules.down.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(100));
-                    proxy.mend();
-                }
-            }
-            mover.join().unwrap()
-        });
+        let receipt = proxy.mended_during(|| run(&a, &request, &guest));
         moved += u32::from(receipt.ending == Ending::Moved);
         // Of a move that never reached it the destination knows nothing.
         if bytes > total / 4 {

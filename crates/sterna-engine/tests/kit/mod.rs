@@ -14,12 +14,12 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::Balloon;
-use sterna_core::destination::Ending;
+use sterna_core::destination::Ending as DestinationEnding;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::limits::{Limits, StageLimits};
 use sterna_core::prediction::Surroundings;
 use sterna_core::push::PushOrder;
-use sterna_core::receipt::Receipt;
+use sterna_core::receipt::{Ending, Receipt};
 use sterna_core::source::Found;
 use sterna_core::working_set::HoldBack;
 use sterna_engine::destination::Listener;
@@ -100,7 +100,7 @@ struct HostState {
     source: HashMap<AttemptId, SourceRecord>,
     destination: HashMap<AttemptId, DestinationRecord>,
     arriving: HashMap<AttemptId, SharedDestination>,
-    endings: HashMap<AttemptId, Ending>,
+    endings: HashMap<AttemptId, DestinationEnding>,
     fail_at: Vec<Step>,
     fail_record: Option<DestinationRecord>,
     refuse: Vec<Reason>,
@@ -134,7 +134,7 @@ impl TestHost {
     }
 
     /// Waits until the destination's side of the move has ended.
-    pub(crate) fn wait_ended(&self, attempt: AttemptId) -> Option<Ending> {
+    pub(crate) fn wait_ended(&self, attempt: AttemptId) -> Option<DestinationEnding> {
         let state = self.state.lock().unwrap();
         let limit = Duration::from_secs(20);
         let missing = |s: &mut HostState| !s.endings.contains_key(&attempt);
@@ -208,7 +208,7 @@ impl Host for TestHost {
         })
     }
 
-    fn ended(&self, attempt: AttemptId, ending: &Ending) {
+    fn ended(&self, attempt: AttemptId, ending: &DestinationEnding) {
         self.state.lock().unwrap().endings.insert(attempt, ending.clone());
         self.ended.notify_all();
     }
@@ -230,6 +230,12 @@ impl Site {
             Listener::bind(any, &identity, Arc::clone(&host) as Arc<dyn Host>, stages()).unwrap();
         Self { host, identity, listener }
     }
+}
+
+/// Two hosts of one cluster, called a and b.
+pub(crate) fn sites() -> (Site, Site) {
+    let cluster = Cluster::new();
+    (Site::new(&cluster, "a"), Site::new(&cluster, "b"))
 }
 
 /// Limits short enough for tests.
@@ -310,6 +316,35 @@ pub(crate) fn run_watched(
 
 pub(crate) fn busy() -> SyntheticConfig {
     SyntheticConfig::default()
+}
+
+/// A small guest: its moves carry about the same number of bytes.
+pub(crate) fn small() -> SyntheticGuest {
+    let config = SyntheticConfig {
+        pages: PageCount(256),
+        populated: PageCount(64),
+        working_set: PageCount(16),
+        rate: WriteRate::BytesPerSecond(400_000),
+        ..busy()
+    };
+    SyntheticGuest::start(config).unwrap()
+}
+
+/// After a move of `guest` to `to`, the one guest that runs: here or there, as the receipt says.
+pub(crate) fn the_one_that_runs(
+    receipt: &Receipt,
+    to: &Site,
+    guest: &SyntheticGuest,
+    what: &str,
+) -> SyntheticGuest {
+    let arrived = to.host.arrived(receipt.attempt);
+    let there = arrived.as_ref().is_some_and(SyntheticGuest::is_running);
+    match receipt.ending {
+        Ending::Moved => assert!(there && !guest.is_running(), "{what}: {receipt:#?}"),
+        Ending::Undone { .. } => assert!(!there && guest.is_running(), "{what}: {receipt:#?}"),
+        _ => panic!("{what}: {receipt:#?}"),
+    }
+    if there { arrived.unwrap() } else { guest.clone() }
 }
 
 /// The guest goes on writing, and every page of it is as it should be.

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// What a link does to what it carries.
 #[derive(Default)]
@@ -63,6 +64,22 @@ impl Proxy {
     pub(crate) fn mend(&self) {
         self.rules.cut_after.store(u64::MAX, Ordering::SeqCst);
         self.rules.down.store(false, Ordering::SeqCst);
+    }
+
+    /// Does something over this link, which is mended a while after it was cut: a move at
+    /// commitment waits for that.
+    pub(crate) fn mended_during<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let worker = scope.spawn(work);
+            while !worker.is_finished() {
+                thread::sleep(Duration::from_millis(20));
+                if self.rules.down.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(100));
+                    self.mend();
+                }
+            }
+            worker.join().unwrap()
+        })
     }
 }
 
