@@ -5,6 +5,7 @@ use sterna_core::receipt::RamCheck;
 use sterna_proto::message::ReasonCode;
 use sterna_testkit::net::Host;
 
+use super::undone;
 use crate::kit::{World, small_guest};
 
 #[test]
@@ -26,11 +27,7 @@ fn a_paused_guest_without_agent_and_link_waits_for_the_destinations_word() -> Re
 fn a_killed_destination_agent_gives_the_guest_back() -> Result<()> {
     let Some(mut world) = World::with("st-s-da", &small_guest())? else { return Ok(()) };
     let underway = world.begin_switching()?;
-    world.lab.kill_agent(Host::B)?;
-    underway.undone(4, ReasonCode::LinkLost, "")?;
-    world.ticks_and_answers()?;
-    world.restart_agent(Host::B)?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_killed_destination_agent(world, underway)
 }
 
 #[test]
@@ -50,27 +47,19 @@ fn a_killed_hypervisor_at_the_source_no_longer_matters_once_it_has_saved_its_sta
 fn a_killed_hypervisor_at_the_destination_gives_the_guest_back() -> Result<()> {
     let Some(mut world) = World::with("st-s-dq", &small_guest())? else { return Ok(()) };
     let underway = world.begin_switching()?;
-    world.kill_qemu(Host::B)?;
-    underway.undone(4, ReasonCode::Hypervisor, "signal: 9")?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_killed_hypervisor_at_the_destination(world, underway)
 }
 
 #[test]
 fn a_cut_link_gives_the_guest_back() -> Result<()> {
     let Some(mut world) = World::with("st-s-ln", &small_guest())? else { return Ok(()) };
     let underway = world.begin_switching()?;
-    world.lab.topology()?.cut(Host::B)?;
-    underway.undone(4, ReasonCode::LinkLost, "")?;
-    world.runs_only_on(Host::A)?;
-    world.lab.topology()?.mend(Host::B)?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_cut_link(world, underway, Host::B)
 }
 
 #[test]
 fn ctrl_c_gives_the_guest_back() -> Result<()> {
     let Some(mut world) = World::with("st-s-cc", &small_guest())? else { return Ok(()) };
     let underway = world.begin_switching()?;
-    underway.interrupt()?;
-    underway.undone(5, ReasonCode::Cancelled, "cancelled")?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_cancel(world, underway)
 }

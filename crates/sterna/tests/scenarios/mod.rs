@@ -12,4 +12,5 @@ mod planning;
 mod refusals;
 mod round_trips;
 mod slowed_down;
+mod undone;
 mod while_copying;

@@ -5,23 +5,25 @@ use serde_json::json;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::receipt::{Ending, RamCheck, StopReason};
 use sterna_core::speed::VcpuSpeed;
-use sterna_proto::message::{NativeMode, ReasonCode};
+use sterna_proto::message::NativeMode;
 use sterna_testkit::lab::GuestPlan;
 use sterna_testkit::net::Host;
 
+use super::undone;
 use crate::kit::{GUEST, World, large_guest, small_guest};
 
 const NATIVE: [&str; 2] = ["--algorithm", "native"];
 
 /// A guest that gives nothing back, so that its RAM can be compared.
-fn without_balloon() -> GuestPlan {
-    GuestPlan { more: json!({ "balloon": false }), ..small_guest() }
+fn without_balloon(plan: GuestPlan) -> GuestPlan {
+    GuestPlan { more: json!({ "balloon": false }), ..plan }
 }
 
 #[test]
 fn a_busy_guest_goes_there_and_back_natively_in_every_mode_and_no_byte_of_it_is_wrong() -> Result<()>
 {
-    let Some(mut world) = World::with("st-n-all", &without_balloon())? else { return Ok(()) };
+    let plan = without_balloon(small_guest());
+    let Some(mut world) = World::with("st-n-all", &plan)? else { return Ok(()) };
     let (mut from, mut to) = (Host::A, Host::B);
     let modes = [
         ("pre-copy", NativeMode::PreCopy),
@@ -57,52 +59,35 @@ fn a_busy_guest_goes_there_and_back_natively_in_every_mode_and_no_byte_of_it_is_
 fn a_native_move_that_is_cancelled_leaves_the_guest_running() -> Result<()> {
     let Some(mut world) = World::with("st-n-cc", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying_by(&NATIVE)?;
-    underway.interrupt()?;
-    underway.undone(5, ReasonCode::Cancelled, "cancelled")?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_cancel(world, underway)
 }
 
 #[test]
 fn a_killed_source_agent_leaves_a_guest_running_that_moves_natively() -> Result<()> {
     let Some(mut world) = World::with("st-n-sa", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying_by(&NATIVE)?;
-    world.lab.kill_agent(Host::A)?;
-    world.becomes_empty(Host::B)?;
-    world.restart_agent(Host::A)?;
-    world.follow(Host::A)?;
-    underway.undone(4, ReasonCode::Agent, "agent was restarted")?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_killed_source_agent(world, underway)
 }
 
 #[test]
 fn a_killed_destination_agent_undoes_a_native_move() -> Result<()> {
     let Some(mut world) = World::with("st-n-da", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying_by(&NATIVE)?;
-    world.lab.kill_agent(Host::B)?;
-    underway.undone(4, ReasonCode::LinkLost, "")?;
-    world.ticks_and_answers()?;
-    world.restart_agent(Host::B)?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_killed_destination_agent(world, underway)
 }
 
 #[test]
 fn a_killed_hypervisor_at_the_destination_undoes_a_native_move() -> Result<()> {
     let Some(mut world) = World::with("st-n-dq", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying_by(&NATIVE)?;
-    world.kill_qemu(Host::B)?;
-    underway.undone(4, ReasonCode::Hypervisor, "signal: 9")?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_killed_hypervisor_at_the_destination(world, underway)
 }
 
 #[test]
 fn a_cut_link_undoes_a_native_move() -> Result<()> {
     let Some(mut world) = World::with("st-n-ln", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying_by(&NATIVE)?;
-    world.lab.topology()?.cut(Host::A)?;
-    underway.undone(4, ReasonCode::LinkLost, "")?;
-    world.runs_only_on(Host::A)?;
-    world.lab.topology()?.mend(Host::A)?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_cut_link(world, underway, Host::A)
 }
 
 #[test]
@@ -147,13 +132,9 @@ fn a_guest_with_private_memory_is_refused_with_a_hint_and_moved_natively() -> Re
 /// All RAM within the downtime: paused at once, then copied for some time, then hashed.
 const AT_ONCE: [&str; 4] = ["--max-downtime", "60s", "--verify", "--bandwidth=24MB/s"];
 
-fn large_without_balloon() -> GuestPlan {
-    GuestPlan { more: json!({ "balloon": false }), ..large_guest() }
-}
-
 #[test]
 fn a_killed_source_agent_at_a_native_switchover_gives_the_guest_back() -> Result<()> {
-    let plan = large_without_balloon();
+    let plan = without_balloon(large_guest());
     let Some(mut world) = World::with("st-n-ssa", &plan)? else { return Ok(()) };
     let underway = world.begin(Host::A, Host::B, &[&NATIVE[..], &AT_ONCE].concat())?;
     world.comes_to(&underway, "switching over")?;
@@ -168,13 +149,9 @@ fn a_killed_source_agent_at_a_native_switchover_gives_the_guest_back() -> Result
 
 #[test]
 fn a_killed_destination_agent_at_a_native_switchover_gives_the_guest_back() -> Result<()> {
-    let plan = large_without_balloon();
+    let plan = without_balloon(large_guest());
     let Some(mut world) = World::with("st-n-sda", &plan)? else { return Ok(()) };
     let underway = world.begin(Host::A, Host::B, &[&NATIVE[..], &AT_ONCE].concat())?;
     world.comes_to(&underway, "switching over")?;
-    world.lab.kill_agent(Host::B)?;
-    underway.undone(4, ReasonCode::LinkLost, "")?;
-    world.ticks_and_answers()?;
-    world.restart_agent(Host::B)?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_killed_destination_agent(world, underway)
 }

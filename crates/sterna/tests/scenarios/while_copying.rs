@@ -5,6 +5,7 @@ use sterna_core::receipt::Ending;
 use sterna_proto::message::ReasonCode;
 use sterna_testkit::net::Host;
 
+use super::undone;
 use crate::kit::{World, small_guest};
 
 #[test]
@@ -12,12 +13,7 @@ fn a_killed_source_agent_leaves_the_guest_running_and_the_next_one_takes_the_mov
 -> Result<()> {
     let Some(mut world) = World::with("st-c-sa", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying()?;
-    world.lab.kill_agent(Host::A)?;
-    world.becomes_empty(Host::B)?;
-    world.restart_agent(Host::A)?;
-    world.follow(Host::A)?;
-    underway.undone(4, ReasonCode::Agent, "agent was restarted")?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_killed_source_agent(world, underway)
 }
 
 #[test]
@@ -48,27 +44,19 @@ fn a_guest_whose_hypervisor_is_killed_is_gone_and_nothing_of_it_is_left_elsewher
 fn a_killed_hypervisor_at_the_destination_undoes_the_move() -> Result<()> {
     let Some(mut world) = World::with("st-c-dq", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying()?;
-    world.kill_qemu(Host::B)?;
-    underway.undone(4, ReasonCode::Hypervisor, "signal: 9")?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_killed_hypervisor_at_the_destination(world, underway)
 }
 
 #[test]
 fn a_cut_link_undoes_the_move_and_a_mended_one_carries_the_next() -> Result<()> {
     let Some(mut world) = World::with("st-c-ln", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying()?;
-    world.lab.topology()?.cut(Host::A)?;
-    underway.undone(4, ReasonCode::LinkLost, "")?;
-    world.runs_only_on(Host::A)?;
-    world.lab.topology()?.mend(Host::A)?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_cut_link(world, underway, Host::A)
 }
 
 #[test]
 fn ctrl_c_cancels_the_move_and_the_next_one_succeeds() -> Result<()> {
     let Some(mut world) = World::with("st-c-cc", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying()?;
-    underway.interrupt()?;
-    underway.undone(5, ReasonCode::Cancelled, "cancelled")?;
-    world.runs_on_and_moves_after_all()
+    undone::by_a_cancel(world, underway)
 }
