@@ -49,7 +49,33 @@ pub(crate) struct Follow {
 struct State {
     push: Push,
     closed: bool,
+    /// Connections that are sending something.
+    sending: u32,
     followed: Followed,
+}
+
+/// What a connection is sending. Counted when it is dropped, if it was sent by then.
+pub(crate) struct Sending<'a> {
+    follow: &'a Follow,
+    sent: Followed,
+}
+
+impl Sending<'_> {
+    /// It was sent.
+    pub(crate) fn was_sent(mut self, pages: PagesByCoding, bytes: u64) {
+        self.sent.pages = pages;
+        self.sent.bytes = bytes;
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.follow.lock();
+        state.sending -= 1;
+        state.followed += self.sent;
+        drop(state);
+        self.follow.changed.notify_all();
+    }
 }
 
 impl std::fmt::Debug for Follow {
@@ -62,7 +88,7 @@ impl Follow {
     /// For a guest of `pages` pages.
     pub(crate) fn new(pages: PageCount, order: PushOrder, failed: Failed) -> Arc<Self> {
         let push = Push::new(pages, order);
-        let state = State { push, closed: false, followed: Followed::default() };
+        let state = State { push, closed: false, sending: 0, followed: Followed::default() };
         Arc::new(Self { state: Mutex::new(state), changed: Condvar::new(), failed })
     }
 
@@ -71,24 +97,31 @@ impl Follow {
     }
 
     /// The next pages to push; waits until there are some. `None` once there will be none.
-    pub(crate) fn next(&self) -> Option<PageRun> {
+    pub(crate) fn next(&self) -> Option<(PageRun, Sending<'_>)> {
         let mut state = self.lock();
         loop {
             if state.closed {
                 return None;
             }
             if let Some(run) = state.push.next(RUN_PAGES) {
-                return Some(run);
+                return Some((run, self.sending(&mut state)));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Takes note of pages that were sent.
-    pub(crate) fn note(&self, pages: PagesByCoding, bytes: u64) {
-        let followed = &mut self.lock().followed;
-        followed.pages += pages;
-        followed.bytes += bytes;
+    fn sending(&self, state: &mut State) -> Sending<'_> {
+        state.sending += 1;
+        Sending { follow: self, sent: Followed::default() }
+    }
+
+    /// Waits until no connection is sending any more, so that all is counted that was sent: the
+    /// destination may say that it has the last page before whoever sent that has taken note of it.
+    /// To be called when it is closed and the connections are shut down.
+    pub(crate) fn settle(&self) {
+        let busy = |state: &mut State| state.sending > 0;
+        let settled = self.changed.wait_while(self.lock(), busy);
+        drop(settled.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What was sent so far.
@@ -142,10 +175,9 @@ impl Follow {
             PageFrame::Wanted(page) => {
                 // Before it is taken from what is pushed: nobody else sends it then.
                 if memory.layout().holds(PageRun { first: page, count: PageCount(1) })
-                    && self.lock().push.wanted(page)
+                    && let Some(sending) = self.wanted(page)
                 {
-                    self.send_urgent(link, memory, page)?;
-                    self.changed.notify_all();
+                    send_urgent(link, memory, page, sending)?;
                 }
             }
             frame => return Err(invalid(format!("{frame:?} on the urgent connection"))),
@@ -153,36 +185,40 @@ impl Follow {
         Ok(())
     }
 
-    fn send_urgent(
-        &self,
-        link: &mut Link,
-        memory: &GuestMemory,
-        page: PageNumber,
-    ) -> io::Result<()> {
-        let mut content = [0; PAGE_SIZE];
-        memory.read(page, &mut content).map_err(io::Error::other)?;
-        let run = PageRun { first: page, count: PageCount(1) };
-        let mut pages = PagesByCoding::default();
-        let mut frame = Vec::with_capacity(HEADER_BYTES + PAGE_SIZE);
-        match classify(&content) {
-            PageClass::Zero => {
-                pages.zero = run.count;
-                frame.extend_from_slice(&PageFrame::Zero(run).encode());
-            }
-            PageClass::Raw => {
-                pages.raw = run.count;
-                frame.extend_from_slice(&PageFrame::Raw(run).encode());
-                frame.extend_from_slice(&content);
-            }
-        }
-        link.write_all(&frame)?;
-        link.flush()?;
-        let followed = &mut self.lock().followed;
-        followed.pages += pages;
-        followed.bytes += frame.len() as u64;
-        followed.wanted += run.count;
-        Ok(())
+    /// What somebody waits for, if it is still to be sent.
+    fn wanted(&self, page: PageNumber) -> Option<Sending<'_>> {
+        let mut state = self.lock();
+        (!state.closed && state.push.wanted(page)).then(|| self.sending(&mut state))
     }
+}
+
+fn send_urgent(
+    link: &mut Link,
+    memory: &GuestMemory,
+    page: PageNumber,
+    mut sending: Sending<'_>,
+) -> io::Result<()> {
+    let mut content = [0; PAGE_SIZE];
+    memory.read(page, &mut content).map_err(io::Error::other)?;
+    let run = PageRun { first: page, count: PageCount(1) };
+    let mut pages = PagesByCoding::default();
+    let mut frame = Vec::with_capacity(HEADER_BYTES + PAGE_SIZE);
+    match classify(&content) {
+        PageClass::Zero => {
+            pages.zero = run.count;
+            frame.extend_from_slice(&PageFrame::Zero(run).encode());
+        }
+        PageClass::Raw => {
+            pages.raw = run.count;
+            frame.extend_from_slice(&PageFrame::Raw(run).encode());
+            frame.extend_from_slice(&content);
+        }
+    }
+    link.write_all(&frame)?;
+    link.flush()?;
+    sending.sent.wanted = run.count;
+    sending.was_sent(pages, frame.len() as u64);
+    Ok(())
 }
 
 fn invalid<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> io::Error {
@@ -217,6 +253,41 @@ pub(crate) fn bits(run: PageRun, set: &PageSet) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_being_sent_when_it_ends_is_counted() {
+        let follow = Follow::new(PageCount(64), PushOrder::default(), Box::new(|_| {}));
+        let mut lacking = PageSet::empty(PageCount(64));
+        (0..5).for_each(|page| lacking.insert(PageNumber(page)));
+        follow.lock().push.owe(lacking);
+        let (run, sending) = follow.next().unwrap();
+        assert_eq!(run.count, PageCount(5));
+        follow.close();
+        let counted = thread::scope(|scope| {
+            let counted = scope.spawn(|| {
+                follow.settle();
+                follow.followed()
+            });
+            thread::sleep(Duration::from_millis(20));
+            let pages = PagesByCoding { raw: run.count, ..PagesByCoding::default() };
+            sending.was_sent(pages, 99);
+            counted.join().unwrap()
+        });
+        assert_eq!((counted.pages.raw, counted.bytes), (PageCount(5), 99));
+    }
+
+    #[test]
+    fn what_could_not_be_sent_is_not_counted() {
+        let follow = Follow::new(PageCount(64), PushOrder::default(), Box::new(|_| {}));
+        let mut lacking = PageSet::empty(PageCount(64));
+        lacking.insert(PageNumber(7));
+        follow.lock().push.owe(lacking);
+        drop(follow.next().unwrap());
+        follow.settle();
+        assert_eq!(follow.followed(), Followed::default());
+    }
 
     #[test]
     fn bits_survive_the_wire() {

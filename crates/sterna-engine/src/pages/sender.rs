@@ -288,10 +288,10 @@ impl PageSender {
     fn push(&mut self, follow: &Follow) -> io::Result<()> {
         let mut queue = Queue::new(self.link.round_trip);
         self.link.socket.bound_queue(queue.bytes())?;
-        while let Some(run) = follow.next() {
+        while let Some((run, sending)) = follow.next() {
             self.sent = RoundSent::default();
             self.send_part(run)?;
-            follow.note(self.sent.pages, self.sent.bytes);
+            sending.was_sent(self.sent.pages, self.sent.bytes);
             if let Some(bytes) = queue.sent(self.sent.bytes, Instant::now()) {
                 self.link.socket.bound_queue(bytes)?;
             }

@@ -94,6 +94,7 @@ impl Shared {
         for socket in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             socket.shut_down();
         }
+        follow.settle();
         following.1 += follow.followed();
     }
 
