@@ -5,6 +5,7 @@ mod at_switchover;
 mod direct_io;
 mod following;
 mod free_pages;
+mod held_back;
 mod inflated;
 mod native;
 mod page_sizes;
