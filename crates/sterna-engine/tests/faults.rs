@@ -7,12 +7,14 @@ mod kit;
 use kit::identities::Cluster;
 use kit::proxy::Proxy;
 use kit::{
-    Site, attempt, busy, goes_on_whole, request, run, run_watched, sites, small, the_one_that_runs,
+    Record, Site, attempt, busy, goes_on_whole, request, run, run_watched, sites, small,
+    the_one_that_runs,
 };
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use sterna_core::algorithm::AlgorithmName;
 use sterna_core::destination::Ending as DestinationEnding;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::limits::{Limits, WhenStuck};
@@ -306,6 +308,47 @@ fn a_link_cut_after_any_number_of_bytes_leaves_exactly_one_guest_running() {
     }
     for number in 0..30 {
         moves_when_cut_after((undone + 10 * 97).saturating_sub(number * 97));
+    }
+}
+
+/// What is about to be recorded when the link is cut, and whether the guest goes all the same.
+type CutAt = (AlgorithmName, fn(&Record) -> bool, bool);
+
+#[test]
+fn a_link_cut_while_a_record_is_written_leaves_exactly_one_guest_running() {
+    use AlgorithmName::{PostCopy, PreCopy};
+    use DestinationRecord::{Active, Owing, Owned, Receiving};
+    use Record::{Destination, Source};
+    let cases: [CutAt; 9] = [
+        (PreCopy, |record| matches!(record, Destination(Receiving)), false),
+        (PreCopy, |record| matches!(record, Source(SourceRecord::Moving { .. })), false),
+        (PreCopy, |record| matches!(record, Destination(Owned)), true),
+        (PreCopy, |record| matches!(record, Destination(Active)), true),
+        (PreCopy, |record| matches!(record, Source(SourceRecord::Released)), true),
+        (PostCopy, |record| matches!(record, Source(SourceRecord::Moving { .. })), false),
+        (PostCopy, |record| matches!(record, Destination(Owing)), true),
+        (PostCopy, |record| matches!(record, Destination(Active)), true),
+        (PostCopy, |record| matches!(record, Source(SourceRecord::Released)), true),
+    ];
+    for (number, (algorithm, is_it, moves)) in cases.into_iter().enumerate() {
+        let (a, b) = sites();
+        let guest = small();
+        let proxy = Proxy::to(b.listener.address());
+        let cut = Arc::new(AtomicBool::new(false));
+        for host in [&a.host, &b.host] {
+            let (rules, cut) = (Arc::clone(&proxy.rules), Arc::clone(&cut));
+            host.at_records(move |record| {
+                if is_it(record) && !cut.swap(true, Ordering::SeqCst) {
+                    rules.cut();
+                }
+            });
+        }
+        let request = Move { algorithm, ..request(&a, proxy.address, &guest, 2) };
+        let receipt = proxy.mended_during(|| run(&a, &request, &guest));
+        let what = format!("case {number} by {algorithm}");
+        assert!(cut.load(Ordering::SeqCst), "{what}: no such record");
+        assert_eq!(receipt.ending == Ending::Moved, moves, "{what}: {receipt:#?}");
+        exactly_one_runs(&receipt, &b, &guest, &what);
     }
 }
 

@@ -104,7 +104,17 @@ struct HostState {
     fail_at: Vec<Step>,
     fail_record: Option<DestinationRecord>,
     refuse: Vec<Reason>,
+    at_records: Option<AtRecords>,
 }
+
+/// A record that a side of a move is about to write.
+#[derive(Clone, Debug)]
+pub(crate) enum Record {
+    Source(SourceRecord),
+    Destination(DestinationRecord),
+}
+
+type AtRecords = Arc<dyn Fn(&Record) + Send + Sync>;
 
 impl TestHost {
     pub(crate) fn fail_at(&self, step: Step) {
@@ -113,6 +123,18 @@ impl TestHost {
 
     pub(crate) fn fail_record(&self, record: DestinationRecord) {
         self.state.lock().unwrap().fail_record = Some(record);
+    }
+
+    /// Calls `look` with each record before it is written.
+    pub(crate) fn at_records(&self, look: impl Fn(&Record) + Send + Sync + 'static) {
+        self.state.lock().unwrap().at_records = Some(Arc::new(look));
+    }
+
+    fn about_to_write(&self, record: &Record) {
+        let look = self.state.lock().unwrap().at_records.clone();
+        if let Some(look) = look {
+            look(record);
+        }
     }
 
     pub(crate) fn refuse(&self, reasons: Vec<Reason>) {
@@ -145,6 +167,7 @@ impl TestHost {
 
 impl SourceJournal for TestHost {
     fn record(&self, attempt: AttemptId, record: &SourceRecord) -> io::Result<()> {
+        self.about_to_write(&Record::Source(record.clone()));
         self.state.lock().unwrap().source.insert(attempt, record.clone());
         Ok(())
     }
@@ -184,6 +207,7 @@ impl Host for TestHost {
     }
 
     fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()> {
+        self.about_to_write(&Record::Destination(record));
         let mut state = self.state.lock().unwrap();
         if state.fail_record == Some(record) {
             return Err(io::ErrorKind::StorageFull.into());
