@@ -78,7 +78,7 @@ impl Choice {
         Self { after: Duration::ZERO, method, reason, basis: model.basis(), forecasts }
     }
 
-    /// Whether what was chosen is foreseen to move the guest, and within this downtime.
+    /// Whether what was chosen is foreseen to move the guest, with no longer a downtime than is accepted.
     #[must_use]
     pub fn keeps_to(&self, limits: &Limits) -> bool {
         self.forecast().is_some_and(|forecast| {

@@ -35,9 +35,9 @@ const SAVE_LIMIT: Duration = Duration::from_secs(10);
 /// How long QEMU may take to give up a migration.
 const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a migration may take to connect. One that has not come out of `setup` by then is cancelled
-/// all the same.
-pub(super) const SETUP_LIMIT: Duration = Duration::from_secs(5);
+/// How long a migration may take to connect and to begin, with a guest of whatever size. One that has
+/// not come out of `setup` by then is cancelled all the same.
+pub(super) const SETUP_LIMIT: Duration = Duration::from_secs(30);
 
 /// After which time the kernel's block layer gives up an I/O: none lands later than this.
 const DIRECT_IO_LONGEST: Duration = Duration::from_secs(30);
@@ -193,13 +193,15 @@ impl QemuSource {
     /// connection is there, and aborts, guest and all, where its end meets the next migration.
     fn end_migration(&mut self) -> Result<(), VmmError> {
         let begun = Instant::now();
-        let deadline = begun + CANCEL_LIMIT;
+        let mut deadline = begun + CANCEL_LIMIT;
         loop {
             let migration: Migration = self.qmp.query(&query_migrate {})?;
             match migration.status.as_deref() {
                 None | Some("none" | "completed" | "cancelled" | "failed") => return Ok(()),
                 Some("cancelling") => {}
-                Some("setup") if begun.elapsed() < SETUP_LIMIT => {}
+                Some("setup") if begun.elapsed() < SETUP_LIMIT => {
+                    deadline = Instant::now() + CANCEL_LIMIT;
+                }
                 Some(_) => self.qmp.execute(&migrate_cancel {}, REPLY_LIMIT)?,
             }
             if Instant::now() > deadline {
