@@ -28,6 +28,7 @@ mod link;
 pub mod native;
 mod observe;
 mod pages;
+mod priority;
 mod probe;
 pub mod source;
 mod watch;

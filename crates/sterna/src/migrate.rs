@@ -71,7 +71,11 @@ fn parse_native_mode(text: &str) -> Result<NativeMode, String> {
         "multifd" => Ok(NativeMode::Multifd),
         "multifd-zstd" => Ok(NativeMode::MultifdZstd),
         "auto-converge" => Err("is --native-mode pre-copy with --when-stuck throttle".into()),
-        "post-copy" => Err("is not QEMU's here; use --algorithm post-copy or hybrid".into()),
+        "post-copy" => {
+            Err("QEMU's own post-copy can lose or double a guest whose link breaks; use \
+             --algorithm post-copy or hybrid"
+                .into())
+        }
         other => Err(format!("{other:?} is not pre-copy, xbzrle, multifd or multifd-zstd")),
     }
 }

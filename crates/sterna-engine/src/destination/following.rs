@@ -16,6 +16,7 @@ use super::driver::Input;
 use super::missing::Missing;
 use crate::link::{Link, ReadHalf, SocketControl, WriteHalf, split};
 use crate::pages::{ReceiveError, StreamEvent, bits, chunks_of};
+use crate::priority::come_first;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io::{self, Read};
@@ -180,6 +181,7 @@ impl Following {
 
     /// The fault thread.
     fn serve_faults(&self, faults: &Faults) {
+        come_first();
         let mut pages = Vec::new();
         while !self.ended.load(Ordering::Acquire) {
             pages.clear();
@@ -210,6 +212,7 @@ impl Following {
 
     /// Serves an urgent connection until it ends. A newer one takes the place of an older.
     pub(crate) fn serve_urgent(self: &Arc<Self>, link: Link) {
+        come_first();
         let (mut read, ending) = match self.take_urgent(link) {
             Ok(halves) => halves,
             Err(error) => return self.urgent_ended(ReceiveError::Io(error)),

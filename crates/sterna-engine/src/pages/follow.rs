@@ -5,6 +5,7 @@
 //! touches such a page wait for it.
 
 use crate::link::Link;
+use crate::priority::come_first;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use sterna_core::push::{Push, PushOrder};
@@ -147,6 +148,7 @@ impl Follow {
     /// Serves the urgent connection until it ends: learns what the destination lacks, and sends it
     /// each page that somebody waits for, unless that is on its way.
     pub(crate) fn serve_urgent(&self, mut link: Link, memory: &GuestMemory) {
+        come_first();
         let mut lacking = PageSet::empty(memory.pages());
         loop {
             if let Err(error) = self.urgent_frame(&mut link, memory, &mut lacking) {
