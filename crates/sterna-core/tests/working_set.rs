@@ -56,7 +56,7 @@ fn run(pattern: Pattern, writes: usize) -> Recording {
         }
         written
     });
-    Recording::over_link(PageCount(PAGES), samples.collect(), RATE)
+    Recording::over_link(&PageSet::full(PageCount(PAGES)), samples.collect(), RATE)
 }
 
 /// What part of the possible saving a way of holding back reaches, in percent, and how many pages

@@ -16,9 +16,15 @@ const SHARE: f64 = 0.5;
 #[must_use]
 pub fn allowance(view: &View<'_>, accepted: Duration) -> PageCount {
     let Some(rate) = view.link_bytes_per_second() else { return PageCount::ZERO };
-    let copying = accepted.saturating_sub(view.fixed_downtime).as_secs_f64();
+    allowance_at(rate, accepted.saturating_sub(view.fixed_downtime))
+}
+
+/// The same over a link that carries so many bytes a second, where `copying` is what the accepted
+/// downtime leaves for copying.
+#[must_use]
+pub fn allowance_at(bytes_per_second: f64, copying: Duration) -> PageCount {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let pages = copying * SHARE * rate / PAGE_SIZE_BYTES as f64;
+    let pages = copying.as_secs_f64() * SHARE * bytes_per_second / PAGE_SIZE_BYTES as f64;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -21,7 +21,7 @@ mod oracle;
 mod splay;
 
 pub use aged::Aged;
-pub use allowance::allowance;
+pub use allowance::{allowance, allowance_at};
 pub use lru::Lru;
 pub use oracle::{Look, Recording, Sent};
 

@@ -55,13 +55,14 @@ impl Sent {
 }
 
 impl Recording {
-    /// A run over a link that carries `rate` pages in a sampling period: the first round sends all of
-    /// the guest's `pages` pages, each further round what was written in the one before, and the
-    /// guest is paused after the last sample. A round takes a sampling period at least.
+    /// A run over a link that carries `rate` pages in a sampling period: the first round sends those
+    /// of the guest's pages that are `existing`, each further round what was written in the one
+    /// before, and the guest is paused after the last sample. A round takes a sampling period at
+    /// least. All sets are of the same guest.
     #[must_use]
-    pub fn over_link(pages: PageCount, samples: Vec<PageSet>, rate: PageCount) -> Self {
-        let mut recording = Self { pages, samples, rounds: Vec::new() };
-        let mut to_send = pages;
+    pub fn over_link(existing: &PageSet, samples: Vec<PageSet>, rate: PageCount) -> Self {
+        let mut recording = Self { pages: existing.capacity(), samples, rounds: Vec::new() };
+        let mut to_send = existing.count();
         let mut began = 0;
         loop {
             let periods = to_send.0.div_ceil(rate.0.max(1)).max(1);
@@ -219,8 +220,10 @@ mod tests {
     fn rounds_take_as_long_as_the_link_needs() {
         // All of four pages in two periods, then two pages in one, then none in one.
         let samples = [0b0001, 0b0010, 0, 0, 0b1000].map(set).to_vec();
-        let run = Recording::over_link(PAGES, samples, PageCount(2));
+        let run = Recording::over_link(&set(0b1111), samples.clone(), PageCount(2));
         assert_eq!(run.rounds, [2, 3, 4]);
         assert_eq!(run.without(), Sent { pages: PageCount(3), at_pause: PageCount(1) });
+        // Of a guest of which half exists the first round is half as long.
+        assert_eq!(Recording::over_link(&set(0b0011), samples, PageCount(2)).rounds, [1, 2, 3, 4]);
     }
 }
