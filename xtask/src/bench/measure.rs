@@ -10,7 +10,7 @@ use sterna_testkit::probe::{ConsoleLog, EchoLog, UdpEcho, Window};
 use sterna_testkit::recorder::Line;
 
 /// How long an emulated guest may take to boot and to fill its memory.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// How long the guest is watched before the move: its normal speed.
 const BASELINE: Duration = Duration::from_secs(4);
 /// How long it is watched after the move.

@@ -3,7 +3,8 @@
 //! Every run boots a fresh guest, lets it work for a while (the baseline), moves it once, and
 //! watches it from outside. Methods take turns run by run, so that whatever else the machine does
 //! hits them alike. A move that has not ended within `--give-up-after` is recorded as given up, one
-//! that failed with its reason. Results go to `target/bench`; see [`results`].
+//! that failed with its reason. Results go to `target/bench`; see [`results`]. The suite `working-set`
+//! records guests and moves none; see [`working_set`].
 
 mod loopback;
 mod measure;
@@ -15,6 +16,7 @@ mod results;
 mod scenario;
 mod theirs;
 mod usage;
+mod working_set;
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +29,7 @@ use crate::{cargo, guest_image, paths, setup};
 use measure::Run;
 use method::{By, Kind, Method};
 use ours::Asked;
-use pool::PoolArgs;
+use pool::{Matrix, PoolArgs};
 use results::{Place, Results};
 use scenario::{Scenario, ScenarioArgs};
 
@@ -40,11 +42,11 @@ pub(crate) struct BenchArgs {
     /// Name of the results, that of the suite if not given; earlier ones of the same name go
     #[arg(long)]
     name: Option<String>,
-    /// Runs of each method in each scenario
-    #[arg(long, default_value_t = 3)]
-    runs: u32,
+    /// Runs of each method in each scenario; 3 if not given, in `working-set` 1
+    #[arg(long)]
+    runs: Option<u32>,
     /// Links: megabits a second, or `unshaped`; may be repeated; 1000 if not given, in `first` and
-    /// `custom` both
+    /// `custom` both, in `working-set` 150
     #[arg(long = "link")]
     links: Vec<String>,
     /// Methods; may be repeated; in `pool` all but variants if not given, else sterna and
@@ -54,6 +56,9 @@ pub(crate) struct BenchArgs {
     /// Seconds after which a move that has not ended is given up
     #[arg(long, default_value_t = 60)]
     give_up_after: u64,
+    /// Seconds for which the guests of `working-set` are recorded
+    #[arg(long, default_value_t = 30)]
+    record_for: u64,
     #[command(flatten)]
     pool: PoolArgs,
     #[command(flatten)]
@@ -70,6 +75,9 @@ enum Suite {
     /// Guests that write more and more of what the link carries, by every algorithm; all of it takes
     /// hours, `--ratio`, `--set`, `--locality` and `--method` choose
     Pool,
+    /// What holding pages back could save of guests that write more than the link carries, and what
+    /// part of it each predictor reaches; computed from bitmaps of guests that are not moved
+    WorkingSet,
     /// One scenario, given by the options
     Custom,
 }
@@ -80,15 +88,25 @@ impl Suite {
             Self::First => "first",
             Self::Loopback => "loopback",
             Self::Pool => "pool",
+            Self::WorkingSet => "working-set",
             Self::Custom => "custom",
         }
     }
+}
+
+/// A scenario on a link.
+struct Case {
+    scenario: Scenario,
+    rate: LinkRate,
+    /// As it is shown.
+    link: String,
 }
 
 impl BenchArgs {
     fn links(&self) -> Vec<&str> {
         match (&self.links[..], self.suite) {
             ([], Suite::Pool) => vec!["1000"],
+            ([], Suite::WorkingSet) => vec!["150"],
             ([], _) => vec!["1000", "unshaped"],
             (chosen, _) => chosen.iter().map(String::as_str).collect(),
         }
@@ -105,10 +123,28 @@ impl BenchArgs {
     fn scenarios(&self, link: LinkRate) -> Result<Vec<Scenario>> {
         match self.suite {
             Suite::First => Ok(Scenario::first_suite()),
-            Suite::Pool => self.pool.scenarios(&self.custom, link),
+            Suite::Pool => self.pool.scenarios(&Matrix::POOL, &self.custom, link),
+            Suite::WorkingSet => self.pool.scenarios(&Matrix::WORKING_SET, &self.custom, link),
             Suite::Custom => Ok(vec![self.custom.scenario()?]),
             Suite::Loopback => Ok(Vec::new()),
         }
+    }
+
+    /// Every scenario on every link.
+    fn cases(&self) -> Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        for link in self.links() {
+            let rate = link_rate(link)?;
+            let link =
+                if rate == LinkRate::Unshaped { link.into() } else { format!("{link} Mbit/s") };
+            let scenarios = self.scenarios(rate)?.into_iter();
+            cases.extend(scenarios.map(|scenario| Case { scenario, rate, link: link.clone() }));
+        }
+        Ok(cases)
+    }
+
+    fn runs(&self) -> u32 {
+        self.runs.unwrap_or(if self.suite == Suite::WorkingSet { 1 } else { 3 })
     }
 
     fn limit(&self) -> Duration {
@@ -121,10 +157,15 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<()> {
     setup::run_setup()?;
     guest_image::run_guest()?;
     let name = args.name.as_deref().unwrap_or(args.suite.name());
-    let mut results = Results::begin(paths::target().join("bench"), name)?;
+    let folder = paths::target().join("bench");
+    if args.suite == Suite::WorkingSet {
+        let record_for = Duration::from_secs(args.record_for);
+        return working_set::measure(&args.cases()?, args.runs(), record_for, &folder, name);
+    }
+    let mut results = Results::begin(folder, name)?;
     match args.suite {
         Suite::Loopback => measure_loopback(args, &mut results)?,
-        Suite::First | Suite::Pool | Suite::Custom => measure_guests(args, &mut results)?,
+        _ => measure_guests(args, &mut results)?,
     }
     results.finish()
 }
@@ -141,15 +182,9 @@ fn link_rate(link: &str) -> Result<LinkRate> {
 /// a bench that is stopped has some of all.
 fn measure_guests(args: &BenchArgs, results: &mut Results) -> Result<()> {
     let sterna = cargo::build_sterna()?;
-    let mut cells = Vec::new();
-    for link in args.links() {
-        let rate = link_rate(link)?;
-        let link = if rate == LinkRate::Unshaped { link.into() } else { format!("{link} Mbit/s") };
-        let scenarios = args.scenarios(rate)?.into_iter();
-        cells.extend(scenarios.map(|scenario| (scenario, rate, link.clone())));
-    }
-    for number in 1..=args.runs {
-        for (scenario, rate, link) in &cells {
+    let cases = args.cases()?;
+    for number in 1..=args.runs() {
+        for Case { scenario, rate, link } in &cases {
             println!("\n{} over {link}", scenario.name);
             for method in args.methods() {
                 let place = Place { scenario: &scenario.name, link, method: method.name() };
@@ -199,7 +234,7 @@ fn measure_loopback(args: &BenchArgs, results: &mut Results) -> Result<()> {
         ("qemu multifd", theirs(Kind::Multifd)),
     ];
     println!("\n{} over {}", loopback::SCENARIO, loopback::LINK);
-    for number in 1..=args.runs {
+    for number in 1..=args.runs() {
         for (method, measure) in &methods {
             let place = Place { scenario: loopback::SCENARIO, link: loopback::LINK, method };
             let run = measure().unwrap_or_else(|error| Run::broken(&error));

@@ -24,37 +24,65 @@ const PAGE_BYTES: u64 = 4096;
 /// Which part of the matrix is measured.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PoolArgs {
-    /// What the guest writes, over what the link carries; may be repeated
-    #[arg(long = "ratio", default_values_t = [0.1, 0.3, 0.6, 0.9, 1.2, 2.0])]
+    /// What the guest writes, over what the link carries; may be repeated; 0.1, 0.3, 0.6, 0.9, 1.2
+    /// and 2 if not given, in `working-set` 1.2 and 2
+    #[arg(long = "ratio")]
     ratios: Vec<f64>,
-    /// Percents of the memory in use that are rewritten; may be repeated
-    #[arg(long = "set", default_values_t = [5, 20, 60])]
+    /// Percents of the memory in use that are rewritten; may be repeated; 5, 20 and 60 if not given,
+    /// in `working-set` 20 and 60
+    #[arg(long = "set")]
     sets: Vec<u64>,
 }
 
+/// What a suite measures where nothing else is asked for.
+pub(crate) struct Matrix {
+    ratios: &'static [f64],
+    sets: &'static [u64],
+    /// RAM and memory in use.
+    sizes: (&'static str, &'static str),
+}
+
+impl Matrix {
+    pub(crate) const POOL: Self =
+        Self { ratios: &[0.1, 0.3, 0.6, 0.9, 1.2, 2.0], sets: &[5, 20, 60], sizes: ("1G", "512M") };
+    /// Guests that no round helps, for they are whose pages are worth holding back, and small, so
+    /// that most of a recording is not the first round.
+    pub(crate) const WORKING_SET: Self =
+        Self { ratios: &[1.2, 2.0], sets: &[20, 60], sizes: ("256M", "128M") };
+}
+
 impl PoolArgs {
-    /// All scenarios over a link, of guests with the RAM and the memory in use of `sizes`.
+    /// All scenarios over a link, of guests with the RAM and the memory in use of `sizes`; those of
+    /// `matrix` where no others were chosen.
     ///
     /// # Errors
     /// If the link has no rate, or a selector makes no sense.
-    pub(crate) fn scenarios(&self, sizes: &ScenarioArgs, link: LinkRate) -> Result<Vec<Scenario>> {
+    pub(crate) fn scenarios(
+        &self,
+        matrix: &Matrix,
+        sizes: &ScenarioArgs,
+        link: LinkRate,
+    ) -> Result<Vec<Scenario>> {
         let LinkRate::BitsPerSecond(bits) = link else {
             anyhow::bail!(
                 "the pool's guests write a share of what the link carries: it needs a rate"
             );
         };
-        let memory: Bytes = sizes.ram.parse().context("--ram")?;
-        let fill: Bytes = sizes.fill.parse().context("--fill")?;
+        let (memory, fill) = sizes.sizes(matrix.sizes);
+        let memory: Bytes = memory.parse().context("--ram")?;
+        let fill: Bytes = fill.parse().context("--fill")?;
+        let sets = if self.sets.is_empty() { matrix.sets } else { &self.sets };
+        let ratios = if self.ratios.is_empty() { matrix.ratios } else { &self.ratios };
         let localities = match &sizes.localities[..] {
             [] => &[Share::NONE, Share::new(0.9).expect("a share")],
             chosen => chosen,
         };
         let mut scenarios = Vec::new();
         for &locality in localities {
-            for &percent in &self.sets {
+            for &percent in sets {
                 ensure!((1..=100).contains(&percent), "--set {percent} is not 1 to 100 percent");
                 let pages = fill.0 * percent / 100 / PAGE_BYTES;
-                for &ratio in &self.ratios {
+                for &ratio in ratios {
                     ensure!((0.0..=100.0).contains(&ratio), "--ratio {ratio} is not 0 to 100");
                     let workload = Workload::new(fill)
                         .mix("zero:0,text:100,random:0,dup:0".parse::<Mix>()?)
@@ -94,7 +122,7 @@ mod tests {
 
     fn scenarios(words: &[&str]) -> Vec<Scenario> {
         let words = Words::parse_from([&["bench"], words].concat());
-        words.pool.scenarios(&words.sizes, LinkRate::megabits(1000)).unwrap()
+        words.pool.scenarios(&Matrix::POOL, &words.sizes, LinkRate::megabits(1000)).unwrap()
     }
 
     #[test]
@@ -118,12 +146,14 @@ mod tests {
     #[test]
     fn a_ratio_to_a_link_without_a_rate_is_refused() {
         let words = Words::parse_from(["bench"]);
-        assert!(words.pool.scenarios(&words.sizes, LinkRate::Unshaped).is_err());
+        assert!(words.pool.scenarios(&Matrix::POOL, &words.sizes, LinkRate::Unshaped).is_err());
     }
 
     #[test]
     fn a_working_set_of_more_than_all_is_refused() {
         let words = Words::parse_from(["bench", "--set", "101"]);
-        assert!(words.pool.scenarios(&words.sizes, LinkRate::megabits(1000)).is_err());
+        assert!(
+            words.pool.scenarios(&Matrix::POOL, &words.sizes, LinkRate::megabits(1000)).is_err()
+        );
     }
 }

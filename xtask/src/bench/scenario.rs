@@ -16,12 +16,12 @@ pub(crate) struct Scenario {
 /// A scenario given on the command line, for `--suite custom`; its sizes also for `--suite pool`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScenarioArgs {
-    /// RAM of the guest, such as 1G
-    #[arg(long, default_value = "1G")]
-    pub(crate) ram: String,
-    /// Memory in use, such as 512M
-    #[arg(long, default_value = "512M")]
-    pub(crate) fill: String,
+    /// RAM of the guest; 1G if not given, in `working-set` 256M
+    #[arg(long)]
+    ram: Option<String>,
+    /// Memory in use; 512M if not given, in `working-set` 128M
+    #[arg(long)]
+    fill: Option<String>,
     /// Percents of the memory in use by kind of page
     #[arg(long, default_value = "zero:0,text:100,random:0,dup:0")]
     mix: String,
@@ -35,20 +35,27 @@ pub(crate) struct ScenarioArgs {
     #[arg(long, default_value = "50M")]
     rate: String,
     /// Share of writes that go to the hottest tenth of the working set, none if not given; may be
-    /// repeated for the suite `pool`, whose default is 0 and 0.9
+    /// repeated for the suites `pool` and `working-set`, whose default is 0 and 0.9
     #[arg(long = "locality")]
     pub(crate) localities: Vec<Share>,
 }
 
 impl ScenarioArgs {
+    /// RAM of the guest and memory in use; of `unless_given` what was not given.
+    pub(crate) fn sizes<'a>(&'a self, unless_given: (&'a str, &'a str)) -> (&'a str, &'a str) {
+        let (ram, fill) = unless_given;
+        (self.ram.as_deref().unwrap_or(ram), self.fill.as_deref().unwrap_or(fill))
+    }
+
     pub(crate) fn scenario(&self) -> Result<Scenario> {
-        let memory: Bytes = self.ram.parse().context("--ram")?;
+        let (ram, fill) = self.sizes(("1G", "512M"));
+        let memory: Bytes = ram.parse().context("--ram")?;
         let locality = match self.localities[..] {
             [] => Share::NONE,
             [locality] => locality,
             _ => anyhow::bail!("a custom scenario has one locality"),
         };
-        let mut workload = Workload::new(self.fill.parse().context("--fill")?)
+        let mut workload = Workload::new(fill.parse().context("--fill")?)
             .mix(self.mix.parse::<Mix>().context("--mix")?)
             .locality(locality);
         let rate: Rate = self.rate.parse().context("--rate")?;
@@ -58,7 +65,7 @@ impl ScenarioArgs {
         if let Some(kind) = &self.working_set_kind {
             workload = workload.working_set_kind(kind.parse().context("--working-set-kind")?);
         }
-        let Self { ram, fill, mix, working_set, rate, .. } = self;
+        let Self { mix, working_set, rate, .. } = self;
         let name = format!(
             "{ram} RAM, {fill} of {mix}, {rate}/s over {working_set} (locality {locality})"
         );
