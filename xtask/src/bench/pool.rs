@@ -144,6 +144,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_are_few_and_small_guests_unless_others_are_chosen() {
+        let recorded = |words: &[&str]| {
+            let words = Words::parse_from([&["bench"], words].concat());
+            let link = LinkRate::megabits(150);
+            words.pool.scenarios(&Matrix::WORKING_SET, &words.sizes, link).unwrap()
+        };
+        let scenarios = recorded(&[]);
+        assert_eq!((scenarios.len(), scenarios[0].memory), (2 * 2 * 2, Bytes::mebibytes(256)));
+        let [one, _uneven] = &recorded(&["--ratio", "1", "--set", "5", "--ram", "1G"])[..] else {
+            panic!("one ratio and set, both localities")
+        };
+        assert_eq!(one.memory, Bytes::mebibytes(1024));
+    }
+
+    #[test]
     fn a_ratio_to_a_link_without_a_rate_is_refused() {
         let words = Words::parse_from(["bench"]);
         assert!(words.pool.scenarios(&Matrix::POOL, &words.sizes, LinkRate::Unshaped).is_err());
