@@ -425,6 +425,23 @@ fn a_killed_qemu_is_gone_and_says_so_at_every_step() {
 }
 
 #[test]
+fn a_guest_that_is_about_to_end_is_found_or_gone_and_nothing_else() {
+    let Some(host) = Host::new() else { return };
+    for _ in 0..10 {
+        let guest = host.start();
+        let record = guest.record().clone();
+        let pid = rustix::process::Pid::from_raw(guest.pid().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let ended = loop {
+            if let Err(error) = QemuGuest::reattach(record.clone()) {
+                break error;
+            }
+        };
+        assert!(matches!(ended, VmmError::Gone { .. }), "{ended:?}");
+    }
+}
+
+#[test]
 fn a_broken_state_is_refused_in_qemus_words() {
     let Some(host) = Host::new() else { return };
     let guest = host.start();

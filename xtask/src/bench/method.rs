@@ -15,6 +15,8 @@ pub(crate) enum Method {
     SternaHybrid,
     /// Sterna's post-copy: the guest goes first
     SternaPostCopy,
+    /// The same, with the pages that follow pushed in order of address
+    SternaPostCopyLinear,
     /// Sterna's stop-and-copy
     SternaStopAndCopy,
     /// QEMU's pre-copy inside Sterna's move: two agents and TLS between; pauses all the same where
@@ -82,6 +84,7 @@ impl Method {
             Self::SternaThrottle => "sterna throttle",
             Self::SternaHybrid => "sterna hybrid",
             Self::SternaPostCopy => "sterna post-copy",
+            Self::SternaPostCopyLinear => "sterna post-copy linear",
             Self::SternaStopAndCopy => "sterna stop-and-copy",
             Self::SternaNative => "sterna native",
             Self::SternaNativeMultifd => "sterna native multifd",
@@ -104,6 +107,9 @@ impl Method {
             }
             Self::SternaHybrid => By::Sterna(&["--algorithm", "hybrid"]),
             Self::SternaPostCopy => By::Sterna(&["--algorithm", "post-copy"]),
+            Self::SternaPostCopyLinear => {
+                By::Sterna(&["--algorithm", "post-copy", "--push", "linear"])
+            }
             Self::SternaStopAndCopy => By::Sterna(&["--algorithm", "stop-and-copy"]),
             Self::SternaNative => {
                 By::Sterna(&["--algorithm", "native", "--when-stuck", "stop-and-copy"])

@@ -145,14 +145,21 @@ impl QemuGuest {
     /// With [`VmmError::Gone`] when its process has ended.
     pub fn reattach(record: QemuRecord) -> Result<Self, VmmError> {
         let folder = Folder::existing(record.folder.clone());
-        let process = Process::reopen(record.pid, record.start_time).map_err(|error| {
+        let gone = |error: std::io::Error| {
             let tail = log::tail(&folder.log());
             VmmError::Gone { detail: format!("process {}: {error}; {tail}", record.pid) }
-        })?;
-        let mut files = Vec::with_capacity(record.ram.len());
-        for identity in &record.ram {
-            files.push(find_file(&process, *identity).map_err(system("finding the guest's RAM"))?);
-        }
+        };
+        let process = Process::reopen(record.pid, record.start_time).map_err(gone)?;
+        let find = |identity: &FileIdentity| find_file(&process, *identity);
+        let files: std::io::Result<Vec<_>> = record.ram.iter().map(find).collect();
+        let files = match files {
+            Ok(files) => files,
+            // One that is about to end has closed its files before it counts as ended.
+            Err(error) => match process.wait_for_end(KILL_LIMIT) {
+                Liveness::Ended => return Err(gone(error)),
+                Liveness::Alive => return Err(system("finding the guest's RAM")(error)),
+            },
+        };
         let memory = GuestMemory::open(layout(&record.definition)?, files)?;
         let memory = Arc::new(memory);
         let control = Mutex::new(());
