@@ -432,8 +432,13 @@ fn a_guest_that_is_about_to_end_is_found_or_gone_and_nothing_else() {
         let record = guest.record().clone();
         let pid = rustix::process::Pid::from_raw(guest.pid().try_into().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let found = || -> Result<(), VmmError> {
+            let again = QemuGuest::reattach(record.clone())?;
+            QemuSource::new(&again)?;
+            again.status().map(drop)
+        };
         let ended = loop {
-            if let Err(error) = QemuGuest::reattach(record.clone()) {
+            if let Err(error) = found() {
                 break error;
             }
         };

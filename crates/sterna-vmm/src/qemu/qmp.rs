@@ -10,7 +10,7 @@ use qapi::{Command, Execute, qmp::qmp_capabilities};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -60,7 +60,12 @@ impl Qmp {
     /// Connects and shakes hands; `limit` bounds both, so that a monitor that already serves
     /// another is noticed.
     pub(super) fn connect(path: &Path, limit: Duration) -> Result<Self, VmmError> {
-        Self::over(UnixStream::connect(path).map_err(system("connecting to QMP"))?, limit)
+        let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
+            // QEMU listens for as long as any of its threads runs.
+            ErrorKind::ConnectionRefused => closed(),
+            _ => system("connecting to QMP")(error),
+        })?;
+        Self::over(stream, limit)
     }
 
     /// Shakes hands on a connection that stands; `limit` bounds that.
