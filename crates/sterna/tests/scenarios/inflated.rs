@@ -22,8 +22,9 @@ const DISK: Bytes = Bytes(192 << 20);
 /// What it comes to need, far more than it has in reserve.
 const NEEDED: Bytes = Bytes(192 << 20);
 
-/// Slow enough that copying takes minutes, in which a guest can take its memory back.
-const SLOW: [&str; 3] = ["--balloon", "--bandwidth", "1MB/s"];
+/// Slow enough that copying takes minutes, in which a guest can take its memory back. Left to itself
+/// the move would have such a guest go first, and its pages follow.
+const SLOW: [&str; 5] = ["--algorithm", "pre-copy", "--balloon", "--bandwidth", "1MB/s"];
 
 /// A guest that uses little of its memory and reads a disk over and over.
 fn guest(disk: &Path) -> GuestPlan {
