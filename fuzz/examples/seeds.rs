@@ -8,15 +8,18 @@ use std::time::Duration;
 use sterna_api::{ApiError, ErrorCode, MoveRequest, STREAMS_DEFAULT};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::Balloon;
+use sterna_core::compress::Compress;
 use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::{
-    Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason, WireBytes,
+    Coded, CodedPages, Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason,
+    WireBytes,
 };
 use sterna_core::speed::VcpuSpeed;
 use sterna_core::working_set::HoldBack;
-use sterna_page::{PageCount, PageRun, RamBlock, RamLayout, ram_digest};
+use sterna_page::coding::{Coder, Encoders, code_bytes_max};
+use sterna_page::{PAGE_SIZE, PageCount, PageRun, RamBlock, RamLayout, ram_digest};
 use sterna_proto::control::{ControlHeader, ControlKind, encode_message};
 use sterna_proto::inquiry::{Answer, Inquiry};
 use sterna_proto::message::{
@@ -47,6 +50,7 @@ fn seeds() -> Vec<Seed> {
     seeds.extend(inquiries());
     seeds.push(("control_stream", "conversation", conversation()));
     seeds.extend(page_streams());
+    seeds.extend(page_codes());
     seeds.extend(definitions());
     seeds.extend(interface());
     seeds.extend(records());
@@ -201,6 +205,9 @@ fn page_streams() -> Vec<Seed> {
         PageFrame::Absent(run(298, 4)),
         PageFrame::Mark { round: 0 },
         PageFrame::Raw(run(512, 128)),
+        PageFrame::Coded { run: run(0, 20), coder: Coder::ZstdFast, length: 1 },
+        PageFrame::Coded { run: run(20, 3), coder: Coder::Words, length: 1 },
+        PageFrame::Coded { run: run(520, 9), coder: Coder::ZstdFast, length: 1 },
         PageFrame::Mark { round: 1 },
     ];
     let stream = |choice: u8, frames: &[PageFrame]| {
@@ -209,6 +216,27 @@ fn page_streams() -> Vec<Seed> {
     };
     let odd = [PageFrame::Raw(run(256, 9)), PageFrame::Zero(run(260, 2))];
     vec![("page_stream", "one", stream(0, &frames)), ("page_stream", "second", stream(0b101, &odd))]
+}
+
+fn page_codes() -> Vec<Seed> {
+    let mut page = [0; PAGE_SIZE];
+    for (index, word) in (0..).zip(page.as_chunks_mut::<4>().0) {
+        *word = u32::to_le_bytes(if index % 5 == 0 { 0x7fff_0000 + index % 700 } else { 0 });
+    }
+    let pages = [page, [7; PAGE_SIZE]];
+    let seed = |(place, coder): (u8, Coder)| {
+        let mut code = vec![0; code_bytes_max(pages.len())];
+        let length = Encoders::default().encode(coder, &pages, &mut code);
+        let name = match coder {
+            Coder::Sparse => "sparse",
+            Coder::Words => "words",
+            Coder::Lz4 => "lz4",
+            Coder::ZstdFast => "zstd-fast",
+            Coder::ZstdStrong => "zstd-strong",
+        };
+        ("page_code", name, [&[place, 1], &code[..length]].concat())
+    };
+    (0..).zip(Coder::ALL).map(seed).collect()
 }
 
 fn definition() -> Value {
@@ -240,7 +268,10 @@ fn definitions() -> Vec<Seed> {
 }
 
 fn receipt(ending: Ending) -> Receipt {
-    let pages = PagesByCoding { raw: PageCount(128), zero: PageCount(9), ..Default::default() };
+    let coded = PageCount(3);
+    let pages =
+        PagesByCoding { raw: PageCount(128), zero: PageCount(9), coded, ..Default::default() };
+    let did = CodedPages { pages: coded, bytes: 1234, took: Duration::from_micros(17) };
     let round = |number| Round {
         number,
         started: Duration::from_micros(436_000),
@@ -269,6 +300,7 @@ fn receipt(ending: Ending) -> Receipt {
         started_unix_ms: 1_763_719_200_000,
         total: Duration::from_millis(5312),
         negotiation: Duration::from_millis(412),
+        coders: Coded { lz4: did, ..Coded::default() },
         downtime: Some(Downtime {
             total: Duration::from_micros(14_240),
             copy: Duration::from_micros(4_380),
@@ -303,6 +335,7 @@ fn move_request() -> MoveRequest {
         native_mode: NativeMode::default(),
         limits: Limits::default(),
         hold_back: HoldBack::Aged,
+        compress: Compress::Auto,
         balloon: Balloon::Inflate,
         bandwidth_bytes_per_second: Some(1_000_000),
         streams: STREAMS_DEFAULT,

@@ -14,6 +14,7 @@
 mod api;
 mod guest;
 mod machines;
+mod page_code;
 mod page_stream;
 mod process;
 mod text;
@@ -39,7 +40,7 @@ pub type Target = fn(&[u8]) -> Verdict;
 
 /// Every target by its name, which is also that of its file in `fuzz_targets` and of its folder in
 /// `corpus`.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("api_answer", api::answer),
     ("api_request", api::request),
     ("control_stream", wire::control_stream),
@@ -50,6 +51,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("inquiry_answer", wire::inquiry_answer),
     ("journal_record", api::journal_record),
     ("monitor_line", guest::monitor_line),
+    ("page_code", page_code::page_code),
     ("page_stream", page_stream::page_stream),
     ("preamble", wire::preamble),
     ("preamble_answer", wire::preamble_answer),

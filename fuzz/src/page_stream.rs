@@ -8,6 +8,7 @@ use crate::Verdict;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use sterna_engine::fuzzing::{PagesEnd, page_stream as receive};
+use sterna_page::coding::{Coder, Encoders, code_bytes_max};
 use sterna_page::{PAGE_SIZE, PageNumber, RamBlock, RamLayout};
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 
@@ -24,6 +25,7 @@ const FRAMES_MAX: usize = 24;
 
 const HEADER: usize = 16;
 const RAW: u8 = 1;
+const CODED: u8 = 16;
 const CUT: u8 = 0xff;
 
 /// What a stream should do to an empty guest.
@@ -46,12 +48,22 @@ pub(crate) fn page_stream(data: &[u8]) -> Verdict {
     let stream = u16::from(choice / 4) % streams;
     let mut model = Model::default();
     let mut bytes = Vec::new();
+    let mut encoders = Encoders::default();
     let mut end = PagesEnd::Cut;
     for frame in frames.chunks(HEADER + 1).take(FRAMES_MAX) {
-        bytes.extend(&frame[..frame.len().min(HEADER)]);
-        let Some((header, fill)) = frame.split_first_chunk::<HEADER>() else { break };
+        let Some((header, fill)) = frame.split_first_chunk::<HEADER>() else {
+            bytes.extend(frame);
+            break;
+        };
         let fill = fill.first().copied().unwrap_or(CUT);
-        payload(header, fill, &mut bytes);
+        let header = &match coder(header) {
+            Some(coder) => code(header, coder, fill, &mut encoders, &mut bytes),
+            None => {
+                bytes.extend(header);
+                payload(header, fill, &mut bytes);
+                *header
+            }
+        };
         if let Next::End(how) = model.frame(header, fill, stream, streams) {
             end = how;
             break;
@@ -93,6 +105,33 @@ fn payload(header: &[u8; HEADER], fill: u8, bytes: &mut Vec<u8>) {
     }
 }
 
+/// The coder whose code a header announces.
+fn coder(header: &[u8; HEADER]) -> Option<Coder> {
+    let place = usize::from(header[0].checked_sub(CODED)?);
+    let counts = (1..=CHUNK).contains(&count(header).into());
+    Coder::ALL.get(place).copied().filter(|_| counts)
+}
+
+/// Adds a frame with the code of the pages that a header announces, whatever length it gives it.
+fn code(
+    header: &[u8; HEADER],
+    coder: Coder,
+    fill: u8,
+    encoders: &mut Encoders,
+    bytes: &mut Vec<u8>,
+) -> [u8; HEADER] {
+    let pages: Vec<_> =
+        (0..u64::from(count(header))).map(|page| [content(fill, page); PAGE_SIZE]).collect();
+    let mut code = vec![0; code_bytes_max(pages.len())];
+    let length = encoders.encode(coder, &pages, &mut code);
+    let mut header = *header;
+    let length_bytes = u32::try_from(length).expect("a code is short").to_le_bytes();
+    header[1..4].copy_from_slice(&length_bytes[..3]);
+    bytes.extend(header);
+    bytes.extend(&code[..if fill == CUT { length / 2 } else { length }]);
+    header
+}
+
 /// What fills page `page` of a frame.
 fn content(fill: u8, page: u64) -> u8 {
     fill.wrapping_add((page % 251) as u8)
@@ -108,7 +147,8 @@ impl Model {
         let (kind, count) = (header[0], count(header));
         let first = header[8..].iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
         let refused = Next::End(PagesEnd::Refused);
-        if header[1..4] != [0; 3] || !(1..=4).contains(&kind) {
+        let coded = coder(header).is_some();
+        if !coded && (header[1..4] != [0; 3] || !(1..=4).contains(&kind)) {
             return refused;
         }
         if kind == 4 {
@@ -124,12 +164,12 @@ impl Model {
         if count == 0 || !ours || !in_ram || first % CHUNK + count > CHUNK {
             return refused;
         }
-        if kind == RAW && fill == CUT {
+        if (kind == RAW || coded) && fill == CUT {
             return Next::End(PagesEnd::Cut);
         }
         for page in 0..count {
             match kind {
-                RAW => drop(self.filled.insert(first + page, content(fill, page))),
+                RAW | CODED.. => drop(self.filled.insert(first + page, content(fill, page))),
                 _ => drop(self.filled.remove(&(first + page))),
             }
         }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::Balloon;
+use sterna_core::compress::Compress;
 use sterna_core::limits::Limits;
 use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
@@ -36,6 +37,9 @@ pub struct MoveRequest {
     /// Which pages rounds hold back, because the guest is likely to write them again soon.
     #[serde(default)]
     pub hold_back: HoldBack,
+    /// Whether pages are sent in fewer bytes than they have.
+    #[serde(default)]
+    pub compress: Compress,
     /// Whether the guest is asked to give memory back first.
     #[serde(default)]
     pub balloon: Balloon,

@@ -2,6 +2,7 @@
 
 use crate::moves::streams_default;
 use serde::{Deserialize, Serialize};
+use sterna_core::compress::Compress;
 use sterna_core::limits::Limits;
 use sterna_core::prediction::Choice;
 use sterna_proto::message::Reason;
@@ -15,6 +16,9 @@ pub struct PlanRequest {
     /// The limits that the move would have.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether pages are sent in fewer bytes than they have.
+    #[serde(default)]
+    pub compress: Compress,
     /// Bytes a second at most for the pages; `None` for no limit.
     #[serde(default)]
     pub bandwidth_bytes_per_second: Option<u64>,

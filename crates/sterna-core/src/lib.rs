@@ -12,6 +12,7 @@
 
 pub mod algorithm;
 pub mod balloon;
+pub mod compress;
 pub mod destination;
 pub mod journal;
 pub mod limits;

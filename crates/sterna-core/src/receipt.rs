@@ -8,6 +8,7 @@ use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use sterna_page::PageCount;
+use sterna_page::coding::Coder;
 use sterna_proto::message::{ActivationTimes, AttemptId, NativeMode, PageWaits, Reason};
 
 /// Why an algorithm stopped making rounds.
@@ -76,6 +77,71 @@ pub struct PagesByCoding {
     /// Not before the guest runs at the destination: they follow it.
     #[serde(default)]
     pub owed: PageCount,
+    /// In fewer bytes than they have; see [`Receipt::coders`].
+    #[serde(default)]
+    pub coded: PageCount,
+}
+
+/// What each coder did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coded {
+    /// Words that are not zero.
+    pub sparse: CodedPages,
+    /// Words by a dictionary.
+    pub words: CodedPages,
+    /// LZ4.
+    pub lz4: CodedPages,
+    /// Zstandard, fast.
+    pub zstd_fast: CodedPages,
+    /// Zstandard, strong.
+    pub zstd_strong: CodedPages,
+}
+
+impl Coded {
+    /// Of one coder.
+    pub fn by(&mut self, coder: Coder) -> &mut CodedPages {
+        match coder {
+            Coder::Sparse => &mut self.sparse,
+            Coder::Words => &mut self.words,
+            Coder::Lz4 => &mut self.lz4,
+            Coder::ZstdFast => &mut self.zstd_fast,
+            Coder::ZstdStrong => &mut self.zstd_strong,
+        }
+    }
+
+    /// Each coder's by its name, in the order of [`Coder::ALL`].
+    #[must_use]
+    pub fn each(&self) -> [(&'static str, CodedPages); 5] {
+        let Self { sparse, words, lz4, zstd_fast, zstd_strong } = *self;
+        [
+            ("sparse", sparse),
+            ("words", words),
+            ("lz4", lz4),
+            ("zstd-fast", zstd_fast),
+            ("zstd-strong", zstd_strong),
+        ]
+    }
+}
+
+/// What one coder did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodedPages {
+    /// Pages.
+    pub pages: PageCount,
+    /// Bytes of code.
+    pub bytes: u64,
+    /// How long coding took, all streams together.
+    #[serde(with = "crate::time::micros", rename = "took_us")]
+    pub took: Duration,
+}
+
+impl std::ops::AddAssign for CodedPages {
+    fn add_assign(&mut self, other: Self) {
+        self.pages += other.pages;
+        // A receipt may say anything.
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.took = self.took.saturating_add(other.took);
+    }
 }
 
 impl std::ops::AddAssign for PagesByCoding {
@@ -88,6 +154,7 @@ impl std::ops::AddAssign for PagesByCoding {
         self.withheld += other.withheld;
         self.unsent += other.unsent;
         self.owed += other.owed;
+        self.coded += other.coded;
     }
 }
 
@@ -266,6 +333,9 @@ pub struct Receipt {
     /// What came of asking the guest for memory, if it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ballooning: Option<Ballooning>,
+    /// What each coder did.
+    #[serde(default)]
+    pub coders: Coded,
     /// The downtime, if the guest was paused.
     pub downtime: Option<Downtime>,
     /// Every round, the last after the pause.

@@ -61,7 +61,9 @@ pub fn page_stream(
             StreamEvent::Ended { error, .. } => {
                 end = Some(match error {
                     ReceiveError::Io(_) => PagesEnd::Cut,
-                    ReceiveError::Frame(_) | ReceiveError::Misplaced { .. } => PagesEnd::Refused,
+                    ReceiveError::Frame(_)
+                    | ReceiveError::Misplaced { .. }
+                    | ReceiveError::Code { .. } => PagesEnd::Refused,
                     ReceiveError::Memory(_) => PagesEnd::Memory,
                 });
             }

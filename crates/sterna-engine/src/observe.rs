@@ -1,37 +1,30 @@
 //! A look at a guest that runs, before it is moved: what it writes, and what there is of it.
 
+use crate::sample::Sample;
 use std::thread;
 use std::time::{Duration, Instant};
 use sterna_core::prediction::Look;
-use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageClass, PageCount, PageSet, classify};
+use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageCount, PageSet};
 use sterna_vmm::{Source, VmmError};
 
 /// When to look, in 32nds of the time.
 const LOOKS: [u32; 10] = [1, 2, 4, 8, 12, 16, 20, 24, 28, 32];
 
-/// Pages that are read to learn how many of those that exist are zero.
+/// Pages that are read to learn what those that exist are like.
 const SAMPLE_PAGES: u64 = 2048;
 
 /// What was seen of a guest.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Observed {
     /// Different pages written, by time.
     pub looks: Vec<Look>,
     /// Pages that exist.
     pub existing: PageCount,
-    /// Of pages that exist, how many in a thousand are all zero, by sample.
-    pub zero_permille: u16,
+    /// Some of them.
+    pub sample: Sample,
 }
 
 impl Observed {
-    /// Bytes on the wire of a page that is sent for the first time, as it is without any coding but
-    /// that of zeroes.
-    #[must_use]
-    pub fn first_page_bytes(&self) -> f64 {
-        let raw = 1.0 - f64::from(self.zero_permille) / 1000.0;
-        raw * PAGE_SIZE as f64 + 2.0
-    }
-
     /// Bytes a second of different pages that the guest wrote, over the whole time of looking.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
@@ -50,10 +43,10 @@ impl Observed {
 /// When the hypervisor or the kernel refuses.
 pub fn observe(guest: &mut dyn Source, time: Duration) -> Result<Observed, VmmError> {
     let existing = guest.populated()?;
-    let zero_permille = sample(guest, &existing)?;
+    let sample = sample(guest, &existing)?;
     let looks = look_at(guest, time);
     guest.stop_tracking()?;
-    Ok(Observed { looks: looks?, existing: existing.count(), zero_permille })
+    Ok(Observed { looks: looks?, existing: existing.count(), sample })
 }
 
 fn look_at(guest: &mut dyn Source, time: Duration) -> Result<Vec<Look>, VmmError> {
@@ -69,17 +62,14 @@ fn look_at(guest: &mut dyn Source, time: Duration) -> Result<Vec<Look>, VmmError
     Ok(looks)
 }
 
-/// How many in a thousand of the pages that exist are zero, of some all over RAM.
-fn sample(guest: &dyn Source, existing: &PageSet) -> Result<u16, VmmError> {
+/// Some of the pages that exist, all over RAM.
+fn sample(guest: &dyn Source, existing: &PageSet) -> Result<Sample, VmmError> {
     let memory = guest.memory();
     let every = (existing.count().0 / SAMPLE_PAGES).max(1);
     let every = usize::try_from(every).unwrap_or(usize::MAX);
-    let (mut seen, mut zero) = (0u64, 0u64);
-    let mut bytes = [0; PAGE_SIZE];
-    for page in existing.iter().step_by(every) {
+    Sample::of(existing.iter().step_by(every).map(|page| {
+        let mut bytes = [0; PAGE_SIZE];
         memory.read(page, &mut bytes)?;
-        seen += 1;
-        zero += u64::from(classify(&bytes) == PageClass::Zero);
-    }
-    Ok(u16::try_from(zero * 1000 / seen.max(1)).unwrap_or(1000))
+        Ok(bytes)
+    }))
 }

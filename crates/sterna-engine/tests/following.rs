@@ -17,7 +17,7 @@ use sterna_core::working_set::HoldBack;
 use sterna_engine::Host;
 use sterna_engine::source::Move;
 use sterna_page::PageCount;
-use sterna_proto::message::Verify;
+use sterna_proto::message::{Coding, Verify};
 use sterna_vmm::synthetic::{SyntheticConfig, SyntheticGuest, WriteRate};
 
 /// Slow enough that the guest runs for a while before its last page is there.
@@ -60,6 +60,21 @@ fn a_guest_runs_first_and_every_page_follows_it_once() {
     assert_eq!(pages.raw + pages.zero, populated, "once each");
     assert!(wanted > PageCount::ZERO && wanted.0 <= waits.pages, "{following:?}");
     assert!(waits.median_us <= waits.p99_us && waits.p99_us <= waits.longest_us, "{waits:?}");
+}
+
+#[test]
+fn what_follows_a_guest_goes_in_fewer_bytes_where_that_is_faster() {
+    let (a, b) = sites();
+    let guest = SyntheticGuest::start(busy()).unwrap();
+    let mut request = by(AlgorithmName::Hybrid, request(&a, b.listener.address(), &guest, 1));
+    request.offer.codings.push(Coding::Coded);
+    request.bandwidth_bytes_per_second = Some(4_000_000);
+    let receipt = run(&a, &request, &guest);
+    let (_, following) = arrived(&b, &receipt);
+    let first = receipt.rounds[0].pages;
+    assert!(first.coded > PageCount::ZERO, "{receipt:#?}");
+    let coded = following.pages.coded;
+    assert!(coded > PageCount::ZERO && following.bytes < coded.bytes(), "{receipt:#?}");
 }
 
 #[test]

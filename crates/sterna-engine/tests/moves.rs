@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
-use sterna_core::receipt::{Ending, RamCheck, StopReason};
+use sterna_core::receipt::{Ending, RamCheck, Receipt, StopReason};
 use sterna_core::working_set::HoldBack;
 use sterna_page::PageCount;
+use sterna_proto::message::Coding;
 use sterna_vmm::synthetic::{Content, SyntheticConfig, SyntheticGuest, WriteRate};
 
 /// Moves `guest` from `a` to `b` and checks everything that must hold after any move.
@@ -169,6 +170,51 @@ fn pages_written_again_before_their_turn_wait_for_a_later_round() {
     assert!(first.postponed > PageCount::ZERO, "{receipt:#?}");
     assert_eq!(first.raw + first.zero + first.postponed, busy().populated);
     assert!(b.host.arrived(attempt(1)).unwrap().check().unwrap().is_sound());
+}
+
+/// A move over a link on which coding pays, as far as there is something to code.
+fn coded(content: Content) -> Receipt {
+    let (a, b) = sites();
+    let config = SyntheticConfig {
+        pages: PageCount(8192),
+        populated: PageCount(8192),
+        working_set: PageCount(256),
+        rate: WriteRate::BytesPerSecond(1 << 20),
+        content,
+        ..busy()
+    };
+    let guest = SyntheticGuest::start(config).unwrap();
+    let mut request = request(&a, b.listener.address(), &guest, 1);
+    request.offer.codings.push(Coding::Coded);
+    request.bandwidth_bytes_per_second = Some(10 << 20);
+    let receipt = run(&a, &request, &guest);
+    assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
+    assert_eq!(receipt.ram_digest, RamCheck::Equal);
+    assert!(b.host.arrived(attempt(1)).unwrap().check().unwrap().is_sound());
+    receipt
+}
+
+#[test]
+fn pages_that_can_be_coded_go_in_fewer_bytes() {
+    let receipt = coded(Content::Text);
+    let first = receipt.rounds[0].pages;
+    let coded = first.coded;
+    assert_eq!(first.raw + coded + first.postponed, PageCount(8192), "{receipt:#?}");
+    assert!(coded.0 > 8192 * 3 / 4, "{receipt:#?}");
+    assert!(receipt.rounds[0].bytes < coded.bytes() / 2, "{receipt:#?}");
+    let all = receipt.rounds.iter().fold(PageCount::ZERO, |all, round| all + round.pages.coded);
+    let did = receipt.coders.each();
+    let told = did.iter().fold(PageCount::ZERO, |all, (_, coder)| all + coder.pages);
+    assert_eq!(told, all, "{receipt:#?}");
+    let bytes: u64 = did.iter().map(|(_, coder)| coder.bytes).sum();
+    assert!(bytes < receipt.wire.payload, "{receipt:#?}");
+}
+
+#[test]
+fn pages_that_cannot_be_coded_are_tried_seldom_and_go_as_they_are() {
+    let first = coded(Content::Random).rounds[0].pages;
+    assert!(first.coded.0 < 8192 / 10, "{first:#?}");
+    assert!(first.raw.0 > 8192 * 3 / 4, "{first:#?}");
 }
 
 #[test]

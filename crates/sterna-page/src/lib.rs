@@ -6,14 +6,14 @@
 
 #![forbid(unsafe_code)]
 
-mod coding;
+pub mod coding;
 mod digest;
 mod hash;
 mod layout;
 mod number;
 mod set;
 
-pub use coding::{PageClass, classify, is_zero};
+pub use coding::is_zero;
 pub use digest::{ChunkDigest, DIGEST_CHUNK_PAGES, PageSum, RamDigest, chunk_digest, ram_digest};
 pub use hash::{PageHash, PageHasher};
 pub use layout::{LayoutError, RamBlock, RamLayout};

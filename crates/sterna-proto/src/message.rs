@@ -92,6 +92,8 @@ pub enum Coding {
     Zero,
     /// Pages as they are.
     Raw,
+    /// Pages by the codes of `sterna_page::coding`, whichever of them the source chooses.
+    Coded,
     /// Pages that follow the guest after it has been handed over.
     Owed,
     /// None: the hypervisors copy the guest among themselves.

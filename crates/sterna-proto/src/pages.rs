@@ -1,15 +1,19 @@
 //! Frames of a page connection, and of the urgent one on which owed pages are asked for.
 //!
 //! ```text
-//!  0      1      2       4       8                16
-//!  | kind | zero | zero  | count | first page     |  then, for kind `raw`: count × 4096 bytes
-//!                                                    for kind `owed`: one bit a page, lowest first
+//!  0      1         4       8                16
+//!  | kind | length  | count | first page     |  then, for kind `raw`: count × 4096 bytes
+//!                                               for kind `owed`: one bit a page, lowest first
+//!                                               for a coder's kind: length bytes of its code
 //! ```
+//!
+//! The length is that of a code, and zero for all other kinds.
 //!
 //! A page always travels on the same stream, and a stream is in order, so the last frame that
 //! names a page tells its content.
 
 use crate::limits::RUN_PAGES_MAX;
+use sterna_page::coding::{Coder, code_bytes_max};
 use sterna_page::{PAGE_SIZE, PageNumber, PageRun};
 use thiserror::Error;
 
@@ -35,7 +39,19 @@ pub enum PageFrame {
     Owed(PageRun),
     /// Somebody waits for this page; from the destination, on the urgent connection.
     Wanted(PageNumber),
+    /// The pages' code follows.
+    Coded {
+        /// The pages.
+        run: PageRun,
+        /// Whose code it is. It is the next of this connection's codes for that decoder.
+        coder: Coder,
+        /// Bytes of code.
+        length: u32,
+    },
 }
+
+/// The kind of a coder's code is this and its place among all coders.
+const CODED: u8 = 16;
 
 /// Why a frame header is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -49,6 +65,14 @@ pub enum FrameError {
     /// No pages, or more than a frame may hold.
     #[error("{0} pages in one frame, expected 1 to {RUN_PAGES_MAX}")]
     Count(u32),
+    /// A code of no bytes, or of more than so many pages can have.
+    #[error("{length} bytes of code for {pages} pages")]
+    Length {
+        /// Bytes.
+        length: u32,
+        /// How many pages they would be for.
+        pages: u32,
+    },
     /// The run ends beyond the last possible page number.
     #[error("a run of pages leaves the number space")]
     Overflow,
@@ -64,6 +88,7 @@ impl PageFrame {
                 .saturating_mul(PAGE_SIZE),
             Self::Owed(run) => usize::try_from(run.count.0.div_ceil(8))
                 .expect("a frame has at most RUN_PAGES_MAX pages"),
+            Self::Coded { length, .. } => *length as usize,
             Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } | Self::Wanted(_) => 0,
         }
     }
@@ -78,8 +103,16 @@ impl PageFrame {
             Self::Mark { round } => (4, *round, 0),
             Self::Owed(run) => (5, Self::count(*run), run.first.0),
             Self::Wanted(page) => (6, 1, page.0),
+            Self::Coded { run, coder, .. } => {
+                (CODED + *coder as u8, Self::count(*run), run.first.0)
+            }
         };
         let mut bytes = [0; HEADER_BYTES];
+        if let Self::Coded { run, length, .. } = self {
+            let fits = (1..=length_max(Self::count(*run))).contains(length);
+            assert!(fits, "{length} bytes of code for {run:?} cannot be sent");
+            bytes[..4].copy_from_slice(&(length << 8).to_le_bytes());
+        }
         bytes[0] = kind;
         bytes[4..8].copy_from_slice(&count.to_le_bytes());
         bytes[8..16].copy_from_slice(&first.to_le_bytes());
@@ -98,7 +131,10 @@ impl PageFrame {
     /// When it is none of this version's. Whether the pages are the guest's is for the receiver
     /// to check: only it knows the layout.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, FrameError> {
-        if bytes[1..4] != [0; 3] {
+        let length = u32::from_le_bytes([bytes[1], bytes[2], bytes[3], 0]);
+        let coder =
+            bytes[0].checked_sub(CODED).and_then(|place| Coder::ALL.get(usize::from(place)));
+        if length != 0 && coder.is_none() {
             return Err(FrameError::Reserved);
         }
         let count = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
@@ -113,6 +149,16 @@ impl PageFrame {
                 _ => Err(FrameError::Count(count)),
             }
         };
+        if let Some(coder) = coder {
+            let (run, coder) = (run()?, *coder);
+            return match length {
+                0 => Err(FrameError::Length { length, pages: count }),
+                long if long > length_max(count) => {
+                    Err(FrameError::Length { length, pages: count })
+                }
+                _ => Ok(Self::Coded { run, coder, length }),
+            };
+        }
         match bytes[0] {
             1 => run().map(Self::Raw),
             2 => run().map(Self::Zero),
@@ -125,6 +171,11 @@ impl PageFrame {
             kind => Err(FrameError::Kind(kind)),
         }
     }
+}
+
+/// The longest code of so many pages.
+fn length_max(pages: u32) -> u32 {
+    u32::try_from(code_bytes_max(pages as usize)).unwrap_or(u32::MAX).min(0xff_ffff)
 }
 
 #[cfg(test)]
@@ -142,6 +193,8 @@ mod tests {
             PageFrame::Mark { round: u32::MAX },
             PageFrame::Owed(run),
             PageFrame::Wanted(PageNumber(1 << 40)),
+            PageFrame::Coded { run, coder: Coder::Sparse, length: 1 },
+            PageFrame::Coded { run, coder: Coder::ZstdStrong, length: length_max(RUN_PAGES_MAX) },
         ] {
             assert_eq!(PageFrame::decode(&frame.encode()), Ok(frame));
         }
@@ -157,6 +210,15 @@ mod tests {
         assert_eq!(PageFrame::decode(&bytes), Err(FrameError::Count(0)));
         bytes[4..8].copy_from_slice(&(RUN_PAGES_MAX + 1).to_le_bytes());
         assert_eq!(PageFrame::decode(&bytes), Err(FrameError::Count(RUN_PAGES_MAX + 1)));
+        bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
+        bytes[0] = CODED;
+        assert_eq!(PageFrame::decode(&bytes), Err(FrameError::Length { length: 0, pages: 1 }));
+        bytes[1..4].copy_from_slice(&[0xff; 3]);
+        let long = FrameError::Length { length: 0xff_ffff, pages: 1 };
+        assert_eq!(PageFrame::decode(&bytes), Err(long));
+        bytes[0] = 1;
+        assert_eq!(PageFrame::decode(&bytes), Err(FrameError::Reserved));
+        bytes[1..4].fill(0);
         bytes[4..8].copy_from_slice(&2u32.to_le_bytes());
         bytes[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(PageFrame::decode(&bytes), Err(FrameError::Overflow));

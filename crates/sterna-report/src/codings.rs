@@ -6,8 +6,9 @@ use sterna_page::PageCount;
 
 /// From the bottom of a bar to its top: a coding's name, which is its style as well, and its
 /// meaning.
-pub(crate) const CODINGS: [(&str, &str); 8] = [
+pub(crate) const CODINGS: [(&str, &str); 9] = [
     ("raw", "raw"),
+    ("coded", "coded: in fewer bytes"),
     ("zero", "zero"),
     ("absent", "absent: no such page"),
     ("unchanged", "unchanged: compared again"),
@@ -18,9 +19,10 @@ pub(crate) const CODINGS: [(&str, &str); 8] = [
 ];
 
 /// Pages of a coding, in the order of [`CODINGS`].
-pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 8] {
+pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 9] {
     [
         pages.raw,
+        pages.coded,
         pages.zero,
         pages.absent,
         pages.unchanged,

@@ -6,7 +6,7 @@ use crate::words;
 use maud::{Markup, html};
 use std::time::Duration;
 use sterna_core::balloon::Ballooning;
-use sterna_core::receipt::{Following, RamCheck, Receipt};
+use sterna_core::receipt::{Coded, Following, RamCheck, Receipt};
 use sterna_page::PAGE_SIZE_BYTES;
 
 /// The key figures.
@@ -34,6 +34,9 @@ pub(crate) fn facts(report: &MoveReport) -> Markup {
             section { h4 { "How" } dl { (course(receipt)) } }
             section { h4 { "Limits" } dl { (limits(receipt)) } }
             section { h4 { "Bytes sent" } dl { (sent(report)) } }
+            @if receipt.coders != Coded::default() {
+                section { h4 { "Sent in fewer bytes" } dl { (coded(&receipt.coders)) } }
+            }
             @if let Some(ballooning) = &receipt.ballooning {
                 section { h4 { "Given back for the move" } dl { (given_back(ballooning)) } }
             }
@@ -54,13 +57,22 @@ fn given_back(ballooning: &Ballooning) -> Markup {
     }
 }
 
+fn coded(coders: &Coded) -> Markup {
+    html! {
+        @for (name, coder) in coders.each().iter().filter(|(_, coder)| coder.pages.0 > 0) {
+            (fact(name, &format!("{} pages in {}, in {}",
+                count(coder.pages.0), bytes(coder.bytes), time(coder.took))))
+        }
+    }
+}
+
 fn followed(following: &Following) -> Markup {
     let micros = |micros| time(Duration::from_micros(micros));
     let waits = &following.waits;
     html! {
         (fact("From the hand-over on", &time(following.took)))
         (fact("Bytes of pages", &bytes(following.bytes)))
-        (fact("Pages", &count((following.pages.raw + following.pages.zero).0)))
+        (fact("Pages", &count((following.pages.raw + following.pages.coded + following.pages.zero).0)))
         (fact("Pages the guest waited for", &count(waits.pages)))
         (fact("Waits, median", &micros(waits.median_us)))
         (fact("Waits, 99 of 100 at most", &micros(waits.p99_us)))

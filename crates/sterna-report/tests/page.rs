@@ -285,7 +285,10 @@ prop_compose! {
     ) -> Round {
         let [raw, zero, absent, unchanged, dirtied, withheld, unsent, owed] = pages.map(PageCount);
         let postponed = dirtied;
-        let pages = PagesByCoding { raw, zero, absent, unchanged, postponed, withheld, unsent, owed };
+        let coded = absent;
+        let pages = PagesByCoding {
+            raw, zero, absent, unchanged, postponed, withheld, unsent, owed, coded,
+        };
         let number = u32::try_from(number_of).unwrap_or(u32::MAX);
         Round { number, started, took, pages, bytes, dirtied, ..Round::default() }
     }

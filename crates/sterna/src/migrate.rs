@@ -98,6 +98,7 @@ impl MigrateArgs {
             native_mode: self.native_mode,
             limits: self.terms.limits(),
             hold_back: self.hold_back,
+            compress: self.terms.compress,
             balloon: if self.balloon { Balloon::Inflate } else { Balloon::Leave },
             bandwidth_bytes_per_second: self.terms.bandwidth,
             push: self.push,

@@ -32,6 +32,7 @@ pub(crate) async fn run(args: PlanArgs, global: &Global) -> anyhow::Result<Exit>
     let request = PlanRequest {
         to: terms.to.clone(),
         limits: terms.limits(),
+        compress: terms.compress,
         bandwidth_bytes_per_second: terms.bandwidth,
         streams: terms.streams,
         observe_ms,

@@ -5,7 +5,9 @@ use std::fmt::{self, Write as _};
 use std::time::{Duration, UNIX_EPOCH};
 use sterna_core::balloon::Ballooning;
 use sterna_core::prediction::{Band, Forecast};
-use sterna_core::receipt::{Downtime, Ending, Following, RamCheck, Receipt, Round, WireBytes};
+use sterna_core::receipt::{
+    CodedPages, Downtime, Ending, Following, RamCheck, Receipt, Round, WireBytes,
+};
 use sterna_core::speed::VcpuSpeed;
 
 /// Writes a receipt: what became of the guest first, then the figures.
@@ -41,6 +43,11 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
         field(text, "foreseen", &foreseen(forecast, receipt))?;
     }
     field(text, "sent", &sent(&receipt.wire))?;
+    for (name, coder) in receipt.coders.each() {
+        if coder.pages.0 > 0 {
+            field(text, "coded", &coded(name, coder))?;
+        }
+    }
     field(text, "RAM check", &check(receipt.ram_digest))?;
     if let Some(ballooning) = &receipt.ballooning {
         field(text, "given back", &given_back(ballooning))?;
@@ -69,6 +76,12 @@ fn algorithm(receipt: &Receipt) -> String {
             }
         },
     }
+}
+
+/// What a coder did.
+fn coded(name: &str, CodedPages { pages, bytes, took }: CodedPages) -> String {
+    let (from, to) = (size(pages.bytes()), size(bytes));
+    format!("{} pages by {name}: {from} in {to}, in {}", pages.0, time(took))
 }
 
 fn field(text: &mut String, name: &str, value: &dyn fmt::Display) -> fmt::Result {
@@ -232,9 +245,13 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
             0 => String::new(),
             left => format!("  {left} left for later"),
         };
+        let coded = match pages.coded.0 {
+            0 => String::new(),
+            coded => format!("  {coded} coded"),
+        };
         writeln!(
             text,
-            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{held}{left}{slowed}",
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{coded}{held}{left}{slowed}",
             round.number,
             time(round.took),
             size(round.bytes),
@@ -262,7 +279,7 @@ pub(crate) mod tests {
     use sterna_core::algorithm::AlgorithmName;
     use sterna_core::balloon::BalloonEnd;
     use sterna_core::limits::Limits;
-    use sterna_core::receipt::{PagesByCoding, StopReason};
+    use sterna_core::receipt::{Coded, PagesByCoding, StopReason};
     use sterna_page::PageCount;
     use sterna_proto::message::{ActivationTimes, AttemptId, Epoch, GuestId, Reason, ReasonCode};
     use uuid::Uuid;
@@ -307,6 +324,7 @@ pub(crate) mod tests {
             }),
             rounds: vec![round],
             ballooning: None,
+            coders: Coded::default(),
             following: None,
             wire: WireBytes { payload: 410 << 20, sockets: 411 << 20, interface: None },
             ram_digest: RamCheck::Equal,
@@ -341,6 +359,22 @@ pages of 4 KiB; the last round is the one after the pause
 ";
         let text = render(&receipt());
         assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn what_coders_did_is_told() {
+        let mut coded = receipt();
+        assert!(!render(&coded).contains("coded"));
+        coded.coders.zstd_fast = CodedPages {
+            pages: PageCount(25_600),
+            bytes: 20 << 20,
+            took: Duration::from_millis(250),
+        };
+        coded.rounds[0].pages.coded = PageCount(25_600);
+        let text = render(&coded);
+        let line = "  coded        25600 pages by zstd-fast: 100.0 MiB in 20.0 MiB, in 250 ms\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("  25600 coded\n"), "{text}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use crate::units::{parse_rate, parse_size};
 use std::time::Duration;
 use sterna_api::STREAMS_DEFAULT;
-use sterna_core::limits::Prefer;
-use sterna_core::limits::{Limits, WhenStuck};
+use sterna_core::compress::Compress;
+use sterna_core::limits::{Limits, Prefer, WhenStuck};
 
 /// Where a guest is to go, and what that may cost.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,10 @@ pub(crate) struct TermsArgs {
     /// Send pages no faster than this, such as 100MB/s
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) bandwidth: Option<u64>,
+    /// Send pages in fewer bytes than they have where that is faster, as measured on the way: none or
+    /// auto
+    #[arg(long, value_name = "HOW", default_value_t)]
+    pub(crate) compress: Compress,
     /// Send pages over this many connections
     #[arg(long, value_name = "N", default_value_t = STREAMS_DEFAULT)]
     pub(crate) streams: u16,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, paths};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::Balloon;
+use sterna_core::compress::Compress;
 use sterna_core::limits::{StageLimits, WhenStuck};
 use sterna_core::prediction::{Choice, Surroundings};
 use sterna_engine::SourceJournal;
@@ -169,6 +170,9 @@ pub(super) fn offer(
     let described = serde_json::to_value(definition)
         .map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
     let mut codings = vec![Coding::Absent, Coding::Zero, Coding::Raw];
+    if request.compress == Compress::Auto {
+        codings.push(Coding::Coded);
+    }
     // Costs both sides a connection, so it is asked for only where it may be used.
     if request.algorithm.start().may_owe(&request.limits) {
         codings.push(Coding::Owed);

@@ -43,6 +43,7 @@ impl Planned {
             && planned.limits == asked.limits
             && planned.bandwidth_bytes_per_second == asked.bandwidth_bytes_per_second
             && planned.streams == asked.streams
+            && planned.compress == asked.compress
             && self.made.elapsed() < PLAN_HOLDS;
         let mut choice = same.then(|| self.choice.clone())?;
         if let Some(method) = Method::asked_for(asked.algorithm, &asked.limits) {
@@ -136,6 +137,7 @@ impl Subject {
             native_mode: NativeMode::default(),
             limits: request.limits,
             hold_back: HoldBack::default(),
+            compress: request.compress,
             balloon: Balloon::default(),
             bandwidth_bytes_per_second: request.bandwidth_bytes_per_second,
             streams: request.streams,
@@ -179,10 +181,13 @@ fn conclude(
     let allowed = request.bandwidth_bytes_per_second.map_or(f64::MAX, |rate| rate as f64);
     let link_bytes_per_second = trial.bytes_per_second.min(allowed);
     let curve = WorkingSetCurve::new(&observed.looks);
+    let PlanRequest { compress, streams, .. } = *request;
+    let sample = &observed.sample;
     let seen = Seen {
         curve: &curve,
         existing: observed.existing,
-        first_page_bytes: observed.first_page_bytes(),
+        first_page_bytes: sample.first_page_bytes(compress, link_bytes_per_second, streams),
+        page_bytes: sample.page_bytes(compress, link_bytes_per_second, streams),
     };
     let model = Model::before_the_move(seen, link_bytes_per_second, &surroundings, &request.limits);
     let choice = Choice::before_the_move(&model);
@@ -196,7 +201,7 @@ fn conclude(
         copying_once_us: u64::try_from(once.as_micros()).unwrap_or(u64::MAX),
         round_trip_us: trial.round_trip_us,
         existing_bytes: observed.existing.bytes(),
-        zero_permille: observed.zero_permille,
+        zero_permille: observed.sample.zero_permille(),
         dirty_bytes_per_second: observed.dirty_bytes_per_second(),
     }
 }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
-use sterna_page::PageCount;
+use sterna_page::{PAGE_SIZE, PageCount};
 
 /// Names of the algorithms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,12 +213,28 @@ const RATE_SAMPLE_BYTES_MIN: u64 = 1 << 20;
 /// before there is one.
 #[must_use]
 pub fn link_bytes_per_second(rounds: &[Round]) -> Option<f64> {
-    let telling = |r: &&Round| r.bytes >= RATE_SAMPLE_BYTES_MIN && !r.took.is_zero();
-    let largest_of_all = || rounds.iter().rfind(|r| !r.took.is_zero());
-    let round = rounds.iter().rev().find(telling).or_else(largest_of_all)?;
+    let round = telling(rounds)?;
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let bytes = round.bytes.max(1) as f64;
     Some(bytes / round.took.as_secs_f64())
+}
+
+/// Bytes on the wire of a page that is not zero, in the same round: no more than a page has, and fewer
+/// where pages are coded.
+fn page_bytes(rounds: &[Round]) -> f64 {
+    const MOST: f64 = PAGE_SIZE as f64;
+    let Some(round) = telling(rounds) else { return MOST };
+    let pages = round.pages.raw + round.pages.coded;
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let mean = round.bytes as f64 / pages.0 as f64;
+    if mean.is_finite() { mean.clamp(1.0, MOST) } else { MOST }
+}
+
+/// The newest round that is large enough to tell how fast pages travel, or the newest at all.
+fn telling(rounds: &[Round]) -> Option<&Round> {
+    let telling = |r: &&Round| r.bytes >= RATE_SAMPLE_BYTES_MIN && !r.took.is_zero();
+    let largest_of_all = || rounds.iter().rfind(|r| !r.took.is_zero());
+    rounds.iter().rev().find(telling).or_else(largest_of_all)
 }
 
 impl View<'_> {
@@ -228,22 +244,34 @@ impl View<'_> {
         link_bytes_per_second(self.rounds)
     }
 
-    /// Bytes a second that the guest wrote during the last round; `None` before there is one.
+    /// Bytes on the wire of a page that is not zero.
     #[must_use]
-    pub fn dirty_bytes_per_second(&self) -> Option<f64> {
+    pub fn page_bytes(&self) -> f64 {
+        page_bytes(self.rounds)
+    }
+
+    /// Pages a second, none of them zero, that the move gets through.
+    #[must_use]
+    pub fn pages_per_second(&self) -> Option<f64> {
+        Some(self.link_bytes_per_second()? / self.page_bytes())
+    }
+
+    /// Pages a second that the guest wrote during the last round; `None` before there is one.
+    #[must_use]
+    pub fn dirty_pages_per_second(&self) -> Option<f64> {
         let round = self.rounds.last().filter(|round| !round.took.is_zero())?;
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let bytes = round.dirtied.bytes() as f64;
-        Some(bytes / round.took.as_secs_f64())
+        let pages = round.dirtied.0 as f64;
+        Some(pages / round.took.as_secs_f64())
     }
 
     /// How long the residue takes to copy at the link's speed.
     #[must_use]
     pub fn residue_time(&self) -> Duration {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let bytes = self.residue.bytes() as f64;
-        match self.link_bytes_per_second() {
-            Some(rate) => Duration::try_from_secs_f64(bytes / rate).unwrap_or(Duration::MAX),
+        let pages = self.residue.0 as f64;
+        match self.pages_per_second() {
+            Some(rate) => Duration::try_from_secs_f64(pages / rate).unwrap_or(Duration::MAX),
             None if self.residue == PageCount::ZERO => Duration::ZERO,
             None => Duration::MAX,
         }
@@ -287,6 +315,43 @@ impl<'a> View<'a> {
             // Some bytes a test.
             curve: Box::leak(Box::default()),
             surroundings: Box::leak(Box::default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receipt::PagesByCoding;
+
+    fn view_after(pages: PagesByCoding, bytes: u64, limits: &Limits) -> View<'static> {
+        let round = Round { pages, bytes, took: Duration::from_secs(1), ..Round::default() };
+        let limits = Box::leak(Box::new(*limits));
+        View::after(Box::leak(Box::new([round])), PageCount(1000), limits)
+    }
+
+    #[test]
+    fn coded_pages_count_by_their_bytes() {
+        let half = PageCount(5000);
+        let zero = PageCount(9999);
+        let pages = PagesByCoding { raw: half, coded: half, zero, ..PagesByCoding::default() };
+        let view = view_after(pages, 5000 * (4096 + 1024), &Limits::default());
+        assert_eq!(view.page_bytes(), 2560.0);
+        assert_eq!(view.pages_per_second(), Some(10_000.0));
+        assert_eq!(view.residue_time(), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn no_page_takes_more_than_it_has() {
+        // Frames of zero pages have headers, and a round may send nothing else.
+        for raw in [0, 10] {
+            let pages = PagesByCoding {
+                raw: PageCount(raw),
+                zero: PageCount(100_000),
+                ..PagesByCoding::default()
+            };
+            let view = view_after(pages, 1_000_000, &Limits::default());
+            assert_eq!(view.page_bytes(), 4096.0);
         }
     }
 }

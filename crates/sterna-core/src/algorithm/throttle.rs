@@ -40,8 +40,7 @@ impl Throttle {
 
     /// Takes the newest round into account.
     pub(super) fn adjust(&mut self, view: &View<'_>) {
-        let (Some(link), Some(dirty)) =
-            (view.link_bytes_per_second(), view.dirty_bytes_per_second())
+        let (Some(link), Some(dirty)) = (view.pages_per_second(), view.dirty_pages_per_second())
         else {
             return;
         };

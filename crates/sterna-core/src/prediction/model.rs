@@ -7,10 +7,10 @@ use crate::limits::{FIXED_DOWNTIME, Limits};
 use crate::receipt::{PagesByCoding, Round, StopReason};
 use crate::working_set::SAMPLING_PERIOD;
 use std::time::Duration;
-use sterna_page::{PAGE_SIZE, PageCount};
+use sterna_page::PageCount;
 
 /// Bytes of a page that is sent as it is, with its share of the header of its run.
-const RAW_PAGE_BYTES: f64 = PAGE_SIZE as f64 + 2.0;
+const FRAMING_BYTES: f64 = 2.0;
 
 /// What a round takes even if it sends nothing: marks, their answer, a scan.
 const ROUND_OVERHEAD_SECONDS: f64 = 0.002;
@@ -54,6 +54,8 @@ pub struct Seen<'a> {
     pub existing: PageCount,
     /// Bytes on the wire of one of them: many are zero.
     pub first_page_bytes: f64,
+    /// Bytes on the wire of one that is not.
+    pub page_bytes: f64,
 }
 
 /// One guest, one link, and how far the move has come.
@@ -81,6 +83,8 @@ pub struct Model<'a> {
     pub existing: PageCount,
     /// Bytes on the wire of a page that was never sent: many are zero.
     pub first_page_bytes: f64,
+    /// Bytes on the wire of one that is sent again: few are.
+    pub page_bytes: f64,
 }
 
 /// What a run of a policy came to; times in seconds.
@@ -99,8 +103,8 @@ impl<'a> Model<'a> {
     #[must_use]
     pub fn of(view: &View<'a>) -> Option<Self> {
         let first = view.rounds.first()?;
-        let PagesByCoding { raw, zero, postponed, withheld, unsent, .. } = first.pages;
-        let sent = raw.0.saturating_add(zero.0);
+        let PagesByCoding { raw, zero, postponed, withheld, unsent, coded, .. } = first.pages;
+        let sent = (raw + coded + zero).0;
         if sent == 0 {
             return None;
         }
@@ -116,6 +120,7 @@ impl<'a> Model<'a> {
             residue: view.residue,
             existing: PageCount(sent) + postponed + withheld + unsent,
             first_page_bytes: bytes_f64(first.bytes) / bytes_f64(sent),
+            page_bytes: view.page_bytes() + FRAMING_BYTES,
         })
     }
 
@@ -127,7 +132,7 @@ impl<'a> Model<'a> {
         surroundings: &'a Surroundings,
         limits: &'a Limits,
     ) -> Self {
-        let Seen { curve, existing, first_page_bytes } = guest;
+        let Seen { curve, existing, first_page_bytes, page_bytes } = guest;
         Self {
             curve,
             link_bytes_per_second,
@@ -140,6 +145,7 @@ impl<'a> Model<'a> {
             residue: existing,
             existing,
             first_page_bytes,
+            page_bytes,
         }
     }
 
@@ -262,7 +268,7 @@ impl<'a> Running<'a> {
     /// Bytes of `pages` of the residue.
     fn bytes_of(&self, pages: f64) -> f64 {
         let fresh = self.fresh * pages / self.residue.max(1.0);
-        fresh * self.model.first_page_bytes + (pages - fresh) * RAW_PAGE_BYTES
+        fresh * self.model.first_page_bytes + (pages - fresh) * self.model.page_bytes
     }
 
     /// How many of the pages of a round of `took` seconds are written again, and seen to be, before
@@ -291,8 +297,11 @@ impl<'a> Running<'a> {
         let bytes = self.bytes_of(sent);
         let dirtied = self.written(took, speed);
         let held_back = took * (1.0 - speed) * f64::from(self.model.surroundings.vcpus);
+        // As many as the bytes are of pages that are not zero; the others go with next to none.
+        let raw = (bytes / self.model.page_bytes).min(sent);
+        let (raw, zero) = (PageCount(whole(raw)), PageCount(whole(sent - raw)));
         self.rounds.push(Round {
-            pages: PagesByCoding { raw: PageCount(whole(sent)), ..PagesByCoding::default() },
+            pages: PagesByCoding { raw, zero, ..PagesByCoding::default() },
             bytes: whole(bytes),
             took: Duration::try_from_secs_f64(took).unwrap_or(Duration::MAX),
             dirtied: PageCount(whole(dirtied)),
@@ -395,7 +404,9 @@ mod tests {
             })
             .collect();
         let (curve, surroundings) = (WorkingSetCurve::new(&looks), Surroundings::default());
-        let seen = Seen { curve: &curve, existing: PageCount(PAGES), first_page_bytes: 4098.0 };
+        let existing = PageCount(PAGES);
+        let (first_page_bytes, page_bytes) = (4098.0, 4098.0);
+        let seen = Seen { curve: &curve, existing, first_page_bytes, page_bytes };
         let model = Model::before_the_move(seen, LINK, &surroundings, limits);
         let forecasts = model.forecasts();
         for Forecast { total_us, downtime_us, bytes, lost_work_us, .. } in &forecasts {
@@ -476,6 +487,7 @@ mod tests {
                 residue: PageCount(pages),
                 existing: PageCount(pages),
                 first_page_bytes: bytes,
+                page_bytes: bytes.clamp(1.0, 4098.0),
             };
             prop_assert_eq!(model.forecasts().len(), Method::ALL.len());
             let _any = model.copying_once();

@@ -6,7 +6,7 @@
 
 use crate::algorithm::View;
 use std::time::Duration;
-use sterna_page::{PAGE_SIZE_BYTES, PageCount};
+use sterna_page::{PAGE_SIZE, PageCount};
 
 /// The share of the accepted downtime that held pages may take.
 const SHARE: f64 = 0.5;
@@ -15,16 +15,20 @@ const SHARE: f64 = 0.5;
 /// by now.
 #[must_use]
 pub fn allowance(view: &View<'_>, accepted: Duration) -> PageCount {
-    let Some(rate) = view.link_bytes_per_second() else { return PageCount::ZERO };
-    allowance_at(rate, accepted.saturating_sub(view.fixed_downtime))
+    let Some(rate) = view.pages_per_second() else { return PageCount::ZERO };
+    let copying = accepted.saturating_sub(view.fixed_downtime);
+    pages_within(copying, rate)
 }
 
 /// The same over a link that carries so many bytes a second, where `copying` is what the accepted
-/// downtime leaves for copying.
+/// downtime leaves for copying and pages are sent as they are.
 #[must_use]
 pub fn allowance_at(bytes_per_second: f64, copying: Duration) -> PageCount {
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let pages = copying.as_secs_f64() * SHARE * bytes_per_second / PAGE_SIZE_BYTES as f64;
+    pages_within(copying, bytes_per_second / PAGE_SIZE as f64)
+}
+
+fn pages_within(copying: Duration, pages_per_second: f64) -> PageCount {
+    let pages = copying.as_secs_f64() * SHARE * pages_per_second;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -339,6 +339,9 @@ impl Driver {
         match self.service.host.reserve(self.attempt, offer, &self.peer) {
             Ok(guest) => {
                 let mut codings = codings;
+                if offer.codings.contains(&Coding::Coded) {
+                    codings.push(Coding::Coded);
+                }
                 if offer.codings.contains(&Coding::Owed) && guest.can_serve_faults().is_ok() {
                     codings.push(Coding::Owed);
                 }

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use sterna_core::push::{Push, PushOrder};
 use sterna_core::receipt::PagesByCoding;
-use sterna_page::{PAGE_SIZE, PageClass, PageCount, PageNumber, PageRun, PageSet, classify};
+use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet, is_zero};
 use sterna_proto::pages::{HEADER_BYTES, PageFrame};
 use sterna_sys::memory::GuestMemory;
 
@@ -205,16 +205,13 @@ fn send_urgent(
     let run = PageRun { first: page, count: PageCount(1) };
     let mut pages = PagesByCoding::default();
     let mut frame = Vec::with_capacity(HEADER_BYTES + PAGE_SIZE);
-    match classify(&content) {
-        PageClass::Zero => {
-            pages.zero = run.count;
-            frame.extend_from_slice(&PageFrame::Zero(run).encode());
-        }
-        PageClass::Raw => {
-            pages.raw = run.count;
-            frame.extend_from_slice(&PageFrame::Raw(run).encode());
-            frame.extend_from_slice(&content);
-        }
+    if is_zero(&content) {
+        pages.zero = run.count;
+        frame.extend_from_slice(&PageFrame::Zero(run).encode());
+    } else {
+        pages.raw = run.count;
+        frame.extend_from_slice(&PageFrame::Raw(run).encode());
+        frame.extend_from_slice(&content);
     }
     link.write_all(&frame)?;
     link.flush()?;

@@ -1,16 +1,19 @@
 //! Page streams: which stream a page travels on, and the threads at both ends.
 
+mod coding;
 mod follow;
+mod gauge;
 mod pacing;
 mod queue;
 mod receiver;
 mod sender;
 
+use coding::Coding;
 pub(crate) use follow::{Follow, Followed, bits, read_bits};
 pub(crate) use pacing::{GivingUp, Pacer};
 use queue::Queue;
 pub(crate) use receiver::{Heard, PageReceiver, ReceiveError, StreamEvent};
-pub(crate) use sender::{KeepHashes, SenderPool, Sends};
+pub(crate) use sender::{KeepHashes, Manner, SenderPool, Sends};
 
 use sterna_page::{PageNumber, PageRun, PageSet};
 use sterna_proto::limits::RUN_PAGES_MAX;
@@ -49,6 +52,10 @@ pub(crate) fn chunks_of(set: &PageSet) -> impl Iterator<Item = PageRun> + '_ {
         from = PageNumber(end);
         Some(PageRun::new(first, end - first))
     })
+}
+
+fn usize_of(count: u64) -> usize {
+    usize::try_from(count).expect("pages in memory are counted by usize")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::{CHUNK_PAGES, read_bits, stream_of};
 use crate::destination::Following;
 use std::io::{self, Read};
 use std::sync::Arc;
+use sterna_page::coding::{CodeError, Coder, Decoders, code_bytes_max};
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet};
 use sterna_proto::message::ReasonCode;
 use sterna_proto::pages::{HEADER_BYTES, PageFrame};
@@ -33,6 +34,17 @@ pub(crate) enum ReceiveError {
     /// Pages outside the guest's RAM, or on a stream that is not theirs.
     #[error("pages {first:#x} to {last:#x} do not belong on stream {stream}", first = .run.first.0, last = .run.first.0 + .run.count.0 - 1)]
     Misplaced { run: PageRun, stream: u16 },
+    /// A code that is none.
+    #[error("bad code of the coder {coder:?} at page {first:#x}", first = .run.first.0)]
+    Code {
+        /// For these pages.
+        run: PageRun,
+        /// By this coder.
+        coder: Coder,
+        /// Why.
+        #[source]
+        error: CodeError,
+    },
     /// Guest RAM could not be written.
     #[error("cannot write guest RAM")]
     Memory(#[source] io::Error),
@@ -43,7 +55,7 @@ impl ReceiveError {
     pub(crate) fn code(&self) -> ReasonCode {
         match self {
             Self::Io(_) => ReasonCode::LinkLost,
-            Self::Frame(_) | Self::Misplaced { .. } => ReasonCode::Protocol,
+            Self::Frame(_) | Self::Misplaced { .. } | Self::Code { .. } => ReasonCode::Protocol,
             Self::Memory(_) => ReasonCode::Hypervisor,
         }
     }
@@ -59,6 +71,8 @@ pub(crate) struct PageReceiver<R> {
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
+    code: Vec<u8>,
+    decoders: Decoders,
     /// Pages that hold content; all others do not exist yet and read as zeroes.
     filled: PageSet,
 }
@@ -77,7 +91,8 @@ impl<R: Read> PageReceiver<R> {
         let pages = memory.pages();
         let bytes = usize::try_from(CHUNK_PAGES).expect("a chunk is small") * PAGE_SIZE;
         let filled = PageSet::empty(pages);
-        Self { link, memory, following, stream, streams, buffer: vec![0; bytes], filled }
+        let (buffer, code, decoders) = (vec![0; bytes], Vec::new(), Decoders::default());
+        Self { link, memory, following, stream, streams, buffer, code, decoders, filled }
     }
 
     /// Reads until the stream ends, telling `tell` about it; ends early when `tell` says so.
@@ -98,6 +113,9 @@ impl<R: Read> PageReceiver<R> {
             self.link.read_exact(&mut header)?;
             let event = match PageFrame::decode(&header)? {
                 PageFrame::Raw(run) => self.raw(run).map(|()| None)?,
+                PageFrame::Coded { run, coder, length } => {
+                    self.coded(run, coder, length as usize).map(|()| None)?
+                }
                 PageFrame::Zero(run) | PageFrame::Absent(run) => self.clear(run).map(|()| None)?,
                 PageFrame::Owed(run) => self.owed(run).map(|()| None)?,
                 PageFrame::Wanted(page) => {
@@ -131,8 +149,30 @@ impl<R: Read> PageReceiver<R> {
     fn raw(&mut self, run: PageRun) -> Result<(), ReceiveError> {
         self.check(run)?;
         let length = PageFrame::Raw(run).payload_bytes();
-        let bytes = &mut self.buffer[..length];
-        self.link.read_exact(bytes)?;
+        self.link.read_exact(&mut self.buffer[..length])?;
+        self.take(run, length)
+    }
+
+    /// Restores pages from their code. Those that nobody wants any more too: the next code may refer to
+    /// them.
+    fn coded(&mut self, run: PageRun, coder: Coder, length: usize) -> Result<(), ReceiveError> {
+        self.check(run)?;
+        if self.code.is_empty() {
+            let pages = usize::try_from(CHUNK_PAGES).expect("a chunk is small");
+            self.code = vec![0; code_bytes_max(pages)];
+        }
+        let code = &mut self.code[..length];
+        self.link.read_exact(code)?;
+        let bytes = PageFrame::Raw(run).payload_bytes();
+        let pages = self.buffer[..bytes].as_chunks_mut::<PAGE_SIZE>().0;
+        let decoded = self.decoders.decode(coder, code, pages);
+        decoded.map_err(|error| ReceiveError::Code { run, coder, error })?;
+        self.take(run, bytes)
+    }
+
+    /// Gives the guest these pages, which the buffer holds.
+    fn take(&mut self, run: PageRun, length: usize) -> Result<(), ReceiveError> {
+        let bytes = &self.buffer[..length];
         if self.following.takes_pages() {
             return self.following.place(run, bytes);
         }

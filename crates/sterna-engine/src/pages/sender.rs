@@ -1,6 +1,8 @@
 //! The sending end: one thread a stream, each with its share of the guest's pages.
 
-use super::{CHUNK_PAGES, Follow, Pacer, Queue, bits, chunks_of, parts_on, stream_of};
+use super::{
+    CHUNK_PAGES, Coding, Follow, Pacer, Queue, bits, chunks_of, parts_on, stream_of, usize_of,
+};
 use crate::link::{Link, SocketControl};
 use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,9 +10,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use sterna_core::receipt::Coded;
 use sterna_core::source::RoundSent;
+use sterna_page::coding::{Coder, PageBytes, PageClass, classify};
 use sterna_page::{
-    PAGE_SIZE, PageClass, PageCount, PageHash, PageHasher, PageNumber, PageRun, PageSet, classify,
+    PAGE_SIZE, PageCount, PageHash, PageHasher, PageNumber, PageRun, PageSet, is_zero,
 };
 use sterna_proto::pages::{HEADER_BYTES, PageFrame};
 use sterna_sys::memory::GuestMemory;
@@ -81,13 +85,22 @@ pub(crate) enum KeepHashes {
     Yes { key: u64 },
 }
 
+/// How pages are sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Manner {
+    /// No faster than this.
+    pub(crate) pacer: Arc<Pacer>,
+    pub(crate) hashes: KeepHashes,
+    /// In fewer bytes, where that is faster; takes note of what the coders do.
+    pub(crate) coded: Option<Arc<Mutex<Coded>>>,
+}
+
 impl SenderPool {
     /// Starts one thread for each link.
     pub(crate) fn start(
         links: Vec<Link>,
         memory: &Arc<GuestMemory>,
-        pacer: &Arc<Pacer>,
-        hashes: KeepHashes,
+        manner: &Manner,
     ) -> io::Result<Self> {
         let (done_to, done) = channel();
         let progress = Arc::new(AtomicU64::new(0));
@@ -101,11 +114,12 @@ impl SenderPool {
             let sender = PageSender {
                 link,
                 memory: Arc::clone(memory),
-                pacer: Arc::clone(pacer),
+                pacer: Arc::clone(&manner.pacer),
                 stream,
                 streams,
                 buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
-                hashes: Hashes::new(hashes, memory.pages(), streams),
+                coding: manner.coded.clone().map(Coding::new),
+                hashes: Hashes::new(manner.hashes, memory.pages(), streams),
                 progress: Arc::clone(&progress),
                 rewritten: Arc::clone(&rewritten),
                 unsent: Arc::clone(&unsent),
@@ -212,6 +226,7 @@ struct PageSender {
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
+    coding: Option<Coding>,
     hashes: Option<Hashes>,
     progress: Arc<AtomicU64>,
     rewritten: Arc<Rewritten>,
@@ -375,51 +390,119 @@ impl PageSender {
             .collect()
     }
 
-    /// Sends what the buffer holds of `part` as runs of pages of one class.
+    /// Sends what the buffer holds of `part`, pages of one class together.
     fn send_buffer(&mut self, part: PageRun) -> io::Result<()> {
-        let count = usize_of(part.count.0);
+        let look = self.coding.as_ref().is_some_and(Coding::may_code);
+        let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[..usize_of(part.count.0)];
+        let classes: Vec<Class> = pages.iter().map(|page| Class::of(page, look)).collect();
         let mut start = 0;
-        while start < count {
-            let class = self.class(start);
-            let mut end = start + 1;
-            while end < count && self.class(end) == class {
-                end += 1;
-            }
-            let run = PageRun::new(part.first.0 + start as u64, (end - start) as u64);
-            match class {
-                PageClass::Zero => {
+        for alike in classes.chunk_by(|one, next| one == next) {
+            let run = PageRun::new(part.first.0 + start as u64, alike.len() as u64);
+            match alike[0] {
+                Class::Zero => {
                     self.sent.pages.zero += run.count;
                     self.frame(PageFrame::Zero(run), 0..0)?;
                 }
-                PageClass::Raw => {
-                    self.sent.pages.raw += run.count;
-                    self.frame(PageFrame::Raw(run), start * PAGE_SIZE..end * PAGE_SIZE)?;
-                }
+                Class::Any => self.send_raw(run, start)?,
+                Class::Looked(class) => self.send_class(class, run, start)?,
             }
-            start = end;
+            start += alike.len();
         }
         Ok(())
     }
 
-    fn class(&self, index: usize) -> PageClass {
-        classify(&self.buffer.as_chunks::<PAGE_SIZE>().0[index])
+    /// Sends the pages of a run as they are. The first is at `start` of the buffer.
+    fn send_raw(&mut self, run: PageRun, start: usize) -> io::Result<()> {
+        self.sent.pages.raw += run.count;
+        let end = start + usize_of(run.count.0);
+        self.frame(PageFrame::Raw(run), start * PAGE_SIZE..end * PAGE_SIZE)
     }
 
+    /// Sends the pages of a run, all of this class, in the way that takes least.
+    fn send_class(&mut self, class: PageClass, run: PageRun, start: usize) -> io::Result<()> {
+        let (mut start, mut run) = (start, run);
+        while run.count > PageCount::ZERO {
+            let left = usize_of(run.count.0);
+            let chosen = self.coding.as_mut().map(|coding| coding.next(class, left));
+            let (coder, count) = chosen.unwrap_or((None, left));
+            let part = PageRun::new(run.first.0, count as u64);
+            match coder {
+                None => self.send_raw(part, start)?,
+                Some(coder) => self.send_coded(class, coder, part, start)?,
+            }
+            run = PageRun::new(run.first.0 + count as u64, (left - count) as u64);
+            start += count;
+        }
+        Ok(())
+    }
+
+    fn send_coded(
+        &mut self,
+        class: PageClass,
+        coder: Coder,
+        run: PageRun,
+        start: usize,
+    ) -> io::Result<()> {
+        let Some(coding) = &mut self.coding else { return self.send_raw(run, start) };
+        let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[start..start + usize_of(run.count.0)];
+        let length = coding.encode(class, coder, pages);
+        self.sent.pages.coded += run.count;
+        let length = u32::try_from(length).map_err(io::Error::other)?;
+        self.frame(PageFrame::Coded { run, coder, length }, 0..0)
+    }
+
+    /// Sends a frame, whose payload is a code that was just made or else this part of the buffer.
     fn frame(&mut self, frame: PageFrame, payload: std::ops::Range<usize>) -> io::Result<()> {
         let header = frame.encode();
-        let length = (HEADER_BYTES + payload.len()) as u64;
-        self.pacer.pace(length);
-        self.sent.bytes += length;
-        let mut slices = [IoSlice::new(&header), IoSlice::new(&self.buffer[payload])];
-        let mut slices = &mut slices[..];
-        while !slices.is_empty() {
-            match self.link.write_vectored(slices)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => IoSlice::advance_slices(&mut slices, written),
-            }
-        }
-        Ok(())
+        let length = HEADER_BYTES + frame.payload_bytes();
+        self.sent.bytes += length as u64;
+        let (link, buffer, pacer) = (&mut self.link, &self.buffer, &self.pacer);
+        let mut write = |payload: &[u8]| {
+            pacer.pace(length as u64);
+            write_all(link, &header, payload)
+        };
+        let Some(coding) = &mut self.coding else { return write(&buffer[payload]) };
+        coding.measured(length, |coding| match frame {
+            PageFrame::Coded { length, .. } => write(coding.code(length as usize)),
+            _ => write(&buffer[payload]),
+        })
     }
+}
+
+/// What a page is sent as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Zero,
+    Looked(PageClass),
+    /// Anything but zero; nobody looked.
+    Any,
+}
+
+impl Class {
+    fn of(page: &PageBytes, look: bool) -> Self {
+        if look {
+            match classify(page) {
+                PageClass::Zero => Self::Zero,
+                class => Self::Looked(class),
+            }
+        } else if is_zero(page) {
+            Self::Zero
+        } else {
+            Self::Any
+        }
+    }
+}
+
+fn write_all(link: &mut Link, header: &[u8], payload: &[u8]) -> io::Result<()> {
+    let mut slices = [IoSlice::new(header), IoSlice::new(payload)];
+    let mut slices = &mut slices[..];
+    while !slices.is_empty() {
+        match link.write_vectored(slices)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => IoSlice::advance_slices(&mut slices, written),
+        }
+    }
+    Ok(())
 }
 
 /// Hashes of the pages of one stream, as last sent: 17 bytes for each of its pages.
@@ -450,8 +533,4 @@ impl Hashes {
     fn matches(&self, page: PageNumber, bytes: &[u8; PAGE_SIZE]) -> bool {
         self.sent[self.index(page)] == Some(self.hasher.hash(bytes))
     }
-}
-
-fn usize_of(count: u64) -> usize {
-    usize::try_from(count).expect("pages in memory are counted by usize")
 }

@@ -8,7 +8,7 @@ mod shared;
 pub(super) use shared::Shared;
 
 use crate::link::{Control, Link, LinkError, Meter};
-use crate::pages::{KeepHashes, Pacer, SenderPool};
+use crate::pages::{KeepHashes, Manner, Pacer, SenderPool};
 use crate::source::Move;
 use crate::source::ballooning;
 use crate::source::copying::{Copying, Recheck};
@@ -214,7 +214,10 @@ impl Mover {
             _ => KeepHashes::No,
         };
         let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&shared.giving_up)));
-        let pool = SenderPool::start(links, &memory, &pacer, hashes).map_err(io_failed)?;
+        let coded = accept.codings.contains(&Coding::Coded);
+        let coded = coded.then(|| Arc::clone(&shared.coders));
+        let manner = Manner { pacer, hashes, coded };
+        let pool = SenderPool::start(links, &memory, &manner).map_err(io_failed)?;
         self.shared.take_streams(&pool, urgent.as_ref()).map_err(io_failed)?;
         self.copying = Some(Copying {
             pool,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::Limits;
 use sterna_core::receipt::{
-    Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason, WireBytes,
+    Coded, Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason, WireBytes,
 };
 use sterna_page::{PAGE_SIZE_BYTES, PageCount};
 use sterna_proto::message::{ActivationTimes, AttemptId, Epoch, GuestId, Reason, ReasonCode};
@@ -60,6 +60,7 @@ fn receipt(ending: Ending) -> Receipt {
         downtime: None,
         rounds: Vec::new(),
         ballooning: None,
+        coders: Coded::default(),
         following: None,
         wire: WireBytes::default(),
         ram_digest: RamCheck::NotChecked,

@@ -2,6 +2,7 @@
 
 mod at_commitment;
 mod at_switchover;
+mod coded;
 mod direct_io;
 mod following;
 mod free_pages;

@@ -66,6 +66,7 @@ impl Driver<'_> {
             total: self.began.elapsed(),
             negotiation: self.negotiation,
             ballooning: self.shared.ballooning(),
+            coders: self.shared.coders(),
             downtime,
             wire: WireBytes {
                 payload: rounds.iter().map(|round| round.bytes).sum::<u64>()

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_core::balloon::Ballooning;
+use sterna_core::receipt::Coded;
 
 /// What the mover shares with the machine's thread.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Shared {
     following: Mutex<(Option<Arc<Follow>>, Followed)>,
     /// What came of asking the guest for memory.
     ballooning: Mutex<Option<Ballooning>>,
+    /// What the streams' coders did.
+    pub(super) coders: Arc<Mutex<Coded>>,
     /// The connections of a hypervisor that copies by itself.
     native: Mutex<Option<Arc<Cuts>>>,
     /// Times of the switchover.
@@ -124,6 +127,10 @@ impl Shared {
 
     pub(crate) fn ballooning(&self) -> Option<Ballooning> {
         *self.ballooning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn coders(&self) -> Coded {
+        *self.coders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pages_done(&self) -> u64 {

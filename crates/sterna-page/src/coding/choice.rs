@@ -1,0 +1,181 @@
+//! Which coder a stream uses for pages of a class, by what each was measured to do.
+//!
+//! With *c* the bytes of pages that the stream's thread codes in a second, *ρ* the bytes of code for each
+//! of them, *e* the bytes that the thread encrypts and hands over in a second where the link takes all, and
+//! *b* those that the link takes of this stream, a byte of a page takes
+//!
+//! ```text
+//!   coded   T = max(1/c + ρ/e, ρ/b)        raw   T = max(1/e, 1/b)
+//! ```
+//!
+//! as the link takes what was handed over while the thread codes what comes next. The coding with the
+//! least *T* is used, and of equal ones the one of fewer bytes: so no coder slows a move down, and where
+//! the link is the limit the coder of the fewest bytes is chosen that keeps up with it. (MECOM, Jin et
+//! al., Cluster 2009, codes always; the rule is that of a pipeline's slowest stage.)
+//!
+//! What is not measured is not known: each coder of a class is tried on a few pages at first, and again
+//! from time to time, for no more than a fiftieth of the stream's time and of its pages.
+
+use super::{Coder, PageClass};
+use crate::PAGE_SIZE_BYTES;
+use std::time::Duration;
+
+/// Pages of a try: enough to see the ratio, and few enough that the strongest coder takes a millisecond.
+const TRY_PAGES: usize = 16;
+
+/// One of so many parts of the time may go into tries, and one of so many pages.
+const TRY_SHARE: u32 = 50;
+
+/// What the newest measurement counts for.
+const NEWEST: f64 = 0.25;
+
+/// Coding that takes this much less is worth it: what is measured is never exact.
+const MARGIN: f64 = 0.98;
+
+/// How fast a stream's thread sends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// *e*: bytes a second that the thread encrypts and hands over where the link takes all.
+    pub sent: f64,
+    /// *b*: bytes a second that the link takes; infinite where it was never seen to be full.
+    pub link: f64,
+}
+
+/// What coding some pages came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// How many there were.
+    pub pages: usize,
+    /// Bytes of code.
+    pub code_bytes: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What a coder does for a class.
+#[derive(Clone, Copy, Debug)]
+struct Measure {
+    /// *1/c*: seconds a byte.
+    seconds: f64,
+    /// *ρ*
+    ratio: f64,
+}
+
+/// What each coder did for each class, on one stream.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    measures: [[Option<Measure>; Coder::ALL.len()]; PageClass::CODED.len()],
+    next_try: [usize; PageClass::CODED.len()],
+    spent: Duration,
+    trying: Duration,
+    pages: usize,
+    tried_pages: usize,
+    /// What comes next is a try.
+    is_try: bool,
+}
+
+/// What a byte takes that goes as it is, in seconds.
+fn raw(pace: Pace) -> f64 {
+    (1.0 / pace.sent).max(1.0 / pace.link)
+}
+
+fn index(class: PageClass) -> Option<usize> {
+    PageClass::CODED.iter().position(|coded| *coded == class)
+}
+
+impl Choice {
+    /// How the first of `pages` pages of a class are to be sent, and how many of them: by a coder, or as
+    /// they are.
+    pub fn next(&mut self, class: PageClass, pages: usize, pace: Pace) -> (Option<Coder>, usize) {
+        let Some(index) = index(class) else { return (None, pages) };
+        let trial = self.trial(class, index);
+        self.is_try = trial.is_some();
+        let (coder, pages) = match trial {
+            Some(coder) => (Some(coder), pages.min(TRY_PAGES)),
+            None => (self.best(class, index, pace), pages),
+        };
+        self.pages += pages;
+        (coder, pages)
+    }
+
+    /// Whether any class would be coded, or is to be tried. If not, pages need not be looked at.
+    #[must_use]
+    pub fn may_code(&self, pace: Pace) -> bool {
+        self.may_try()
+            || PageClass::CODED.iter().zip(0..).any(|(class, index)| {
+                class.coders().iter().any(|coder| self.measures[index][*coder as usize].is_none())
+                    || self.best(*class, index, pace).is_some()
+            })
+    }
+
+    fn may_try(&self) -> bool {
+        self.trying * TRY_SHARE < self.spent && self.tried_pages * TRY_SHARE as usize <= self.pages
+    }
+
+    /// A coder that nothing, or nothing new, is known of.
+    fn trial(&mut self, class: PageClass, index: usize) -> Option<Coder> {
+        let coders = class.coders();
+        let unknown = |coder: &&Coder| self.measures[index][**coder as usize].is_none();
+        if let Some(coder) = coders.iter().find(unknown) {
+            return Some(*coder);
+        }
+        if !self.may_try() {
+            return None;
+        }
+        let next = &mut self.next_try[index];
+        *next = (*next + 1) % coders.len();
+        Some(coders[*next])
+    }
+
+    /// How many bytes the link could carry in the time that a byte of such a page takes: one or more
+    /// if it goes as it is, fewer where coding pays.
+    #[must_use]
+    pub fn cost(&self, class: PageClass, pace: Pace) -> f64 {
+        let best = index(class).and_then(|index| self.least(class, index, pace));
+        best.map_or_else(|| raw(pace), |(_, time)| time) * pace.link
+    }
+
+    /// The coder by which a byte takes least, unless it takes least without.
+    fn best(&self, class: PageClass, index: usize, pace: Pace) -> Option<Coder> {
+        self.least(class, index, pace).map(|(coder, _)| coder)
+    }
+
+    /// The same, with the time in seconds.
+    fn least(&self, class: PageClass, index: usize, pace: Pace) -> Option<(Coder, f64)> {
+        let coded = class.coders().iter().filter_map(|coder| {
+            let Measure { seconds, ratio } = self.measures[index][*coder as usize]?;
+            let time = (seconds + ratio / pace.sent).max(ratio / pace.link);
+            Some((*coder, time, ratio))
+        });
+        let least = |a: &(Coder, f64, f64), b: &(Coder, f64, f64)| {
+            a.1.total_cmp(&b.1).then(a.2.total_cmp(&b.2))
+        };
+        let (coder, time, _) = coded.min_by(least)?;
+        (time < raw(pace) * MARGIN).then_some((coder, time))
+    }
+
+    /// Takes note of what was coded.
+    pub fn tried(&mut self, class: PageClass, coder: Coder, tried: Tried) {
+        let Some(index) = index(class) else { return };
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let bytes = (tried.pages.max(1) as u64 * PAGE_SIZE_BYTES) as f64;
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let ratio = tried.code_bytes as f64 / bytes;
+        let newest = Measure { seconds: tried.took.as_secs_f64() / bytes, ratio };
+        let measure = &mut self.measures[index][coder as usize];
+        let mix = |old: f64, new: f64| old + (new - old) * NEWEST;
+        *measure = Some(measure.map_or(newest, |old| Measure {
+            seconds: mix(old.seconds, newest.seconds),
+            ratio: mix(old.ratio, newest.ratio),
+        }));
+        if std::mem::take(&mut self.is_try) {
+            self.trying += tried.took;
+            self.tried_pages += tried.pages;
+        }
+    }
+
+    /// Takes note of the stream's time, whatever it was spent on.
+    pub fn spent(&mut self, time: Duration) {
+        self.spent += time;
+    }
+}

@@ -1,0 +1,57 @@
+//! One of each coder, made when it is first used.
+
+use super::{
+    CodeError, Coder, Decode, Encode, Lz4, Lz4Decoder, PageBytes, Sparse, Strength, Words, Zstd,
+    ZstdDecoder,
+};
+
+/// The encoders of one connection.
+#[derive(Debug, Default)]
+pub struct Encoders {
+    lz4: Option<Lz4>,
+    fast: Option<Zstd>,
+    strong: Option<Zstd>,
+}
+
+impl Encoders {
+    /// As [`Encode::encode`], by this coder.
+    pub fn encode(&mut self, coder: Coder, pages: &[PageBytes], into: &mut [u8]) -> usize {
+        let encoder: &mut dyn Encode = match coder {
+            Coder::Sparse => &mut Sparse,
+            Coder::Words => &mut Words,
+            Coder::Lz4 => self.lz4.get_or_insert_default(),
+            Coder::ZstdFast => self.fast.get_or_insert_with(|| Zstd::new(Strength::Fast)),
+            Coder::ZstdStrong => self.strong.get_or_insert_with(|| Zstd::new(Strength::Strong)),
+        };
+        encoder.encode(pages, into)
+    }
+}
+
+/// The decoders at the other end of it.
+#[derive(Debug, Default)]
+pub struct Decoders {
+    fast: Option<ZstdDecoder>,
+    strong: Option<ZstdDecoder>,
+}
+
+impl Decoders {
+    /// As [`Decode::decode`], by this coder's decoder.
+    ///
+    /// # Errors
+    /// When `code` is not the code of so many pages.
+    pub fn decode(
+        &mut self,
+        coder: Coder,
+        code: &[u8],
+        pages: &mut [PageBytes],
+    ) -> Result<(), CodeError> {
+        let decoder: &mut dyn Decode = match coder {
+            Coder::Sparse => &mut Sparse,
+            Coder::Words => &mut Words,
+            Coder::Lz4 => &mut Lz4Decoder,
+            Coder::ZstdFast => self.fast.get_or_insert_default(),
+            Coder::ZstdStrong => self.strong.get_or_insert_default(),
+        };
+        decoder.decode(code, pages)
+    }
+}
