@@ -1,5 +1,7 @@
 //! The ways in which a guest can be moved: ours, and QEMU's best setting of each kind.
 
+use serde_json::json;
+
 /// How a guest is moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Method {
@@ -9,6 +11,8 @@ pub(crate) enum Method {
     Sterna,
     /// The same, with all RAM compared before the guest resumes
     SternaVerified,
+    /// The same as `sterna`, with pages coded where that is faster
+    SternaCompressed,
     /// Sterna's pre-copy, which slows the vCPUs down where rounds no longer help
     SternaThrottle,
     /// Sterna's hybrid: rounds while they pay, then the guest goes and the rest follows it
@@ -28,6 +32,12 @@ pub(crate) enum Method {
     QemuPreCopy,
     /// QEMU's multifd with two channels
     QemuMultifd,
+    /// The same, compressed by Zstandard at QEMU's level
+    QemuMultifdZstd,
+    /// The same, compressed by zlib at QEMU's level
+    QemuMultifdZlib,
+    /// QEMU's pre-copy that sends what changed of a page, with a cache of a quarter of a GiB
+    QemuXbzrle,
     /// QEMU's pre-copy that slows the vCPUs down, by its defaults
     QemuAutoConverge,
     /// QEMU's post-copy after one pass of pre-copy; pages that are waited for have a channel of
@@ -40,6 +50,9 @@ pub(crate) enum Method {
 const PRE_COPY: [&str; 4] = ["--algorithm", "pre-copy", "--when-stuck", "stop-and-copy"];
 const PRE_COPY_VERIFIED: [&str; 5] =
     ["--algorithm", "pre-copy", "--when-stuck", "stop-and-copy", "--verify"];
+
+const PRE_COPY_COMPRESSED: [&str; 6] =
+    ["--algorithm", "pre-copy", "--when-stuck", "stop-and-copy", "--compress", "auto"];
 
 /// Whose move it is, and with which settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +68,9 @@ pub(crate) enum By {
 pub(crate) enum Kind {
     PreCopy,
     Multifd,
+    MultifdZstd,
+    MultifdZlib,
+    Xbzrle,
     AutoConverge,
     PostCopy,
     PostCopyPlain,
@@ -81,6 +97,7 @@ impl Method {
             Self::SternaAuto => "sterna",
             Self::Sterna => "sterna pre-copy",
             Self::SternaVerified => "sterna pre-copy verified",
+            Self::SternaCompressed => "sterna pre-copy compressed",
             Self::SternaThrottle => "sterna throttle",
             Self::SternaHybrid => "sterna hybrid",
             Self::SternaPostCopy => "sterna post-copy",
@@ -90,6 +107,9 @@ impl Method {
             Self::SternaNativeMultifd => "sterna native multifd",
             Self::QemuPreCopy => "qemu pre-copy",
             Self::QemuMultifd => "qemu multifd",
+            Self::QemuMultifdZstd => "qemu multifd zstd",
+            Self::QemuMultifdZlib => "qemu multifd zlib",
+            Self::QemuXbzrle => "qemu xbzrle",
             Self::QemuAutoConverge => "qemu auto-converge",
             Self::QemuPostCopy => "qemu post-copy",
             Self::QemuPostCopyPlain => "qemu post-copy plain",
@@ -102,6 +122,7 @@ impl Method {
             // A guest that cannot converge shall be moved all the same: that is what is measured.
             Self::Sterna => By::Sterna(&PRE_COPY),
             Self::SternaVerified => By::Sterna(&PRE_COPY_VERIFIED),
+            Self::SternaCompressed => By::Sterna(&PRE_COPY_COMPRESSED),
             Self::SternaThrottle => {
                 By::Sterna(&["--algorithm", "pre-copy", "--when-stuck", "throttle"])
             }
@@ -124,6 +145,9 @@ impl Method {
             ]),
             Self::QemuPreCopy => By::Qemu(Kind::PreCopy),
             Self::QemuMultifd => By::Qemu(Kind::Multifd),
+            Self::QemuMultifdZstd => By::Qemu(Kind::MultifdZstd),
+            Self::QemuMultifdZlib => By::Qemu(Kind::MultifdZlib),
+            Self::QemuXbzrle => By::Qemu(Kind::Xbzrle),
             Self::QemuAutoConverge => By::Qemu(Kind::AutoConverge),
             Self::QemuPostCopy => By::Qemu(Kind::PostCopy),
             Self::QemuPostCopyPlain => By::Qemu(Kind::PostCopyPlain),
@@ -136,10 +160,22 @@ impl Kind {
     pub(crate) fn capabilities(self) -> &'static [&'static str] {
         match self {
             Self::PreCopy => &[],
-            Self::Multifd => &["multifd"],
+            Self::Multifd | Self::MultifdZstd | Self::MultifdZlib => &["multifd"],
+            Self::Xbzrle => &["xbzrle"],
             Self::AutoConverge => &["auto-converge"],
             Self::PostCopy => &["postcopy-ram", "postcopy-preempt"],
             Self::PostCopyPlain => &["postcopy-ram"],
+        }
+    }
+
+    /// What is set besides, on both sides.
+    pub(crate) fn parameters(self) -> serde_json::Value {
+        match self {
+            Self::Multifd => json!({ "multifd-channels": 2 }),
+            Self::MultifdZstd => json!({ "multifd-channels": 2, "multifd-compression": "zstd" }),
+            Self::MultifdZlib => json!({ "multifd-channels": 2, "multifd-compression": "zlib" }),
+            Self::Xbzrle => json!({ "xbzrle-cache-size": 256 << 20 }),
+            Self::PreCopy | Self::AutoConverge | Self::PostCopy | Self::PostCopyPlain => json!({}),
         }
     }
 

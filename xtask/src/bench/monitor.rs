@@ -57,9 +57,7 @@ impl Qemu {
         self.ask("migrate-set-capabilities", &json!({ "capabilities": capabilities }))?;
         let limits = json!({ "max-bandwidth": 0, "downtime-limit": DOWNTIME_LIMIT_MS });
         self.ask("migrate-set-parameters", &limits)?;
-        if kind == Kind::Multifd {
-            self.ask("migrate-set-parameters", &json!({ "multifd-channels": 2 }))?;
-        }
+        self.ask("migrate-set-parameters", &kind.parameters())?;
         Ok(())
     }
 
