@@ -10,6 +10,10 @@ use sterna_core::receipt::{Coded, CodedPages};
 use sterna_page::PageCount;
 use sterna_page::coding::{Choice, Coder, Encoders, PageBytes, PageClass, Tried, code_bytes_max};
 
+/// Pages that are coded at once: the link carries one code while the next is made, so the first of a
+/// round, for which it waits, shall not take long. The strongest coder takes some milliseconds.
+const RUN_PAGES: usize = 64;
+
 /// What one stream knows of its coders, of its link, and of its pages.
 #[derive(Debug)]
 pub(super) struct Coding {
@@ -32,6 +36,11 @@ impl Coding {
         }
     }
 
+    /// There is something to send again.
+    pub(super) fn begin(&mut self) {
+        self.gauge.begin(Instant::now());
+    }
+
     /// Whether it pays to look what kind of pages they are.
     pub(super) fn may_code(&self) -> bool {
         self.choice.may_code(self.gauge.pace())
@@ -39,7 +48,7 @@ impl Coding {
 
     /// By which coder the first of `pages` pages of a class go, if any, and how many of them.
     pub(super) fn next(&mut self, class: PageClass, pages: usize) -> (Option<Coder>, usize) {
-        self.choice.next(class, pages, self.gauge.pace())
+        self.choice.next(class, pages.min(RUN_PAGES), self.gauge.pace())
     }
 
     /// Codes pages; [`Coding::code`] is the code, which has so many bytes.

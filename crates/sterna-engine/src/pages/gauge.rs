@@ -55,6 +55,11 @@ impl Gauge {
         self.pace
     }
 
+    /// There is something to send again: what went before says nothing of the link.
+    pub(super) fn begin(&mut self, now: Instant) {
+        (self.since, self.bytes, self.waited) = (now, 0, Duration::ZERO);
+    }
+
     /// Takes note of a write. Returns how much time has passed, whenever the link was judged anew.
     pub(super) fn wrote(&mut self, bytes: usize, took: Took, now: Instant) -> Option<Duration> {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
@@ -76,7 +81,7 @@ impl Gauge {
         } else {
             (self.pace.link * GROWTH).max(rate)
         };
-        (self.since, self.bytes, self.waited) = (now, 0, Duration::ZERO);
+        self.begin(now);
         Some(elapsed)
     }
 }
@@ -115,6 +120,19 @@ mod tests {
         after(&mut gauge, now, 1000, Duration::ZERO);
         let grown = gauge.pace().link / link;
         assert!((1.4..1.6).contains(&grown), "{grown}");
+    }
+
+    #[test]
+    fn time_without_anything_to_send_does_not_make_a_link_slow() {
+        let begin = Instant::now();
+        let mut gauge = Gauge::new(begin);
+        let now = after(&mut gauge, begin, 40, MS / 2);
+        // A round has ended; the next begins.
+        let later = now + MS * 500;
+        gauge.begin(later);
+        after(&mut gauge, later, 60, MS / 2);
+        let link = gauge.pace().link;
+        assert!((65e6..66e6).contains(&link), "{link}");
     }
 
     #[test]

@@ -256,6 +256,9 @@ impl PageSender {
     }
 
     fn obey(&mut self, order: &Sends) -> io::Result<()> {
+        if let Some(coding) = &mut self.coding {
+            coding.begin();
+        }
         let (stream, streams) = (self.stream, self.streams);
         for run in order.pages.runs() {
             for part in parts_on(run, stream, streams) {
