@@ -207,6 +207,7 @@ fn page_streams() -> Vec<Seed> {
         PageFrame::Raw(run(512, 128)),
         PageFrame::Coded { run: run(0, 20), coder: Coder::ZstdFast, length: 1 },
         PageFrame::Coded { run: run(20, 3), coder: Coder::Words, length: 1 },
+        PageFrame::Same(run(30, 40)),
         PageFrame::Coded { run: run(520, 9), coder: Coder::ZstdFast, length: 1 },
         PageFrame::Mark { round: 1 },
     ];

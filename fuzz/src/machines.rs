@@ -122,10 +122,10 @@ fn source_events() -> Vec<source::Event> {
         ToSource::KeepAlive,
     ];
     let mut events: Vec<Event> = messages.map(Event::Message).into();
-    events.extend([0, 1, 1 << 30, u64::MAX].map(|bytes| Event::RoundSent(sent(bytes))));
+    events.extend([0, 1, 1 << 30, u64::MAX].map(|bytes| Event::RoundSent(sent(bytes).into())));
     events.extend([0, 1, 256, u64::MAX].map(|pages| Event::Scanned(PageCount(pages))));
     events.extend([0, 1, 256, u64::MAX].map(|pages| Event::Looked(look(pages))));
-    events.extend([0, 1, 256, u64::MAX].map(|left| Event::RoundPassed(passed(left))));
+    events.extend([0, 1, 256, u64::MAX].map(|left| Event::RoundPassed(passed(left).into())));
     events.extend([
         Event::Deadline,
         Event::LinkDown(reason()),
@@ -136,8 +136,8 @@ fn source_events() -> Vec<source::Event> {
         Event::Prepared,
         Event::Progress,
         Event::Paused,
-        Event::RestSent(sent(0)),
-        Event::RestSent(sent(u64::MAX)),
+        Event::RestSent(sent(0).into()),
+        Event::RestSent(sent(u64::MAX).into()),
         Event::StateSent,
         Event::Digest(digest),
         Event::Digest(other),

@@ -10,6 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use sterna_engine::fuzzing::{PagesEnd, page_stream as receive};
 use sterna_page::coding::{Coder, Encoders, code_bytes_max};
 use sterna_page::{PAGE_SIZE, PageNumber, RamBlock, RamLayout};
+use sterna_proto::pages::Reference;
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 
 /// Pages of the guest's two blocks. Neither ends at a multiple of [`CHUNK`], so that frames may
@@ -25,6 +26,7 @@ const FRAMES_MAX: usize = 24;
 
 const HEADER: usize = 16;
 const RAW: u8 = 1;
+const SAME: u8 = 7;
 const CODED: u8 = 16;
 const CUT: u8 = 0xff;
 
@@ -103,6 +105,24 @@ fn payload(header: &[u8; HEADER], fill: u8, bytes: &mut Vec<u8>) {
             bytes.truncate(bytes.len() - PAGE_SIZE / 2);
         }
     }
+    if header[0] == SAME {
+        for page in 0..count {
+            bytes.extend(reference(fill, first(header), page).encode());
+        }
+        if fill == CUT && count > 0 {
+            bytes.truncate(bytes.len() - 1);
+        }
+    }
+}
+
+/// What page `page` of a frame refers to: some page near by, sometimes none of the guest's.
+fn reference(fill: u8, first: u64, page: u64) -> Reference {
+    let base = first.wrapping_add(page).wrapping_add(u64::from(fill % 64)) % (PAGES + 4);
+    Reference { page: PageNumber(base), comes: fill >= 128 }
+}
+
+fn first(header: &[u8; HEADER]) -> u64 {
+    header[8..].iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte))
 }
 
 /// The coder whose code a header announces.
@@ -145,10 +165,10 @@ impl Model {
     /// Takes a frame as `docs/protocol.md` describes it.
     fn frame(&mut self, header: &[u8; HEADER], fill: u8, stream: u16, streams: u16) -> Next {
         let (kind, count) = (header[0], count(header));
-        let first = header[8..].iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        let first = first(header);
         let refused = Next::End(PagesEnd::Refused);
         let coded = coder(header).is_some();
-        if !coded && (header[1..4] != [0; 3] || !(1..=4).contains(&kind)) {
+        if !coded && (header[1..4] != [0; 3] || ![1, 2, 3, 4, SAME].contains(&kind)) {
             return refused;
         }
         if kind == 4 {
@@ -164,8 +184,12 @@ impl Model {
         if count == 0 || !ours || !in_ram || first % CHUNK + count > CHUNK {
             return refused;
         }
-        if (kind == RAW || coded) && fill == CUT {
+        if (kind == RAW || kind == SAME || coded) && fill == CUT {
             return Next::End(PagesEnd::Cut);
+        }
+        if kind == SAME {
+            let theirs = |page| (page / CHUNK) % u64::from(streams) != u64::from(stream);
+            return self.same(fill, first, count, theirs);
         }
         for page in 0..count {
             match kind {
@@ -173,6 +197,20 @@ impl Model {
                 _ => drop(self.filled.remove(&(first + page))),
             }
         }
+        Next::Frame
+    }
+
+    /// Takes references; the other streams bring nothing.
+    fn same(&mut self, fill: u8, first: u64, count: u64, theirs: impl Fn(u64) -> bool) -> Next {
+        let mut contents = Vec::new();
+        for page in 0..count {
+            let Reference { page: PageNumber(base), comes } = reference(fill, first, page);
+            if base >= PAGES || comes && theirs(base) {
+                return Next::End(PagesEnd::Refused);
+            }
+            contents.push(self.filled.get(&base).copied().unwrap_or(0));
+        }
+        self.filled.extend((first..).zip(contents));
         Next::Frame
     }
 

@@ -77,6 +77,9 @@ pub struct PagesByCoding {
     /// Not before the guest runs at the destination: they follow it.
     #[serde(default)]
     pub owed: PageCount,
+    /// As references to others with the same content.
+    #[serde(default)]
+    pub same: PageCount,
     /// In fewer bytes than they have; see [`Receipt::coders`].
     #[serde(default)]
     pub coded: PageCount,
@@ -154,6 +157,7 @@ impl std::ops::AddAssign for PagesByCoding {
         self.withheld += other.withheld;
         self.unsent += other.unsent;
         self.owed += other.owed;
+        self.same += other.same;
         self.coded += other.coded;
     }
 }

@@ -1,6 +1,6 @@
 //! The decoders of this crate for the fuzz targets; no part of its interface.
 
-use crate::destination::Following;
+use crate::destination::{Arrivals, Following};
 use crate::link::{Received, receive};
 use crate::pages::{Heard, PageReceiver, ReceiveError, StreamEvent};
 use serde::de::DeserializeOwned;
@@ -53,8 +53,10 @@ pub fn page_stream(
     streams: u16,
 ) -> (Vec<u32>, Option<PagesEnd>) {
     let (mut rounds, mut end) = (Vec::new(), None);
+    let arrivals = Arc::new(Arrivals::new(memory.pages(), streams));
+    (0..streams).filter(|other| *other != stream).for_each(|other| arrivals.lost(other));
     let following = Following::new(Arc::clone(&memory), channel().0);
-    PageReceiver::new(bytes, memory, following, stream, streams).run(|event| {
+    PageReceiver::new(bytes, memory, following, arrivals, stream).run(|event| {
         match event {
             StreamEvent::Mark { round, .. } => rounds.push(round),
             StreamEvent::Progress => {}
@@ -63,6 +65,7 @@ pub fn page_stream(
                     ReceiveError::Io(_) => PagesEnd::Cut,
                     ReceiveError::Frame(_)
                     | ReceiveError::Misplaced { .. }
+                    | ReceiveError::NeverCame { .. }
                     | ReceiveError::Code { .. } => PagesEnd::Refused,
                     ReceiveError::Memory(_) => PagesEnd::Memory,
                 });

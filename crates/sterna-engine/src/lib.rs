@@ -16,6 +16,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate self as sterna_engine;
+
 pub mod destination;
 mod digest;
 #[doc(hidden)]

@@ -11,6 +11,7 @@ mod digest;
 mod hash;
 mod layout;
 mod number;
+pub mod sent;
 mod set;
 
 pub use coding::is_zero;

@@ -94,6 +94,8 @@ pub enum Coding {
     Raw,
     /// Pages by the codes of `sterna_page::coding`, whichever of them the source chooses.
     Coded,
+    /// Pages that have the content of others, as references to these.
+    Same,
     /// Pages that follow the guest after it has been handed over.
     Owed,
     /// None: the hypervisors copy the guest among themselves.

@@ -39,6 +39,8 @@ pub enum PageFrame {
     Owed(PageRun),
     /// Somebody waits for this page; from the destination, on the urgent connection.
     Wanted(PageNumber),
+    /// References follow: the pages have the content of others; see [`Reference`].
+    Same(PageRun),
     /// The pages' code follows.
     Coded {
         /// The pages.
@@ -48,6 +50,37 @@ pub enum PageFrame {
         /// Bytes of code.
         length: u32,
     },
+}
+
+/// Bytes of a [`Reference`].
+pub const REFERENCE_BYTES: usize = 8;
+
+/// The page whose content another has: on the wire its number, with the highest bit set if it comes in
+/// the same round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The page.
+    pub page: PageNumber,
+    /// Whether it is sent in this round, maybe on another stream and later. If not, the destination has it.
+    pub comes: bool,
+}
+
+impl Reference {
+    const COMES: u64 = 1 << 63;
+
+    /// The reference's bytes.
+    #[must_use]
+    pub fn encode(self) -> [u8; REFERENCE_BYTES] {
+        let comes = if self.comes { Self::COMES } else { 0 };
+        (self.page.0 & !Self::COMES | comes).to_le_bytes()
+    }
+
+    /// Reads a reference. Whether the page is the guest's is for the receiver to check.
+    #[must_use]
+    pub fn decode(bytes: [u8; REFERENCE_BYTES]) -> Self {
+        let number = u64::from_le_bytes(bytes);
+        Self { page: PageNumber(number & !Self::COMES), comes: number & Self::COMES != 0 }
+    }
 }
 
 /// The kind of a coder's code is this and its place among all coders.
@@ -88,6 +121,9 @@ impl PageFrame {
                 .saturating_mul(PAGE_SIZE),
             Self::Owed(run) => usize::try_from(run.count.0.div_ceil(8))
                 .expect("a frame has at most RUN_PAGES_MAX pages"),
+            Self::Same(run) => usize::try_from(run.count.0)
+                .expect("a frame has at most RUN_PAGES_MAX pages")
+                .saturating_mul(REFERENCE_BYTES),
             Self::Coded { length, .. } => *length as usize,
             Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } | Self::Wanted(_) => 0,
         }
@@ -103,6 +139,7 @@ impl PageFrame {
             Self::Mark { round } => (4, *round, 0),
             Self::Owed(run) => (5, Self::count(*run), run.first.0),
             Self::Wanted(page) => (6, 1, page.0),
+            Self::Same(run) => (7, Self::count(*run), run.first.0),
             Self::Coded { run, coder, .. } => {
                 (CODED + *coder as u8, Self::count(*run), run.first.0)
             }
@@ -168,6 +205,7 @@ impl PageFrame {
             5 => run().map(Self::Owed),
             6 if count != 1 => Err(FrameError::Count(count)),
             6 => run().map(|run| Self::Wanted(run.first)),
+            7 => run().map(Self::Same),
             kind => Err(FrameError::Kind(kind)),
         }
     }
@@ -193,6 +231,7 @@ mod tests {
             PageFrame::Mark { round: u32::MAX },
             PageFrame::Owed(run),
             PageFrame::Wanted(PageNumber(1 << 40)),
+            PageFrame::Same(run),
             PageFrame::Coded { run, coder: Coder::Sparse, length: 1 },
             PageFrame::Coded { run, coder: Coder::ZstdStrong, length: length_max(RUN_PAGES_MAX) },
         ] {
@@ -201,6 +240,11 @@ mod tests {
         assert_eq!(PageFrame::Raw(PageRun::new(0, 3)).payload_bytes(), 3 * PAGE_SIZE);
         assert_eq!(PageFrame::Zero(run).payload_bytes(), 0);
         assert_eq!(PageFrame::Owed(PageRun::new(0, 9)).payload_bytes(), 2);
+        assert_eq!(PageFrame::Same(PageRun::new(0, 9)).payload_bytes(), 72);
+        for comes in [false, true] {
+            let reference = Reference { page: PageNumber(1 << 40), comes };
+            assert_eq!(Reference::decode(reference.encode()), reference);
+        }
     }
 
     #[test]

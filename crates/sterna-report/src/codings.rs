@@ -6,9 +6,10 @@ use sterna_page::PageCount;
 
 /// From the bottom of a bar to its top: a coding's name, which is its style as well, and its
 /// meaning.
-pub(crate) const CODINGS: [(&str, &str); 9] = [
+pub(crate) const CODINGS: [(&str, &str); 10] = [
     ("raw", "raw"),
     ("coded", "coded: in fewer bytes"),
+    ("same", "same: as another page"),
     ("zero", "zero"),
     ("absent", "absent: no such page"),
     ("unchanged", "unchanged: compared again"),
@@ -19,10 +20,11 @@ pub(crate) const CODINGS: [(&str, &str); 9] = [
 ];
 
 /// Pages of a coding, in the order of [`CODINGS`].
-pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 9] {
+pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 10] {
     [
         pages.raw,
         pages.coded,
+        pages.same,
         pages.zero,
         pages.absent,
         pages.unchanged,

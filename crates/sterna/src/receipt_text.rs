@@ -237,6 +237,10 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
         let pages = &round.pages;
         let slowed = round.vcpus < VcpuSpeed::FULL;
         let slowed = if slowed { format!("  vCPUs at {}", round.vcpus) } else { String::new() };
+        let same = match pages.same.0 {
+            0 => String::new(),
+            same => format!("  {same} same as others"),
+        };
         let held = match pages.withheld.0 {
             0 => String::new(),
             held => format!("  {held} held back"),
@@ -251,7 +255,7 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
         };
         writeln!(
             text,
-            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{coded}{held}{left}{slowed}",
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{coded}{same}{held}{left}{slowed}",
             round.number,
             time(round.took),
             size(round.bytes),

@@ -171,7 +171,7 @@ pub(super) fn offer(
         .map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
     let mut codings = vec![Coding::Absent, Coding::Zero, Coding::Raw];
     if request.compress == Compress::Auto {
-        codings.push(Coding::Coded);
+        codings.extend([Coding::Coded, Coding::Same]);
     }
     // Costs both sides a connection, so it is asked for only where it may be used.
     if request.algorithm.start().may_owe(&request.limits) {

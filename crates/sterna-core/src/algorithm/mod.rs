@@ -220,11 +220,11 @@ pub fn link_bytes_per_second(rounds: &[Round]) -> Option<f64> {
 }
 
 /// Bytes on the wire of a page that is not zero, in the same round: no more than a page has, and fewer
-/// where pages are coded.
+/// where pages are coded, are like others, or had not changed.
 fn page_bytes(rounds: &[Round]) -> f64 {
     const MOST: f64 = PAGE_SIZE as f64;
     let Some(round) = telling(rounds) else { return MOST };
-    let pages = round.pages.raw + round.pages.coded;
+    let pages = round.pages.raw + round.pages.coded + round.pages.same + round.pages.unchanged;
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let mean = round.bytes as f64 / pages.0 as f64;
     if mean.is_finite() { mean.clamp(1.0, MOST) } else { MOST }

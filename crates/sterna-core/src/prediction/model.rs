@@ -103,8 +103,8 @@ impl<'a> Model<'a> {
     #[must_use]
     pub fn of(view: &View<'a>) -> Option<Self> {
         let first = view.rounds.first()?;
-        let PagesByCoding { raw, zero, postponed, withheld, unsent, coded, .. } = first.pages;
-        let sent = (raw + coded + zero).0;
+        let PagesByCoding { raw, zero, postponed, withheld, unsent, coded, same, .. } = first.pages;
+        let sent = (raw + coded + same + zero).0;
         if sent == 0 {
             return None;
         }

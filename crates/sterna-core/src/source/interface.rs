@@ -36,15 +36,15 @@ pub enum Event {
     Looked(Look),
     /// All pages of the round were handed to the streams, with their marks, or all for which there was
     /// time.
-    RoundSent(RoundSent),
+    RoundSent(Box<RoundSent>),
     /// Pages written since the last scan, and those that were left over before.
     Scanned(PageCount),
     /// The hypervisor, which copies by itself, has ended a round.
-    RoundPassed(HypervisorRound),
+    RoundPassed(Box<HypervisorRound>),
     /// The guest is paused. Also without having been asked for, by a hypervisor that copies by itself.
     Paused,
     /// All pages that the destination lacks were handed to the streams, with their marks.
-    RestSent(RoundSent),
+    RestSent(Box<RoundSent>),
     /// The device state was saved and sent.
     StateSent,
     /// The page connections over which owed pages follow stand again, after [`Effect::Serve`].

@@ -39,9 +39,9 @@ impl Source {
             Event::Recorded => self.recorded(now, effects),
             Event::Prepared => self.prepared(now, effects),
             Event::Looked(look) => self.behaviour.looked(look, self.vcpus),
-            Event::RoundSent(sent) => self.round_sent(sent, now, effects),
+            Event::RoundSent(sent) => self.round_sent(*sent, now, effects),
             Event::Scanned(pages) => self.scanned(pages, now, effects),
-            Event::RoundPassed(round) => self.round_passed(round, now, effects),
+            Event::RoundPassed(round) => self.round_passed(*round, now, effects),
             Event::Paused => self.paused(now, effects),
             Event::RestSent(_) | Event::StateSent | Event::Digest(_) => {
                 self.part_done(&event, now, effects);
@@ -190,7 +190,7 @@ impl Source {
             Event::Digest(digest) => self.digest = Some(*digest),
             Event::RestSent(sent) if !parts.rest_sent => {
                 parts.rest_sent = true;
-                self.push_round(*sent, started, now);
+                self.push_round(**sent, started, now);
             }
             _ => {}
         }

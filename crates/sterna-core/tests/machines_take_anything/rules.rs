@@ -134,16 +134,16 @@ fn source_answers(effect: &source::Effect, due: &mut Vec<source::Event>) {
         Effect::Record(_) => due.push(Event::Recorded),
         Effect::Prepare { .. } => due.push(Event::Prepared),
         Effect::CopyRound { round, .. } => {
-            due.push(Event::RoundSent(RoundSent::default()));
+            due.push(Event::RoundSent(RoundSent::default().into()));
             due.push(Event::Message(ToSource::RoundReceived { round: *round }));
         }
         Effect::Delegate { .. } => {
-            due.extend([Event::RoundPassed(passed(100)), Event::Paused]);
+            due.extend([Event::RoundPassed(passed(100).into()), Event::Paused]);
         }
         Effect::Scan => due.push(Event::Scanned(PageCount(0))),
         Effect::Pause => due.push(Event::Paused),
         Effect::Finish { .. } => {
-            due.extend([Event::RestSent(RoundSent::default()), Event::StateSent]);
+            due.extend([Event::RestSent(RoundSent::default().into()), Event::StateSent]);
             due.push(Event::Digest(digest));
         }
         Effect::Resume => due.push(Event::Resumed),

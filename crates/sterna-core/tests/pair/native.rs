@@ -121,7 +121,7 @@ impl World {
             }
             self.coverage.outcome("hypervisors copied the guest");
             self.step_source(attempt, Event::StateSent);
-            return self.step_source(attempt, Event::RestSent(sent));
+            return self.step_source(attempt, Event::RestSent(sent.into()));
         }
         copy.pages = self.scan(attempt);
         self.side(attempt).unsent = 0;
@@ -136,7 +136,10 @@ impl World {
         self.next_native_step(attempt);
         let vcpus = if copy.slow_down { VcpuSpeed::percent(30) } else { VcpuSpeed::FULL };
         self.instances[instance].speed = vcpus;
-        self.step_source(attempt, Event::RoundPassed(HypervisorRound { sent, left, vcpus }));
+        self.step_source(
+            attempt,
+            Event::RoundPassed(Box::new(HypervisorRound { sent, left, vcpus })),
+        );
     }
 
     /// The hypervisor gives its copying up. One that had been given leave to send all lets its guest

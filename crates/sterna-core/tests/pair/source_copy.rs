@@ -147,8 +147,8 @@ impl World {
         };
         let event = match copy.last {
             _ if self.mishap(self.plan.weather.fail_effect) => Event::Failed(injected("copy")),
-            Last::No => Event::RoundSent(sent),
-            Last::Yes(_) => Event::RestSent(sent),
+            Last::No => Event::RoundSent(sent.into()),
+            Last::Yes(_) => Event::RestSent(sent.into()),
         };
         self.step_source(attempt, event);
     }

@@ -7,6 +7,7 @@ mod delegating;
 mod serving;
 
 use super::Service;
+use super::arrivals::Arrivals;
 use super::following::Following;
 use super::native::Native;
 use super::registry::Streams;
@@ -339,9 +340,8 @@ impl Driver {
         match self.service.host.reserve(self.attempt, offer, &self.peer) {
             Ok(guest) => {
                 let mut codings = codings;
-                if offer.codings.contains(&Coding::Coded) {
-                    codings.push(Coding::Coded);
-                }
+                let ours = [Coding::Coded, Coding::Same];
+                codings.extend(ours.iter().filter(|coding| offer.codings.contains(coding)));
                 if offer.codings.contains(&Coding::Owed) && guest.can_serve_faults().is_ok() {
                     codings.push(Coding::Owed);
                 }
@@ -366,7 +366,8 @@ impl Driver {
         let following = Following::new(Arc::clone(&memory), self.inputs());
         self.following = Some(Arc::clone(&following));
         let native = self.native.clone();
-        let open = Streams { token, count, memory, following, native };
+        let arrivals = Arc::new(Arrivals::new(memory.pages(), count));
+        let open = Streams { token, count, memory, following, arrivals, native };
         self.service.registry.open_streams(self.attempt, open);
         self.token = Some(token);
     }

@@ -9,12 +9,14 @@
 //!                                        one from the journal
 //! ```
 
+mod arrivals;
 mod driver;
 mod following;
 mod missing;
 mod native;
 mod registry;
 
+pub(crate) use arrivals::{Arrivals, NeverCame};
 pub(crate) use following::Following;
 pub(crate) use native::Native;
 

@@ -1,7 +1,7 @@
 //! Which move a new connection belongs to.
 
 use super::driver::{self, Driver, Input};
-use super::{Following, Native};
+use super::{Arrivals, Following, Native};
 use super::{Service, is_control, version_answer};
 use crate::identity::PeerName;
 use crate::link::{Control, Incoming, Link, LinkError, Received};
@@ -35,6 +35,7 @@ pub(crate) struct Streams {
     pub(crate) count: u16,
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) following: Arc<Following>,
+    pub(crate) arrivals: Arc<Arrivals>,
     /// In place of pages: what hypervisors send each other.
     pub(crate) native: Option<Arc<Native>>,
 }
@@ -61,7 +62,10 @@ impl Registry {
     }
 
     pub(crate) fn leave(&self, attempt: AttemptId) {
-        self.lock().remove(&attempt);
+        let left = self.lock().remove(&attempt);
+        if let Some(streams) = left.and_then(|entry| entry.streams) {
+            streams.arrivals.close();
+        }
     }
 
     /// The running move of this attempt, if `peer` may speak for it.
@@ -136,13 +140,13 @@ pub(crate) fn admit(
         return Err(PreambleError::UnknownMove.into());
     };
     link.welcome(welcome)?;
-    let Streams { count, memory, following, native, .. } = streams;
+    let Streams { memory, following, arrivals, native, .. } = streams;
     if let (Role::Native { .. }, Some(native)) = (preamble.role, native) {
         return Ok(Admitted::Native { link: Box::new(link), native, inputs });
     }
     match preamble.role {
         Role::Pages { stream, .. } => {
-            let receiver = PageReceiver::new(link, memory, following, stream, count);
+            let receiver = PageReceiver::new(link, memory, following, arrivals, stream);
             Ok(Admitted::Pages { receiver: Box::new(receiver), inputs })
         }
         Role::Urgent { .. } | Role::Native { .. } | Role::Control | Role::Probe | Role::Inquiry => {

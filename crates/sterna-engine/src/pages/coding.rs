@@ -21,6 +21,9 @@ pub(super) struct Coding {
     encoders: Encoders,
     gauge: Gauge,
     code: Vec<u8>,
+    /// The stream's time, and the pages that it dealt with meanwhile.
+    spent: Duration,
+    pages: u64,
     /// What the coders of all streams did.
     did: Arc<Mutex<Coded>>,
 }
@@ -32,6 +35,8 @@ impl Coding {
             encoders: Encoders::default(),
             gauge: Gauge::new(Instant::now()),
             code: vec![0; code_bytes_max(usize_of(CHUNK_PAGES))],
+            spent: Duration::ZERO,
+            pages: 0,
             did,
         }
     }
@@ -49,6 +54,13 @@ impl Coding {
     /// By which coder the first of `pages` pages of a class go, if any, and how many of them.
     pub(super) fn next(&mut self, class: PageClass, pages: usize) -> (Option<Coder>, usize) {
         self.choice.next(class, pages.min(RUN_PAGES), self.gauge.pace())
+    }
+
+    /// What a page has taken so far, on average; so many come now. At first nobody knows.
+    pub(super) fn page_takes(&mut self, pages: PageCount) -> Option<Duration> {
+        let known = u32::try_from(self.pages).unwrap_or(u32::MAX);
+        self.pages += pages.0;
+        (!self.spent.is_zero()).then(|| self.spent / known.max(1))
     }
 
     /// Codes pages; [`Coding::code`] is the code, which has so many bytes.
@@ -81,6 +93,7 @@ impl Coding {
         let took = Took { elapsed: now - began, processor };
         if let Some(time) = self.gauge.wrote(bytes, took, now) {
             self.choice.spent(time);
+            self.spent += time;
         }
         Ok(())
     }

@@ -1,8 +1,11 @@
 //! Page streams: which stream a page travels on, and the threads at both ends.
 
+#[cfg(test)]
+mod both_ends;
 mod coding;
 mod follow;
 mod gauge;
+mod likeness;
 mod pacing;
 mod queue;
 mod receiver;
@@ -10,10 +13,11 @@ mod sender;
 
 use coding::Coding;
 pub(crate) use follow::{Follow, Followed, bits, read_bits};
+use likeness::Likeness;
 pub(crate) use pacing::{GivingUp, Pacer};
 use queue::Queue;
 pub(crate) use receiver::{Heard, PageReceiver, ReceiveError, StreamEvent};
-pub(crate) use sender::{KeepHashes, Manner, SenderPool, Sends};
+pub(crate) use sender::{Alike, KeepHashes, Manner, SenderPool, Sends};
 
 use sterna_page::{PageNumber, PageRun, PageSet};
 use sterna_proto::limits::RUN_PAGES_MAX;

@@ -1,13 +1,13 @@
 //! The receiving end: one thread a stream, writing straight into the guest's empty RAM.
 
 use super::{CHUNK_PAGES, read_bits, stream_of};
-use crate::destination::Following;
+use crate::destination::{Arrivals, Following, NeverCame};
 use std::io::{self, Read};
 use std::sync::Arc;
 use sterna_page::coding::{CodeError, Coder, Decoders, code_bytes_max};
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet};
 use sterna_proto::message::ReasonCode;
-use sterna_proto::pages::{HEADER_BYTES, PageFrame};
+use sterna_proto::pages::{HEADER_BYTES, PageFrame, Reference};
 use sterna_sys::memory::GuestMemory;
 use thiserror::Error;
 
@@ -34,6 +34,12 @@ pub(crate) enum ReceiveError {
     /// Pages outside the guest's RAM, or on a stream that is not theirs.
     #[error("pages {first:#x} to {last:#x} do not belong on stream {stream}", first = .run.first.0, last = .run.first.0 + .run.count.0 - 1)]
     Misplaced { run: PageRun, stream: u16 },
+    /// A page that others have the content of, and that its own stream did not bring.
+    #[error("page {:#x}, to which another refers, did not come", .base.0)]
+    NeverCame {
+        /// The page.
+        base: PageNumber,
+    },
     /// A code that is none.
     #[error("bad code of the coder {coder:?} at page {first:#x}", first = .run.first.0)]
     Code {
@@ -55,7 +61,10 @@ impl ReceiveError {
     pub(crate) fn code(&self) -> ReasonCode {
         match self {
             Self::Io(_) => ReasonCode::LinkLost,
-            Self::Frame(_) | Self::Misplaced { .. } | Self::Code { .. } => ReasonCode::Protocol,
+            Self::Frame(_)
+            | Self::Misplaced { .. }
+            | Self::NeverCame { .. }
+            | Self::Code { .. } => ReasonCode::Protocol,
             Self::Memory(_) => ReasonCode::Hypervisor,
         }
     }
@@ -68,6 +77,8 @@ pub(crate) struct PageReceiver<R> {
     memory: Arc<GuestMemory>,
     /// Takes what is owed, and what follows the guest.
     following: Arc<Following>,
+    /// What all streams of the move have brought.
+    arrivals: Arc<Arrivals>,
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
@@ -85,20 +96,24 @@ impl<R: Read> PageReceiver<R> {
         link: R,
         memory: Arc<GuestMemory>,
         following: Arc<Following>,
+        arrivals: Arc<Arrivals>,
         stream: u16,
-        streams: u16,
     ) -> Self {
+        let streams = arrivals.streams();
         let pages = memory.pages();
         let bytes = usize::try_from(CHUNK_PAGES).expect("a chunk is small") * PAGE_SIZE;
         let filled = PageSet::empty(pages);
         let (buffer, code, decoders) = (vec![0; bytes], Vec::new(), Decoders::default());
-        Self { link, memory, following, stream, streams, buffer, code, decoders, filled }
+        Self { link, memory, following, arrivals, stream, streams, buffer, code, decoders, filled }
     }
 
     /// Reads until the stream ends, telling `tell` about it; ends early when `tell` says so.
     pub(crate) fn run(mut self, mut tell: impl FnMut(StreamEvent) -> Heard) {
         let stream = self.stream;
-        if let Err(error) = self.read_frames(&mut tell) {
+        let ended = self.read_frames(&mut tell);
+        // Who waits for a page of this stream waits no longer.
+        self.arrivals.lost(stream);
+        if let Err(error) = ended {
             let _ = tell(StreamEvent::Ended { stream, error });
         }
     }
@@ -113,6 +128,7 @@ impl<R: Read> PageReceiver<R> {
             self.link.read_exact(&mut header)?;
             let event = match PageFrame::decode(&header)? {
                 PageFrame::Raw(run) => self.raw(run).map(|()| None)?,
+                PageFrame::Same(run) => self.same(run).map(|()| None)?,
                 PageFrame::Coded { run, coder, length } => {
                     self.coded(run, coder, length as usize).map(|()| None)?
                 }
@@ -122,7 +138,10 @@ impl<R: Read> PageReceiver<R> {
                     let run = PageRun { first: page, count: PageCount(1) };
                     return Err(ReceiveError::Misplaced { run, stream: self.stream });
                 }
-                PageFrame::Mark { round } => Some(StreamEvent::Mark { stream: self.stream, round }),
+                PageFrame::Mark { round } => {
+                    self.arrivals.ended(self.stream);
+                    Some(StreamEvent::Mark { stream: self.stream, round })
+                }
             };
             frames = frames.wrapping_add(1);
             let due = frames.is_multiple_of(FRAMES_PER_PROGRESS).then_some(StreamEvent::Progress);
@@ -153,6 +172,32 @@ impl<R: Read> PageReceiver<R> {
         self.take(run, length)
     }
 
+    /// Copies pages from others.
+    fn same(&mut self, run: PageRun) -> Result<(), ReceiveError> {
+        self.check(run)?;
+        if self.following.takes_pages() {
+            // The guest writes to what they refer to.
+            return Err(ReceiveError::Misplaced { run, stream: self.stream });
+        }
+        let mut references = vec![0; PageFrame::Same(run).payload_bytes()];
+        self.link.read_exact(&mut references)?;
+        let references = references.as_chunks().0.iter().copied().map(Reference::decode);
+        let pages = self.buffer.as_chunks_mut::<PAGE_SIZE>().0;
+        for (page, Reference { page: base, comes }) in pages.iter_mut().zip(references) {
+            let run = PageRun { first: base, count: PageCount(1) };
+            if !self.memory.layout().holds(run) {
+                return Err(ReceiveError::Misplaced { run, stream: self.stream });
+            }
+            if comes && stream_of(base, self.streams) != self.stream {
+                let waited = self.arrivals.wait_for(base);
+                waited.map_err(|NeverCame| ReceiveError::NeverCame { base })?;
+            }
+            let read = self.memory.read(base, page);
+            read.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
+        }
+        self.take(run, PageFrame::Raw(run).payload_bytes())
+    }
+
     /// Restores pages from their code. Those that nobody wants any more too: the next code may refer to
     /// them.
     fn coded(&mut self, run: PageRun, coder: Coder, length: usize) -> Result<(), ReceiveError> {
@@ -179,6 +224,7 @@ impl<R: Read> PageReceiver<R> {
         let write = self.memory.write(run.first, bytes);
         write.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
         self.filled.insert_run(run);
+        self.arrivals.came(run);
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! The sending end: one thread a stream, each with its share of the guest's pages.
 
 use super::{
-    CHUNK_PAGES, Coding, Follow, Pacer, Queue, bits, chunks_of, parts_on, stream_of, usize_of,
+    CHUNK_PAGES, Coding, Follow, Likeness, Pacer, Queue, bits, chunks_of, parts_on, stream_of,
+    usize_of,
 };
 use crate::link::{Link, SocketControl};
 use std::io::{self, IoSlice, Write};
@@ -13,10 +14,11 @@ use std::time::{Duration, Instant};
 use sterna_core::receipt::Coded;
 use sterna_core::source::RoundSent;
 use sterna_page::coding::{Coder, PageBytes, PageClass, classify};
+use sterna_page::sent::{Base, ContentHasher, Known, Sent};
 use sterna_page::{
     PAGE_SIZE, PageCount, PageHash, PageHasher, PageNumber, PageRun, PageSet, is_zero,
 };
-use sterna_proto::pages::{HEADER_BYTES, PageFrame};
+use sterna_proto::pages::{HEADER_BYTES, PageFrame, Reference};
 use sterna_sys::memory::GuestMemory;
 
 /// What all streams together shall send.
@@ -66,6 +68,7 @@ pub(crate) struct SenderPool {
     progress: Arc<AtomicU64>,
     rewritten: Arc<Rewritten>,
     unsent: Arc<Mutex<Vec<PageRun>>>,
+    alike: Option<Alike>,
 }
 
 /// Pages that the guest has written again since the round began; see [`SenderPool::postpone`].
@@ -93,6 +96,31 @@ pub(crate) struct Manner {
     pub(crate) hashes: KeepHashes,
     /// In fewer bytes, where that is faster; takes note of what the coders do.
     pub(crate) coded: Option<Arc<Mutex<Coded>>>,
+    /// As references, where the destination has their content, or not at all.
+    pub(crate) alike: Option<Alike>,
+}
+
+/// What was sent of each page, for all streams.
+#[derive(Clone, Debug)]
+pub(crate) struct Alike {
+    sent: Arc<Mutex<Sent>>,
+    hasher: ContentHasher,
+}
+
+impl Alike {
+    /// For a guest of `pages` pages, under a random key.
+    pub(crate) fn new(pages: PageCount, key: [u8; 32]) -> Self {
+        Self { sent: Arc::new(Mutex::new(Sent::new(pages))), hasher: ContentHasher::new(key) }
+    }
+
+    /// A round begins.
+    fn begin(&self, sends: &Sends) {
+        let mut pages = Arc::clone(&sends.pages);
+        for more in [&sends.suspects, &sends.absent].into_iter().flatten() {
+            Arc::make_mut(&mut pages).union_with(more);
+        }
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).begin(pages);
+    }
 }
 
 impl SenderPool {
@@ -118,7 +146,12 @@ impl SenderPool {
                 stream,
                 streams,
                 buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
+                references: Vec::new(),
                 coding: manner.coded.clone().map(Coding::new),
+                likeness: manner
+                    .alike
+                    .clone()
+                    .map(|Alike { sent, hasher }| Likeness::new(sent, hasher)),
                 hashes: Hashes::new(manner.hashes, memory.pages(), streams),
                 progress: Arc::clone(&progress),
                 rewritten: Arc::clone(&rewritten),
@@ -131,11 +164,15 @@ impl SenderPool {
                 .spawn(move || sender.run(&orders_from, &done))?;
             threads.push(SenderThread { orders, socket, thread: Some(thread) });
         }
-        Ok(Self { threads, done, progress, rewritten, unsent })
+        let alike = manner.alike.clone();
+        Ok(Self { threads, done, progress, rewritten, unsent, alike })
     }
 
     /// Hands an order to all streams; [`SenderPool::wait`] tells when it is done.
     pub(crate) fn send(&self, sends: &Sends) {
+        if let Some(alike) = &self.alike {
+            alike.begin(sends);
+        }
         for thread in &self.threads {
             // A thread that has ended has said why; `wait` will find it.
             let _ = thread.orders.send(Task::Round(sends.clone()));
@@ -226,7 +263,9 @@ struct PageSender {
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
+    references: Vec<u8>,
     coding: Option<Coding>,
+    likeness: Option<Likeness>,
     hashes: Option<Hashes>,
     progress: Arc<AtomicU64>,
     rewritten: Arc<Rewritten>,
@@ -279,6 +318,9 @@ impl PageSender {
         for run in order.absent.iter().flat_map(|set| set.runs()) {
             for part in parts_on(run, stream, streams) {
                 self.sent.pages.absent += part.count;
+                if let Some(likeness) = &mut self.likeness {
+                    likeness.forget(part);
+                }
                 self.frame(PageFrame::Absent(part), 0..0)?;
             }
         }
@@ -304,6 +346,8 @@ impl PageSender {
 
     /// Pushes owed pages until there are no more.
     fn push(&mut self, follow: &Follow) -> io::Result<()> {
+        // The guest writes there now.
+        self.likeness = None;
         let mut queue = Queue::new(self.link.round_trip);
         self.link.socket.bound_queue(queue.bytes())?;
         while let Some((run, sending)) = follow.next() {
@@ -352,7 +396,8 @@ impl PageSender {
         let bytes = usize_of(part.count.0) * PAGE_SIZE;
         self.memory.read(part.first, &mut self.buffer[..bytes]).map_err(io::Error::other)?;
         self.remember(part);
-        self.send_buffer(part)?;
+        let known = self.known(part);
+        self.send_buffer(part, &known)?;
         self.progress.fetch_add(part.count.0, Ordering::Relaxed);
         Ok(())
     }
@@ -393,25 +438,50 @@ impl PageSender {
             .collect()
     }
 
+    /// What the destination has of the pages that the buffer holds of `part`; nothing if nobody looked.
+    fn known(&mut self, part: PageRun) -> Vec<Known> {
+        let (Some(likeness), Some(coding)) = (&mut self.likeness, &mut self.coding) else {
+            return Vec::new();
+        };
+        let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[..usize_of(part.count.0)];
+        likeness.send(part, pages, coding.page_takes(part.count))
+    }
+
     /// Sends what the buffer holds of `part`, pages of one class together.
-    fn send_buffer(&mut self, part: PageRun) -> io::Result<()> {
+    fn send_buffer(&mut self, part: PageRun, known: &[Known]) -> io::Result<()> {
         let look = self.coding.as_ref().is_some_and(Coding::may_code);
         let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[..usize_of(part.count.0)];
-        let classes: Vec<Class> = pages.iter().map(|page| Class::of(page, look)).collect();
+        let known = known.iter().copied().chain(std::iter::repeat(Known::No));
+        let class = |(page, known)| Class::of(page, known, look);
+        let classes: Vec<Class> = pages.iter().zip(known).map(class).collect();
         let mut start = 0;
-        for alike in classes.chunk_by(|one, next| one == next) {
+        for alike in classes.chunk_by(|one, next| one.goes_with(*next)) {
             let run = PageRun::new(part.first.0 + start as u64, alike.len() as u64);
             match alike[0] {
                 Class::Zero => {
                     self.sent.pages.zero += run.count;
                     self.frame(PageFrame::Zero(run), 0..0)?;
                 }
+                Class::Unchanged => self.sent.pages.unchanged += run.count,
+                Class::Like(_) => self.send_references(run, alike)?,
                 Class::Any => self.send_raw(run, start)?,
                 Class::Looked(class) => self.send_class(class, run, start)?,
             }
             start += alike.len();
         }
         Ok(())
+    }
+
+    /// Sends the pages of a run as references.
+    fn send_references(&mut self, run: PageRun, alike: &[Class]) -> io::Result<()> {
+        self.sent.pages.same += run.count;
+        self.references.clear();
+        for class in alike {
+            if let Class::Like(reference) = class {
+                self.references.extend_from_slice(&reference.encode());
+            }
+        }
+        self.frame(PageFrame::Same(run), 0..0)
     }
 
     /// Sends the pages of a run as they are. The first is at `start` of the buffer.
@@ -460,6 +530,7 @@ impl PageSender {
         let length = HEADER_BYTES + frame.payload_bytes();
         self.sent.bytes += length as u64;
         let (link, buffer, pacer) = (&mut self.link, &self.buffer, &self.pacer);
+        let references = &self.references;
         let mut write = |payload: &[u8]| {
             pacer.pace(length as u64);
             write_all(link, &header, payload)
@@ -467,6 +538,7 @@ impl PageSender {
         let Some(coding) = &mut self.coding else { return write(&buffer[payload]) };
         coding.measured(length, |coding| match frame {
             PageFrame::Coded { length, .. } => write(coding.code(length as usize)),
+            PageFrame::Same(_) => write(references),
             _ => write(&buffer[payload]),
         })
     }
@@ -476,13 +548,24 @@ impl PageSender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Zero,
+    /// The destination has it.
+    Unchanged,
+    /// The destination has, or gets, the same elsewhere.
+    Like(Reference),
     Looked(PageClass),
     /// Anything but zero; nobody looked.
     Any,
 }
 
 impl Class {
-    fn of(page: &PageBytes, look: bool) -> Self {
+    fn of(page: &PageBytes, known: Known, look: bool) -> Self {
+        match known {
+            Known::Unchanged => return Self::Unchanged,
+            Known::Like(page, base) => {
+                return Self::Like(Reference { page, comes: base == Base::Coming });
+            }
+            Known::No => {}
+        }
         if look {
             match classify(page) {
                 PageClass::Zero => Self::Zero,
@@ -493,6 +576,11 @@ impl Class {
         } else {
             Self::Any
         }
+    }
+
+    /// Whether a page and the next are sent in one frame.
+    fn goes_with(self, next: Self) -> bool {
+        self == next || matches!((self, next), (Self::Like(_), Self::Like(_)))
     }
 }
 

@@ -8,7 +8,7 @@ mod shared;
 pub(super) use shared::Shared;
 
 use crate::link::{Control, Link, LinkError, Meter};
-use crate::pages::{KeepHashes, Manner, Pacer, SenderPool};
+use crate::pages::{Alike, KeepHashes, Manner, Pacer, SenderPool};
 use crate::source::Move;
 use crate::source::ballooning;
 use crate::source::copying::{Copying, Recheck};
@@ -216,7 +216,9 @@ impl Mover {
         let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&shared.giving_up)));
         let coded = accept.codings.contains(&Coding::Coded);
         let coded = coded.then(|| Arc::clone(&shared.coders));
-        let manner = Manner { pacer, hashes, coded };
+        let alike = accept.codings.contains(&Coding::Same);
+        let alike = alike.then(|| Alike::new(memory.pages(), rand::random()));
+        let manner = Manner { pacer, hashes, coded, alike };
         let pool = SenderPool::start(links, &memory, &manner).map_err(io_failed)?;
         self.shared.take_streams(&pool, urgent.as_ref()).map_err(io_failed)?;
         self.copying = Some(Copying {
@@ -282,7 +284,7 @@ impl Mover {
         copying.pool.take_unsent().into_iter().for_each(|run| copying.dirty.insert_run(run));
         sent.pages.withheld = withheld;
         sent.held_back = copying.newly_held_back(guest.as_ref())?;
-        Ok(vec![Event::RoundSent(sent)])
+        Ok(vec![Event::RoundSent(sent.into())])
     }
 
     fn scan(&mut self) -> Outcome {

@@ -116,7 +116,7 @@ impl Native {
                 let left = PageCount(now.left_bytes / PAGE_SIZE_BYTES);
                 let vcpus = VcpuSpeed::percent(now.vcpu_percent);
                 let sent = self.since_told(now);
-                vec![Event::RoundPassed(HypervisorRound { sent, left, vcpus })]
+                vec![Event::RoundPassed(Box::new(HypervisorRound { sent, left, vcpus }))]
             }
             NativeStep::Paused { stopped, drained, .. } => {
                 self.copying = false;

@@ -65,7 +65,7 @@ impl Mover {
             times.sent = Some(Instant::now());
         });
         self.tell(Event::StateSent);
-        self.tell(Event::RestSent(sent));
+        self.tell(Event::RestSent(sent.into()));
         self.digest(&memory, Rest::Native, verify)
     }
 }

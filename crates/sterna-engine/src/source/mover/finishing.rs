@@ -60,7 +60,7 @@ impl Mover {
         }
         // The destination goes on with these while this side hashes.
         self.tell(Event::StateSent);
-        self.tell(Event::RestSent(sent));
+        self.tell(Event::RestSent(sent.into()));
         self.digest(&memory, rest, verify)
     }
 
@@ -99,7 +99,7 @@ impl Mover {
         let bandwidth = self.request.bandwidth_bytes_per_second;
         let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&self.shared.giving_up)));
         // What was granted is not known any more if another agent began the move.
-        let manner = Manner { pacer, hashes: KeepHashes::No, coded: None };
+        let manner = Manner { pacer, hashes: KeepHashes::No, coded: None, alike: None };
         let pool = SenderPool::start(links, &memory, &manner).map_err(broken)?;
         self.shared.take_streams(&pool, Some(&urgent)).map_err(broken)?;
         let follow = following::begin(&pool, urgent, &memory, self.request.push, &self.inputs)

@@ -1,0 +1,137 @@
+//! Which pages need not be sent, or only as references, because the destination has their content.
+//!
+//! That costs a hash a page, and spares the sending of a share *h* of them. With *T* what the stream takes
+//! for a page otherwise, it is worth it where the hash takes less than *h T*. What *h* is shows only where
+//! pages are hashed, so it is taken for a twentieth at least: a guest's kernel alone has as many.
+
+use super::usize_of;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use sterna_page::coding::PageBytes;
+use sterna_page::sent::{ContentHash, ContentHasher, Known, Sent};
+use sterna_page::{PageNumber, PageRun, is_zero};
+
+/// The least share of pages that is taken to be known.
+const SHARE_MIN: f64 = 0.05;
+
+/// What the newest measurement counts for.
+const NEWEST: f64 = 0.1;
+
+/// What a hash takes before one was measured: 2 GB/s.
+const HASH_AT_FIRST: f64 = 2e-6;
+
+/// What one stream knows of the likeness of its pages.
+#[derive(Debug)]
+pub(super) struct Likeness {
+    sent: Arc<Mutex<Sent>>,
+    hasher: ContentHasher,
+    /// Of a page that is not zero, in seconds.
+    hash: f64,
+    /// *h*
+    share: f64,
+}
+
+impl Likeness {
+    pub(super) fn new(sent: Arc<Mutex<Sent>>, hasher: ContentHasher) -> Self {
+        Self { sent, hasher, hash: HASH_AT_FIRST, share: SHARE_MIN }
+    }
+
+    /// How the pages of a run are to be sent, each of which takes so long otherwise, as far as known. They
+    /// count as sent so from now on, so they must be, in this order.
+    pub(super) fn send(
+        &mut self,
+        run: PageRun,
+        pages: &[PageBytes],
+        page_takes: Option<Duration>,
+    ) -> Vec<Known> {
+        debug_assert_eq!(pages.len(), usize_of(run.count.0));
+        let numbers = (run.first.0..).map(PageNumber);
+        let spared = |takes: Duration| self.share.max(SHARE_MIN) * takes.as_secs_f64();
+        if page_takes.is_some_and(|takes| self.hash >= spared(takes)) {
+            let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+            numbers.zip(pages).for_each(|(page, _)| sent.forget(page));
+            return vec![Known::No; pages.len()];
+        }
+        let hashes = self.hashes(pages);
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let known: Vec<Known> = numbers
+            .zip(&hashes)
+            .map(|(page, hash)| match hash {
+                Some(hash) => sent.send(page, *hash),
+                None => {
+                    sent.forget(page);
+                    Known::No
+                }
+            })
+            .collect();
+        drop(sent);
+        self.learn(&hashes, &known);
+        known
+    }
+
+    /// The destination has nothing of these pages any more.
+    pub(super) fn forget(&mut self, run: PageRun) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        (run.first.0..run.first.0 + run.count.0).for_each(|page| sent.forget(PageNumber(page)));
+    }
+
+    /// Of the pages that are not zero.
+    fn hashes(&mut self, pages: &[PageBytes]) -> Vec<Option<ContentHash>> {
+        let began = Instant::now();
+        let hash = |page| (!is_zero(page)).then(|| self.hasher.hash(page));
+        let hashes: Vec<_> = pages.iter().map(hash).collect();
+        let hashed = hashes.iter().flatten().count();
+        if let Ok(hashed @ 1..) = u32::try_from(hashed) {
+            let newest = (began.elapsed() / hashed).as_secs_f64();
+            self.hash += (newest - self.hash) * NEWEST;
+        }
+        hashes
+    }
+
+    fn learn(&mut self, hashes: &[Option<ContentHash>], known: &[Known]) {
+        let hashed = hashes.iter().flatten().count();
+        if hashed > 0 {
+            let spared = known.iter().filter(|known| **known != Known::No).count();
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let newest = spared as f64 / hashed as f64;
+            self.share += (newest - self.share) * NEWEST;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sterna_page::sent::Base;
+    use sterna_page::{PAGE_SIZE, PageCount, PageSet};
+
+    fn likeness() -> Likeness {
+        let mut sent = Sent::new(PageCount(16));
+        sent.begin(Arc::new(PageSet::full(PageCount(16))));
+        Likeness::new(Arc::new(Mutex::new(sent)), ContentHasher::new([5; 32]))
+    }
+
+    fn pages(contents: &[u8]) -> Vec<PageBytes> {
+        contents.iter().map(|content| [*content; PAGE_SIZE]).collect()
+    }
+
+    #[test]
+    fn on_a_slow_link_pages_are_sent_once() {
+        let mut likeness = likeness();
+        let slow = Some(Duration::from_millis(1));
+        let known = likeness.send(PageRun::new(0, 5), &pages(&[7, 0, 7, 8, 7]), slow);
+        let like = Known::Like(PageNumber(0), Base::Coming);
+        assert_eq!(known, [Known::No, Known::No, like, Known::No, like]);
+        assert!(likeness.share > SHARE_MIN);
+    }
+
+    #[test]
+    fn on_a_link_faster_than_hashes_nobody_hashes_and_what_was_known_is_forgotten() {
+        let mut likeness = likeness();
+        likeness.send(PageRun::new(0, 1), &pages(&[7]), None);
+        let slow = Some(Duration::from_millis(1));
+        let fast = Some(Duration::from_nanos(500));
+        assert_eq!(likeness.send(PageRun::new(0, 2), &pages(&[9, 9]), fast), [Known::No; 2]);
+        assert_eq!(likeness.send(PageRun::new(2, 1), &pages(&[7]), slow), [Known::No]);
+    }
+}
