@@ -5,11 +5,11 @@
 //! pages are hashed, so it is taken for a twentieth at least: a guest's kernel alone has as many.
 
 use super::usize_of;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_page::coding::PageBytes;
 use sterna_page::sent::{ContentHash, ContentHasher, Known, Sent};
-use sterna_page::{PageNumber, PageRun, is_zero};
+use sterna_page::{PageCount, PageNumber, PageRun, PageSet, is_zero};
 
 /// The least share of pages that is taken to be known.
 const SHARE_MIN: f64 = 0.05;
@@ -20,11 +20,33 @@ const NEWEST: f64 = 0.1;
 /// What a hash takes before one was measured: 2 GB/s.
 const HASH_AT_FIRST: f64 = 2e-6;
 
+/// What was sent of each page, for all streams.
+#[derive(Clone, Debug)]
+pub(crate) struct Alike {
+    sent: Arc<Mutex<Sent>>,
+    hasher: ContentHasher,
+}
+
+impl Alike {
+    /// For a guest of `pages` pages, under a random key.
+    pub(crate) fn new(pages: PageCount, key: [u8; 32]) -> Self {
+        Self { sent: Arc::new(Mutex::new(Sent::new(pages))), hasher: ContentHasher::new(key) }
+    }
+
+    /// A round begins that may change these pages at the destination, and no others.
+    pub(super) fn begin(&self, pages: Arc<PageSet>) {
+        self.lock().begin(pages);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What one stream knows of the likeness of its pages.
 #[derive(Debug)]
 pub(super) struct Likeness {
-    sent: Arc<Mutex<Sent>>,
-    hasher: ContentHasher,
+    alike: Alike,
     /// Of a page that is not zero, in seconds.
     hash: f64,
     /// *h*
@@ -32,8 +54,8 @@ pub(super) struct Likeness {
 }
 
 impl Likeness {
-    pub(super) fn new(sent: Arc<Mutex<Sent>>, hasher: ContentHasher) -> Self {
-        Self { sent, hasher, hash: HASH_AT_FIRST, share: SHARE_MIN }
+    pub(super) fn new(alike: Alike) -> Self {
+        Self { alike, hash: HASH_AT_FIRST, share: SHARE_MIN }
     }
 
     /// How the pages of a run are to be sent, each of which takes so long otherwise, as far as known. They
@@ -48,12 +70,12 @@ impl Likeness {
         let numbers = (run.first.0..).map(PageNumber);
         let spared = |takes: Duration| self.share.max(SHARE_MIN) * takes.as_secs_f64();
         if page_takes.is_some_and(|takes| self.hash >= spared(takes)) {
-            let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut sent = self.alike.lock();
             numbers.zip(pages).for_each(|(page, _)| sent.forget(page));
             return vec![Known::No; pages.len()];
         }
         let hashes = self.hashes(pages);
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sent = self.alike.lock();
         let known: Vec<Known> = numbers
             .zip(&hashes)
             .map(|(page, hash)| match hash {
@@ -71,14 +93,14 @@ impl Likeness {
 
     /// The destination has nothing of these pages any more.
     pub(super) fn forget(&mut self, run: PageRun) {
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sent = self.alike.lock();
         (run.first.0..run.first.0 + run.count.0).for_each(|page| sent.forget(PageNumber(page)));
     }
 
     /// Of the pages that are not zero.
     fn hashes(&mut self, pages: &[PageBytes]) -> Vec<Option<ContentHash>> {
         let began = Instant::now();
-        let hash = |page| (!is_zero(page)).then(|| self.hasher.hash(page));
+        let hash = |page| (!is_zero(page)).then(|| self.alike.hasher.hash(page));
         let hashes: Vec<_> = pages.iter().map(hash).collect();
         let hashed = hashes.iter().flatten().count();
         if let Ok(hashed @ 1..) = u32::try_from(hashed) {
@@ -102,13 +124,13 @@ impl Likeness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sterna_page::PAGE_SIZE;
     use sterna_page::sent::Base;
-    use sterna_page::{PAGE_SIZE, PageCount, PageSet};
 
     fn likeness() -> Likeness {
-        let mut sent = Sent::new(PageCount(16));
-        sent.begin(Arc::new(PageSet::full(PageCount(16))));
-        Likeness::new(Arc::new(Mutex::new(sent)), ContentHasher::new([5; 32]))
+        let alike = Alike::new(PageCount(16), [5; 32]);
+        alike.begin(Arc::new(PageSet::full(PageCount(16))));
+        Likeness::new(alike)
     }
 
     fn pages(contents: &[u8]) -> Vec<PageBytes> {

@@ -5,19 +5,24 @@ mod both_ends;
 mod coding;
 mod follow;
 mod gauge;
+mod hashes;
 mod likeness;
 mod pacing;
 mod queue;
 mod receiver;
 mod sender;
+mod senders;
 
 use coding::Coding;
 pub(crate) use follow::{Follow, Followed, bits, read_bits};
+use hashes::Hashes;
+pub(crate) use hashes::KeepHashes;
+pub(crate) use likeness::Alike;
 use likeness::Likeness;
 pub(crate) use pacing::{GivingUp, Pacer};
 use queue::Queue;
 pub(crate) use receiver::{Heard, PageReceiver, ReceiveError, StreamEvent};
-pub(crate) use sender::{Alike, KeepHashes, Manner, SenderPool, Sends};
+pub(crate) use senders::{Manner, SenderPool, Sends};
 
 use sterna_page::{PageNumber, PageRun, PageSet};
 use sterna_proto::limits::RUN_PAGES_MAX;

@@ -1,262 +1,44 @@
-//! The sending end: one thread a stream, each with its share of the guest's pages.
+//! One stream at the sending end: a thread with its share of the guest's pages.
 
 use super::{
-    CHUNK_PAGES, Coding, Follow, Likeness, Pacer, Queue, bits, chunks_of, parts_on, stream_of,
-    usize_of,
+    CHUNK_PAGES, Coding, Follow, Hashes, Likeness, Manner, Pacer, Queue, Sends, bits, chunks_of,
+    parts_on, stream_of, usize_of,
 };
-use crate::link::{Link, SocketControl};
+use crate::link::Link;
 use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-use sterna_core::receipt::Coded;
+use std::time::Instant;
 use sterna_core::source::RoundSent;
 use sterna_page::coding::{Coder, PageBytes, PageClass, classify};
-use sterna_page::sent::{Base, ContentHasher, Known, Sent};
-use sterna_page::{
-    PAGE_SIZE, PageCount, PageHash, PageHasher, PageNumber, PageRun, PageSet, is_zero,
-};
+use sterna_page::sent::{Base, Known};
+use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet, is_zero};
 use sterna_proto::pages::{HEADER_BYTES, PageFrame, Reference};
 use sterna_sys::memory::GuestMemory;
 
-/// What all streams together shall send.
-#[derive(Clone, Debug)]
-pub(crate) struct Sends {
-    /// Number of the round, for the marks.
-    pub(crate) round: u32,
-    /// Pages to send.
-    pub(crate) pages: Arc<PageSet>,
-    /// Pages to compare with what was sent last, and to send if they differ.
-    pub(crate) suspects: Option<Arc<PageSet>>,
-    /// Pages that no longer exist.
-    pub(crate) absent: Option<Arc<PageSet>>,
-    /// When the streams stop sending pages, if they have not sent them all by then;
-    /// [`SenderPool::take_unsent`] tells which are left.
-    pub(crate) until: Option<Instant>,
-    /// Pages that are not sent now: the destination is told to do without what it has of them.
-    pub(crate) owed: Option<Arc<PageSet>>,
-}
-
-impl Sends {
-    /// Sends none of it: what the destination has of these pages is stale, and they will follow.
-    pub(crate) fn owe(&mut self) {
-        let none = PageSet::empty(self.pages.capacity());
-        let mut owed = std::mem::replace(&mut self.pages, Arc::new(none));
-        if let Some(suspects) = self.suspects.take() {
-            Arc::make_mut(&mut owed).union_with(&suspects);
-        }
-        self.owed = Some(owed);
-    }
-}
-
 /// What a stream does next.
 #[derive(Debug)]
-enum Task {
+pub(super) enum Task {
     /// Sends its share of a round.
     Round(Sends),
     /// Pushes owed pages until there are none, or the stream ends.
     Follow(Arc<Follow>),
 }
 
-/// The threads of a move's page streams.
-#[derive(Debug)]
-pub(crate) struct SenderPool {
-    threads: Vec<SenderThread>,
-    done: Receiver<io::Result<RoundSent>>,
-    progress: Arc<AtomicU64>,
-    rewritten: Arc<Rewritten>,
-    unsent: Arc<Mutex<Vec<PageRun>>>,
-    alike: Option<Alike>,
+/// What all streams of a move tell and are told while they send.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Common {
+    /// Pages dealt with so far.
+    pub(super) progress: Arc<AtomicU64>,
+    /// Pages that the guest has written again since the round began; see
+    /// [`super::SenderPool::postpone`].
+    pub(super) rewritten: Arc<RwLock<Option<PageSet>>>,
+    /// What the round had no time for.
+    pub(super) unsent: Arc<Mutex<Vec<PageRun>>>,
 }
 
-/// Pages that the guest has written again since the round began; see [`SenderPool::postpone`].
-type Rewritten = RwLock<Option<PageSet>>;
-
-#[derive(Debug)]
-struct SenderThread {
-    orders: Sender<Task>,
-    socket: SocketControl,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// Whether hashes of sent pages are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeepHashes {
-    No,
-    Yes { key: u64 },
-}
-
-/// How pages are sent.
-#[derive(Clone, Debug)]
-pub(crate) struct Manner {
-    /// No faster than this.
-    pub(crate) pacer: Arc<Pacer>,
-    pub(crate) hashes: KeepHashes,
-    /// In fewer bytes, where that is faster; takes note of what the coders do.
-    pub(crate) coded: Option<Arc<Mutex<Coded>>>,
-    /// As references, where the destination has their content, or not at all.
-    pub(crate) alike: Option<Alike>,
-}
-
-/// What was sent of each page, for all streams.
-#[derive(Clone, Debug)]
-pub(crate) struct Alike {
-    sent: Arc<Mutex<Sent>>,
-    hasher: ContentHasher,
-}
-
-impl Alike {
-    /// For a guest of `pages` pages, under a random key.
-    pub(crate) fn new(pages: PageCount, key: [u8; 32]) -> Self {
-        Self { sent: Arc::new(Mutex::new(Sent::new(pages))), hasher: ContentHasher::new(key) }
-    }
-
-    /// A round begins.
-    fn begin(&self, sends: &Sends) {
-        let mut pages = Arc::clone(&sends.pages);
-        for more in [&sends.suspects, &sends.absent].into_iter().flatten() {
-            Arc::make_mut(&mut pages).union_with(more);
-        }
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner).begin(pages);
-    }
-}
-
-impl SenderPool {
-    /// Starts one thread for each link.
-    pub(crate) fn start(
-        links: Vec<Link>,
-        memory: &Arc<GuestMemory>,
-        manner: &Manner,
-    ) -> io::Result<Self> {
-        let (done_to, done) = channel();
-        let progress = Arc::new(AtomicU64::new(0));
-        let rewritten = Arc::new(Rewritten::default());
-        let unsent = Arc::new(Mutex::default());
-        let streams = u16::try_from(links.len()).map_err(io::Error::other)?;
-        let mut threads = Vec::new();
-        for (stream, link) in (0..streams).zip(links) {
-            let socket = link.socket.control()?;
-            let (orders, orders_from) = channel();
-            let sender = PageSender {
-                link,
-                memory: Arc::clone(memory),
-                pacer: Arc::clone(&manner.pacer),
-                stream,
-                streams,
-                buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
-                references: Vec::new(),
-                coding: manner.coded.clone().map(Coding::new),
-                likeness: manner
-                    .alike
-                    .clone()
-                    .map(|Alike { sent, hasher }| Likeness::new(sent, hasher)),
-                hashes: Hashes::new(manner.hashes, memory.pages(), streams),
-                progress: Arc::clone(&progress),
-                rewritten: Arc::clone(&rewritten),
-                unsent: Arc::clone(&unsent),
-                sent: RoundSent::default(),
-            };
-            let done = done_to.clone();
-            let thread = thread::Builder::new()
-                .name(format!("pages-out-{stream}"))
-                .spawn(move || sender.run(&orders_from, &done))?;
-            threads.push(SenderThread { orders, socket, thread: Some(thread) });
-        }
-        let alike = manner.alike.clone();
-        Ok(Self { threads, done, progress, rewritten, unsent, alike })
-    }
-
-    /// Hands an order to all streams; [`SenderPool::wait`] tells when it is done.
-    pub(crate) fn send(&self, sends: &Sends) {
-        if let Some(alike) = &self.alike {
-            alike.begin(sends);
-        }
-        for thread in &self.threads {
-            // A thread that has ended has said why; `wait` will find it.
-            let _ = thread.orders.send(Task::Round(sends.clone()));
-        }
-    }
-
-    /// Has all streams push owed pages from now on; what fails is told to `follow`.
-    pub(crate) fn follow(&self, follow: &Arc<Follow>) {
-        for thread in &self.threads {
-            if thread.orders.send(Task::Follow(Arc::clone(follow))).is_err() {
-                follow.fail(io::Error::other("a page stream has ended"));
-            }
-        }
-    }
-
-    /// Waits until every stream has done one order.
-    pub(crate) fn wait(&self) -> io::Result<RoundSent> {
-        self.wait_and(Duration::MAX, || {})
-    }
-
-    /// As [`SenderPool::wait`]; calls `meanwhile` whenever `interval` has passed.
-    pub(crate) fn wait_and(
-        &self,
-        interval: Duration,
-        mut meanwhile: impl FnMut(),
-    ) -> io::Result<RoundSent> {
-        let mut total = RoundSent::default();
-        let mut waiting = self.threads.len();
-        while waiting > 0 {
-            match self.done.recv_timeout(interval) {
-                Ok(sent) => {
-                    let sent = sent?;
-                    total.pages += sent.pages;
-                    total.bytes += sent.bytes;
-                    waiting -= 1;
-                }
-                Err(RecvTimeoutError::Timeout) => meanwhile(),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(io::Error::other("a page stream has ended"));
-                }
-            }
-        }
-        self.postpone(None);
-        Ok(total)
-    }
-
-    /// Tells the streams which pages of the round need not be sent in it, because the next scan
-    /// will report them in any case (Clark et al., NSDI 2005, section 4.2: `to_skip`).
-    pub(crate) fn postpone(&self, pages: Option<PageSet>) {
-        *self.rewritten.write().unwrap_or_else(PoisonError::into_inner) = pages;
-    }
-
-    /// The pages that rounds had no time for since this was last asked.
-    pub(crate) fn take_unsent(&self) -> Vec<PageRun> {
-        std::mem::take(&mut self.unsent.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Pages dealt with so far, by all streams.
-    pub(crate) fn progress(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.progress)
-    }
-
-    /// What ends the streams from another thread.
-    pub(crate) fn sockets(&self) -> io::Result<Vec<SocketControl>> {
-        self.threads.iter().map(|thread| thread.socket.try_clone()).collect()
-    }
-}
-
-impl Drop for SenderPool {
-    fn drop(&mut self) {
-        for thread in &self.threads {
-            thread.socket.shut_down();
-        }
-        for SenderThread { orders, thread, .. } in self.threads.drain(..) {
-            drop(orders);
-            if let Some(thread) = thread {
-                // A sender that panicked has already failed the move through its channel.
-                let _ = thread.join();
-            }
-        }
-    }
-}
-
-struct PageSender {
+pub(super) struct PageSender {
     link: Link,
     memory: Arc<GuestMemory>,
     pacer: Arc<Pacer>,
@@ -267,14 +49,36 @@ struct PageSender {
     coding: Option<Coding>,
     likeness: Option<Likeness>,
     hashes: Option<Hashes>,
-    progress: Arc<AtomicU64>,
-    rewritten: Arc<Rewritten>,
-    unsent: Arc<Mutex<Vec<PageRun>>>,
+    common: Common,
     sent: RoundSent,
 }
 
 impl PageSender {
-    fn run(mut self, orders: &Receiver<Task>, done: &Sender<io::Result<RoundSent>>) {
+    /// The stream with this number, of so many.
+    pub(super) fn new(
+        link: Link,
+        memory: &Arc<GuestMemory>,
+        manner: &Manner,
+        (stream, streams): (u16, u16),
+        common: &Common,
+    ) -> Self {
+        Self {
+            link,
+            memory: Arc::clone(memory),
+            pacer: Arc::clone(&manner.pacer),
+            stream,
+            streams,
+            buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
+            references: Vec::new(),
+            coding: manner.coded.clone().map(Coding::new),
+            likeness: manner.alike.clone().map(Likeness::new),
+            hashes: Hashes::new(manner.hashes, memory.pages(), streams),
+            common: common.clone(),
+            sent: RoundSent::default(),
+        }
+    }
+
+    pub(super) fn run(mut self, orders: &Receiver<Task>, done: &Sender<io::Result<RoundSent>>) {
         for task in orders {
             let order = match task {
                 Task::Round(order) => order,
@@ -364,7 +168,7 @@ impl PageSender {
     /// Leaves a part out, as the round's time is over.
     fn leave(&mut self, part: PageRun) {
         self.sent.pages.unsent += part.count;
-        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unsent = self.common.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         match unsent.last_mut() {
             Some(run) if run.end() == Some(part.first) => run.count += part.count,
             _ => unsent.push(part),
@@ -373,7 +177,7 @@ impl PageSender {
 
     /// The pages of a part whose turn it is: not those that were written again.
     fn due(&mut self, part: PageRun) -> Vec<PageRun> {
-        let rewritten = self.rewritten.read().unwrap_or_else(PoisonError::into_inner);
+        let rewritten = self.common.rewritten.read().unwrap_or_else(PoisonError::into_inner);
         let Some(rewritten) = rewritten.as_ref() else { return vec![part] };
         let mut due: Vec<PageRun> = Vec::new();
         for page in part.first.0..part.first.0 + part.count.0 {
@@ -387,7 +191,7 @@ impl PageSender {
         }
         let sent: u64 = due.iter().map(|run| run.count.0).sum();
         self.sent.pages.postponed += PageCount(part.count.0 - sent);
-        self.progress.fetch_add(part.count.0 - sent, Ordering::Relaxed);
+        self.common.progress.fetch_add(part.count.0 - sent, Ordering::Relaxed);
         due
     }
 
@@ -398,7 +202,7 @@ impl PageSender {
         self.remember(part);
         let known = self.known(part);
         self.send_buffer(part, &known)?;
-        self.progress.fetch_add(part.count.0, Ordering::Relaxed);
+        self.common.progress.fetch_add(part.count.0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -407,7 +211,7 @@ impl PageSender {
         let bytes = usize_of(part.count.0) * PAGE_SIZE;
         self.memory.read(part.first, &mut self.buffer[..bytes]).map_err(io::Error::other)?;
         let changed = self.changed(part);
-        self.progress.fetch_add(part.count.0 - changed.len() as u64, Ordering::Relaxed);
+        self.common.progress.fetch_add(part.count.0 - changed.len() as u64, Ordering::Relaxed);
         self.sent.pages.unchanged += PageCount(part.count.0 - changed.len() as u64);
         for page in changed {
             self.send_part(PageRun::new(page.0, 1))?;
@@ -594,34 +398,4 @@ fn write_all(link: &mut Link, header: &[u8], payload: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Hashes of the pages of one stream, as last sent: 17 bytes for each of its pages.
-struct Hashes {
-    hasher: PageHasher,
-    streams: u16,
-    sent: Vec<Option<PageHash>>,
-}
-
-impl Hashes {
-    fn new(keep: KeepHashes, pages: PageCount, streams: u16) -> Option<Self> {
-        let KeepHashes::Yes { key } = keep else { return None };
-        let chunks = pages.0.div_ceil(CHUNK_PAGES).div_ceil(streams.into());
-        let sent = vec![None; usize_of(chunks * CHUNK_PAGES)];
-        Some(Self { hasher: PageHasher::new(key), streams, sent })
-    }
-
-    fn index(&self, page: PageNumber) -> usize {
-        let chunk = page.0 / CHUNK_PAGES / u64::from(self.streams);
-        usize_of(chunk * CHUNK_PAGES + page.0 % CHUNK_PAGES)
-    }
-
-    fn set(&mut self, page: PageNumber, bytes: &[u8; PAGE_SIZE]) {
-        let index = self.index(page);
-        self.sent[index] = Some(self.hasher.hash(bytes));
-    }
-
-    fn matches(&self, page: PageNumber, bytes: &[u8; PAGE_SIZE]) -> bool {
-        self.sent[self.index(page)] == Some(self.hasher.hash(bytes))
-    }
 }
