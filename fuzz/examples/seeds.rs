@@ -22,6 +22,7 @@ use sterna_page::coding::{Coder, Encoders, code_bytes_max};
 use sterna_page::{PAGE_SIZE, PageCount, PageRun, RamBlock, RamLayout, ram_digest};
 use sterna_proto::control::{ControlHeader, ControlKind, encode_message};
 use sterna_proto::inquiry::{Answer, Inquiry};
+use sterna_proto::known::KnownHeader;
 use sterna_proto::message::{
     Accept, ActivationTimes, Arrival, AttemptId, Coding, Envelope, Epoch, GuestId, JournalId,
     NativeMode, Offer, PageWaits, Reason, ReasonCode, Rest, ToDestination, ToSource, Verify,
@@ -51,6 +52,7 @@ fn seeds() -> Vec<Seed> {
     seeds.push(("control_stream", "conversation", conversation()));
     seeds.extend(page_streams());
     seeds.extend(page_codes());
+    seeds.push(("known_pages", "three", known_pages()));
     seeds.extend(definitions());
     seeds.extend(interface());
     seeds.extend(records());
@@ -67,6 +69,7 @@ fn text(value: &impl Serialize) -> Vec<u8> {
 fn preambles() -> Vec<Seed> {
     let pages = Role::Pages { stream: 7, token: MoveToken([9; 16]) };
     let native = Role::Native { channel: 3, token: MoveToken([9; 16]) };
+    let known = Role::Known { token: MoveToken([9; 16]) };
     let newer = Preamble { version_min: 1, version_max: 9, role: Role::Control };
     let welcome = PreambleAnswer::Welcome { version: VERSION_MAX };
     vec![
@@ -75,6 +78,7 @@ fn preambles() -> Vec<Seed> {
         ("preamble", "inquiry", Preamble::new(Role::Inquiry).encode().into()),
         ("preamble", "pages", Preamble::new(pages).encode().into()),
         ("preamble", "native", Preamble::new(native).encode().into()),
+        ("preamble", "known", Preamble::new(known).encode().into()),
         ("preamble", "newer", newer.encode().into()),
         ("preamble_answer", "welcome", welcome.encode().into()),
     ]
@@ -166,7 +170,11 @@ fn messages() -> Vec<Seed> {
         ("to_destination", "keep-alive", text(&envelope(ToDestination::KeepAlive))),
         ("to_source", "accept", text(&envelope(ToSource::Accept(accept())))),
         ("to_source", "refuse", text(&envelope(ToSource::Refuse { reasons: vec![reason(); 2] }))),
-        ("to_source", "round", text(&envelope(ToSource::RoundReceived { round: 5 }))),
+        (
+            "to_source",
+            "round",
+            text(&envelope(ToSource::RoundReceived { round: 5, lacking: vec![(7, 2)] })),
+        ),
         ("to_source", "ready", text(&envelope(ToSource::Ready { digest }))),
         (
             "to_source",
@@ -207,6 +215,7 @@ fn page_streams() -> Vec<Seed> {
         PageFrame::Raw(run(512, 128)),
         PageFrame::Coded { run: run(0, 20), coder: Coder::ZstdFast, length: 1 },
         PageFrame::Coded { run: run(20, 3), coder: Coder::Words, length: 1 },
+        PageFrame::Known(run(25, 180)),
         PageFrame::Same(run(30, 40)),
         PageFrame::Coded { run: run(520, 9), coder: Coder::ZstdFast, length: 1 },
         PageFrame::Mark { round: 1 },
@@ -217,6 +226,13 @@ fn page_streams() -> Vec<Seed> {
     };
     let odd = [PageFrame::Raw(run(256, 9)), PageFrame::Zero(run(260, 2))];
     vec![("page_stream", "one", stream(0, &frames)), ("page_stream", "second", stream(0b101, &odd))]
+}
+
+fn known_pages() -> Vec<u8> {
+    let halves = [3_u64, 0x1234_5678_9abc, u64::MAX];
+    let header = KnownHeader { key: [7; 32], count: halves.len() as u64 };
+    let halves = halves.iter().flat_map(|half| half.to_le_bytes());
+    std::iter::once(1).chain(header.encode()).chain(halves).collect()
 }
 
 fn page_codes() -> Vec<Seed> {
@@ -279,6 +295,7 @@ fn receipt(ending: Ending) -> Receipt {
         took: Duration::from_micros(4_400),
         pages,
         bytes: 526_000,
+        lacking: PageCount(1),
         dirtied: PageCount(31),
         downtime_limit: Some(Duration::from_millis(300)),
         vcpus: VcpuSpeed::percent(35),

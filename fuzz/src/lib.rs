@@ -40,7 +40,7 @@ pub type Target = fn(&[u8]) -> Verdict;
 
 /// Every target by its name, which is also that of its file in `fuzz_targets` and of its folder in
 /// `corpus`.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("api_answer", api::answer),
     ("api_request", api::request),
     ("control_stream", wire::control_stream),
@@ -50,6 +50,7 @@ pub const TARGETS: [(&str, Target); 20] = [
     ("inquiry", wire::inquiry),
     ("inquiry_answer", wire::inquiry_answer),
     ("journal_record", api::journal_record),
+    ("known_pages", wire::known_pages),
     ("monitor_line", guest::monitor_line),
     ("page_code", page_code::page_code),
     ("page_stream", page_stream::page_stream),

@@ -109,9 +109,9 @@ fn source_events() -> Vec<source::Event> {
     let messages = [
         ToSource::Accept(accept()),
         ToSource::Refuse { reasons: vec![] },
-        ToSource::RoundReceived { round: 0 },
-        ToSource::RoundReceived { round: 1 },
-        ToSource::RoundReceived { round: u32::MAX },
+        ToSource::RoundReceived { round: 0, lacking: vec![] },
+        ToSource::RoundReceived { round: 1, lacking: vec![(0, u64::MAX)] },
+        ToSource::RoundReceived { round: u32::MAX, lacking: vec![] },
         ToSource::Ready { digest: None },
         ToSource::Ready { digest: Some(digest) },
         ToSource::Ready { digest: Some(other) },
@@ -169,7 +169,10 @@ fn destination_events() -> Vec<destination::Event> {
     ];
     let mut events: Vec<Event> = messages.map(Event::Message).into();
     events.extend(digests().map(Event::Digest));
-    events.extend([0, 1, u32::MAX].map(Event::RoundReceived));
+    events.extend(
+        [(0, vec![]), (1, vec![]), (1, vec![(3, 1)]), (u32::MAX, vec![])]
+            .map(|(round, lacking)| Event::RoundReceived { round, lacking }),
+    );
     let runs = [MayHaveRun::No, MayHaveRun::Yes];
     events.extend(runs.map(|run| Event::NotActivated { reason: reason(), run }));
     events.extend([

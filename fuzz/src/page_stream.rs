@@ -5,10 +5,12 @@
 //! pages of a `raw` frame. `0xff` cuts the stream off in the midst of them.
 
 use crate::Verdict;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use sterna_engine::fuzzing::{PagesEnd, page_stream as receive};
-use sterna_page::coding::{Coder, Encoders, code_bytes_max};
+use sterna_page::coding::{Coder, Encoders, PageBytes, code_bytes_max};
+use sterna_page::known::KnownPages;
+use sterna_page::sent::{ContentHash, ContentHasher};
 use sterna_page::{PAGE_SIZE, PageNumber, RamBlock, RamLayout};
 use sterna_proto::pages::Reference;
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
@@ -27,6 +29,7 @@ const FRAMES_MAX: usize = 24;
 const HEADER: usize = 16;
 const RAW: u8 = 1;
 const SAME: u8 = 7;
+const KNOWN: u8 = 8;
 const CODED: u8 = 16;
 const CUT: u8 = 0xff;
 
@@ -35,6 +38,8 @@ const CUT: u8 = 0xff;
 struct Model {
     /// What fills each page that was written and not cleared since.
     filled: BTreeMap<u64, u8>,
+    /// Pages that this host could not get.
+    lacking: BTreeSet<u64>,
     rounds: Vec<u32>,
 }
 
@@ -74,7 +79,8 @@ pub(crate) fn page_stream(data: &[u8]) -> Verdict {
     let memory = memory();
     let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     memory.punch_all().expect("RAM of our own can be emptied");
-    let (rounds, ended) = receive(bytes.as_slice(), Arc::clone(&memory), stream, streams);
+    let place = (stream, streams);
+    let (rounds, ended) = receive(bytes.as_slice(), Arc::clone(&memory), Arc::new(Had), place);
     assert_eq!(ended, Some(end));
     assert_eq!(rounds, model.rounds);
     model.compare(&memory);
@@ -105,6 +111,14 @@ fn payload(header: &[u8; HEADER], fill: u8, bytes: &mut Vec<u8>) {
             bytes.truncate(bytes.len() - PAGE_SIZE / 2);
         }
     }
+    if header[0] == KNOWN {
+        for page in 0..count {
+            bytes.extend(Had::hash(content(fill, page)).encode());
+        }
+        if fill == CUT && count > 0 {
+            bytes.truncate(bytes.len() - 1);
+        }
+    }
     if header[0] == SAME {
         for page in 0..count {
             bytes.extend(reference(fill, first(header), page).encode());
@@ -112,6 +126,39 @@ fn payload(header: &[u8; HEADER], fill: u8, bytes: &mut Vec<u8>) {
         if fill == CUT && count > 0 {
             bytes.truncate(bytes.len() - 1);
         }
+    }
+}
+
+/// What this host has: pages of any one byte, of which half are right, a quarter are damaged, and a
+/// quarter have gone.
+struct Had;
+
+impl Had {
+    fn is_right(content: u8) -> bool {
+        content < 128
+    }
+
+    fn hash(content: u8) -> ContentHash {
+        Self.hasher().hash(&[content; PAGE_SIZE])
+    }
+}
+
+impl KnownPages for Had {
+    fn hasher(&self) -> ContentHasher {
+        ContentHasher::new([9; 32])
+    }
+
+    fn summary(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    fn read(&self, hash: ContentHash, page: &mut PageBytes) -> bool {
+        static CONTENTS: LazyLock<HashMap<ContentHash, u8>> =
+            LazyLock::new(|| (0..=u8::MAX).map(|content| (Had::hash(content), content)).collect());
+        let Some(content) = CONTENTS.get(&hash).copied() else { return false };
+        page.fill(content);
+        page[1] ^= u8::from(!Self::is_right(content));
+        content < 192
     }
 }
 
@@ -168,7 +215,7 @@ impl Model {
         let first = first(header);
         let refused = Next::End(PagesEnd::Refused);
         let coded = coder(header).is_some();
-        if !coded && (header[1..4] != [0; 3] || ![1, 2, 3, 4, SAME].contains(&kind)) {
+        if !coded && (header[1..4] != [0; 3] || ![1, 2, 3, 4, SAME, KNOWN].contains(&kind)) {
             return refused;
         }
         if kind == 4 {
@@ -184,7 +231,7 @@ impl Model {
         if count == 0 || !ours || !in_ram || first % CHUNK + count > CHUNK {
             return refused;
         }
-        if (kind == RAW || kind == SAME || coded) && fill == CUT {
+        if (kind == RAW || kind == SAME || kind == KNOWN || coded) && fill == CUT {
             return Next::End(PagesEnd::Cut);
         }
         if kind == SAME {
@@ -192,9 +239,15 @@ impl Model {
             return self.same(fill, first, count, theirs);
         }
         for page in 0..count {
+            let (at, content) = (first + page, content(fill, page));
+            if kind == KNOWN && !Had::is_right(content) {
+                self.lacking.insert(at);
+                continue;
+            }
+            self.lacking.remove(&at);
             match kind {
-                RAW | CODED.. => drop(self.filled.insert(first + page, content(fill, page))),
-                _ => drop(self.filled.remove(&(first + page))),
+                RAW | KNOWN | CODED.. => drop(self.filled.insert(at, content)),
+                _ => drop(self.filled.remove(&at)),
             }
         }
         Next::Frame
@@ -208,9 +261,18 @@ impl Model {
             if base >= PAGES || comes && theirs(base) {
                 return Next::End(PagesEnd::Refused);
             }
-            contents.push(self.filled.get(&base).copied().unwrap_or(0));
+            let whole = !self.lacking.contains(&base);
+            contents.push(whole.then(|| self.filled.get(&base).copied().unwrap_or(0)));
         }
-        self.filled.extend((first..).zip(contents));
+        for (page, content) in (first..).zip(contents) {
+            match content {
+                Some(content) => {
+                    self.lacking.remove(&page);
+                    self.filled.insert(page, content);
+                }
+                None => drop(self.lacking.insert(page)),
+            }
+        }
         Next::Frame
     }
 

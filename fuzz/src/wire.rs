@@ -3,12 +3,16 @@
 use crate::Verdict;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
+use sterna_engine::fuzzing::known_pages as hear;
 use sterna_engine::fuzzing::{Frame, control_stream as read_stream};
+use sterna_page::PageCount;
+use sterna_page::sent::{CONTENT_HASH_BYTES, ContentHash};
 use sterna_page::{PAGE_SIZE_BYTES, PageNumber, PageRun, RamLayout};
 use sterna_proto::control::{
     ControlHeader, ControlKind, HEADER_BYTES, Numbering, decode_message, encode_message,
 };
 use sterna_proto::inquiry::{Answer, Inquiry};
+use sterna_proto::known::{KNOWN_HEADER_BYTES, KnownHeader, count_max};
 use sterna_proto::limits::{DEVICE_STATE_BYTES_MAX, MESSAGE_BYTES_MAX, REASONS_MAX};
 use sterna_proto::message::{Envelope, ToDestination, ToSource};
 use sterna_proto::preamble::{
@@ -59,6 +63,23 @@ pub(crate) fn to_source(data: &[u8]) -> Verdict {
 pub(crate) fn inquiry(data: &[u8]) -> Verdict {
     let Some(inquiry) = message::<Inquiry>(data) else { return Verdict::Refused };
     layout(&inquiry.offer.layout);
+    Verdict::Accepted
+}
+
+/// What a destination tells of the pages that it has; the first byte says how many the guest has.
+pub(crate) fn known_pages(data: &[u8]) -> Verdict {
+    let Some((pages, data)) = data.split_first() else { return Verdict::Refused };
+    let pages = PageCount((*pages).into());
+    let Some((key, summary)) = hear(data, pages) else { return Verdict::Refused };
+    let count = summary.len() as u64;
+    assert!(count <= count_max(pages));
+    assert!(data.starts_with(&KnownHeader { key, count }.encode()));
+    let halves = &data[KNOWN_HEADER_BYTES..][..summary.len() * 8];
+    for half in halves.as_chunks().0.iter().copied().map(u64::from_le_bytes) {
+        let mut hash = [0; CONTENT_HASH_BYTES];
+        hash[..8].copy_from_slice(&half.to_le_bytes());
+        assert!(summary.holds(ContentHash::decode(hash)));
+    }
     Verdict::Accepted
 }
 

@@ -80,6 +80,9 @@ pub struct PagesByCoding {
     /// As references to others with the same content.
     #[serde(default)]
     pub same: PageCount,
+    /// As hashes: the destination got the content by itself.
+    #[serde(default)]
+    pub known: PageCount,
     /// In fewer bytes than they have; see [`Receipt::coders`].
     #[serde(default)]
     pub coded: PageCount,
@@ -147,6 +150,14 @@ impl std::ops::AddAssign for CodedPages {
     }
 }
 
+impl PagesByCoding {
+    /// Pages whose content went over the link, in whatever way.
+    #[must_use]
+    pub fn sent_with_content(&self) -> PageCount {
+        self.raw + self.coded
+    }
+}
+
 impl std::ops::AddAssign for PagesByCoding {
     fn add_assign(&mut self, other: Self) {
         self.raw += other.raw;
@@ -158,6 +169,7 @@ impl std::ops::AddAssign for PagesByCoding {
         self.unsent += other.unsent;
         self.owed += other.owed;
         self.same += other.same;
+        self.known += other.known;
         self.coded += other.coded;
     }
 }
@@ -177,8 +189,12 @@ pub struct Round {
     pub pages: PagesByCoding,
     /// Bytes of page frames, before encryption.
     pub bytes: u64,
+    /// Pages that the destination was to get by itself and could not, so that they are sent again; it may
+    /// name some more beside them.
+    #[serde(default)]
+    pub lacking: PageCount,
     /// Pages that the guest wrote during the round, and those that were held back from it; without
-    /// those whose turn did not come.
+    /// those whose turn did not come, and those that were lacking.
     pub dirtied: PageCount,
     /// The downtime that was accepted when the round began: the limit, as far as it was widened.
     #[serde(

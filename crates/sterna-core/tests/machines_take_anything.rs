@@ -54,7 +54,7 @@ fn to_source() -> impl Strategy<Value = ToSource> {
     prop_oneof![
         1 => Just(ToSource::Accept(accept())),
         1 => Just(ToSource::Refuse { reasons: vec![] }),
-        1 => any::<u32>().prop_map(|round| ToSource::RoundReceived { round }),
+        1 => any::<u32>().prop_map(|round| ToSource::RoundReceived { round, lacking: vec![] }),
         1 => proptest::option::of(digests()).prop_map(|digest| ToSource::Ready { digest }),
         2 => Just(active()),
         2 => Just(owing()),
@@ -108,6 +108,10 @@ fn to_destination() -> impl Strategy<Value = ToDestination> {
     ]
 }
 
+fn lacking() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    prop_oneof![4 => Just(vec![]), 1 => any::<(u64, u64)>().prop_map(|run| vec![run])]
+}
+
 fn destination_events() -> impl Strategy<Value = destination::Event> {
     use destination::Event;
     let run = prop_oneof![Just(MayHaveRun::No), Just(MayHaveRun::Yes)];
@@ -122,7 +126,7 @@ fn destination_events() -> impl Strategy<Value = destination::Event> {
         1 => Just(Event::Recorded),
         1 => Just(Event::RecordFailed(reason())),
         1 => Just(Event::Progress),
-        1 => any::<u32>().prop_map(Event::RoundReceived),
+        1 => (any::<u32>(), lacking()).prop_map(|(round, lacking)| Event::RoundReceived { round, lacking }),
         1 => Just(Event::StateReceived),
         1 => Just(Event::Serving(joining())),
         1 => Just(Event::StreamsUp),
@@ -195,6 +199,29 @@ fn answers_alone_lead_both_machines_to_a_good_end() {
 }
 
 #[test]
+fn a_guest_whose_last_round_lacks_pages_is_not_taken_and_one_that_got_them_is() {
+    let lacking = destination::Event::RoundReceived { round: 0, lacking: vec![(3, 1)] };
+    let state = destination::Event::StateReceived;
+    let switchover = |round| {
+        let rest = Rest::Sent;
+        destination::Event::Message(ToDestination::Switchover { round, rest })
+    };
+    let receiving = || vec![Step::Answer(Which::Oldest), Step::Answer(Which::Oldest)];
+    let mut script = receiving();
+    script.extend([lacking.clone(), state.clone(), switchover(0)].map(Step::Event));
+    script.push(Step::Wait(Duration::ZERO));
+    let (rules, machine) = run_destination(Verify::No, Rest::Sent, None, script);
+    assert!(!rules.owned && !rules.taken, "{machine:?}");
+
+    let resent = destination::Event::RoundReceived { round: 1, lacking: vec![] };
+    let mut script = receiving();
+    script.extend([lacking, resent, state, switchover(1)].map(Step::Event));
+    script.push(Step::Wait(Duration::ZERO));
+    let (rules, machine) = run_destination(Verify::No, Rest::Sent, None, script);
+    assert!(rules.taken, "{machine:?}");
+}
+
+#[test]
 fn a_destination_that_does_not_grant_what_the_algorithm_needs_has_the_move_undone_at_once() {
     for algorithm in [AlgorithmName::Native, AlgorithmName::PostCopy] {
         let granted = Accept { codings: vec![Coding::Raw], ..accept() };
@@ -204,4 +231,26 @@ fn a_destination_that_does_not_grant_what_the_algorithm_needs_has_the_move_undon
         let (rules, machine) = run_source(config(Verify::No, algorithm), None, script);
         assert!(rules.ended && !rules.active, "{machine:?}");
     }
+}
+
+#[test]
+fn what_the_destination_lacks_was_not_written_by_the_guest() {
+    use source::Event::{Looked, Message, Prepared, Recorded, RoundSent, Scanned};
+    let received = ToSource::RoundReceived { round: 0, lacking: vec![(3, 2), (9, 5)] };
+    let events = [
+        Message(ToSource::Accept(accept())),
+        Recorded,
+        Prepared,
+        Looked(look(1)),
+        RoundSent(sent(4096).into()),
+        Message(received),
+        Scanned(PageCount(10)),
+    ];
+    let mut script = vec![Step::Wait(Duration::ZERO)];
+    script.extend(events.into_iter().flat_map(|e| [Step::Event(e), Step::Wait(Duration::ZERO)]));
+    let config = config(Verify::No, AlgorithmName::PreCopy);
+    assert!(config.offer.layout.pages().0 > 7);
+    let (_, machine) = run_source(config, None, script);
+    let round = machine.rounds()[0];
+    assert_eq!((round.lacking, round.dirtied), (PageCount(7), PageCount(3)));
 }

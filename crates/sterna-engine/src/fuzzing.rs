@@ -2,11 +2,13 @@
 
 use crate::destination::{Arrivals, Following};
 use crate::link::{Received, receive};
-use crate::pages::{Heard, PageReceiver, ReceiveError, StreamEvent};
+use crate::pages::{Heard, PageReceiver, Place, ReceiveError, StreamEvent, known};
 use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use sterna_page::PageCount;
+use sterna_page::known::{KnownPages, Summary};
 use sterna_proto::control::Numbering;
 use sterna_sys::memory::GuestMemory;
 use sterna_vmm::DeviceState;
@@ -45,18 +47,20 @@ pub enum PagesEnd {
 }
 
 /// Writes everything that `bytes` carries as page stream `stream` of `streams` into `memory`, up to
-/// its end or the first frame that is refused. Answers with the rounds whose marks have arrived.
+/// its end or the first frame that is refused; this host has the pages of `known`. Answers with the
+/// rounds whose marks have arrived.
 pub fn page_stream(
     bytes: impl Read,
     memory: Arc<GuestMemory>,
-    stream: u16,
-    streams: u16,
+    known: Arc<dyn KnownPages>,
+    (stream, streams): (u16, u16),
 ) -> (Vec<u32>, Option<PagesEnd>) {
     let (mut rounds, mut end) = (Vec::new(), None);
     let arrivals = Arc::new(Arrivals::new(memory.pages(), streams));
     (0..streams).filter(|other| *other != stream).for_each(|other| arrivals.lost(other));
     let following = Following::new(Arc::clone(&memory), channel().0);
-    PageReceiver::new(bytes, memory, following, arrivals, stream).run(|event| {
+    let place = Place { memory, following, arrivals, known: Some(known) };
+    PageReceiver::new(bytes, place, stream).run(|event| {
         match event {
             StreamEvent::Mark { round, .. } => rounds.push(round),
             StreamEvent::Progress => {}
@@ -74,4 +78,10 @@ pub fn page_stream(
         Heard::Yes
     });
     (rounds, end)
+}
+
+/// What a destination tells of the pages that it has, to the source of a guest of `pages` pages.
+pub fn known_pages(bytes: impl Read, pages: PageCount) -> Option<([u8; 32], Summary)> {
+    let (hasher, summary) = known::hear(bytes, pages).ok()?;
+    Some((hasher.key(), summary))
 }

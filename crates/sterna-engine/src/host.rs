@@ -3,10 +3,14 @@
 use crate::identity::PeerName;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use sterna_core::destination::Ending;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::source::Found;
+use sterna_page::PageSet;
+use sterna_page::known::KnownPages;
 use sterna_proto::message::{AttemptId, JournalId, Offer, Reason};
+use sterna_sys::memory::GuestMemory;
 use sterna_vmm::Destination;
 
 /// The journal of a host whose guest leaves.
@@ -16,6 +20,13 @@ pub trait SourceJournal: Send + Sync {
     /// # Errors
     /// When it may not be durable.
     fn record(&self, attempt: AttemptId, record: &SourceRecord) -> io::Result<()>;
+}
+
+/// Takes the RAM of guests that have left, for when they come back.
+pub trait Keeper: Send + Sync {
+    /// The guest of this attempt has left, and its hypervisor has ended; nothing changes its RAM any more.
+    /// Pages of `changing` are likely to differ when it comes back.
+    fn keep(&self, attempt: AttemptId, memory: Arc<GuestMemory>, changing: PageSet);
 }
 
 /// A move that the journal knows, and what is left of its guest.
@@ -48,6 +59,9 @@ pub trait Host: Send + Sync {
         offer: &Offer,
         peer: &PeerName,
     ) -> Result<Box<dyn Destination>, Vec<Reason>>;
+
+    /// Pages that this host has and the guest of an attempt may have too, if there are any.
+    fn known_pages(&self, attempt: AttemptId) -> Option<Arc<dyn KnownPages>>;
 
     /// Makes a record durable before it returns. Called from the thread of the move; the time of
     /// `Owned` is part of the downtime.

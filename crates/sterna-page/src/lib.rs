@@ -9,6 +9,7 @@
 pub mod coding;
 mod digest;
 mod hash;
+pub mod known;
 mod layout;
 mod number;
 pub mod sent;

@@ -13,29 +13,53 @@
 use crate::coding::PageBytes;
 use crate::{PageCount, PageNumber, PageSet};
 use hashbrown::HashTable;
+use std::fmt;
 use std::sync::Arc;
 
 /// 128 bits of the keyed BLAKE3 of a page's content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash(u128);
+
+/// Bytes of a [`ContentHash`].
+pub const CONTENT_HASH_BYTES: usize = 16;
 
 impl ContentHash {
     /// Of no page: nothing was sent.
     const NONE: Self = Self(0);
 
-    /// Where it belongs in a table. Its bits are as good as random.
-    fn place(self) -> u64 {
+    /// Half of its bits. They are as good as random.
+    #[must_use]
+    pub fn half(self) -> u64 {
         #[expect(clippy::cast_possible_truncation, reason = "half of the bits")]
-        let place = self.0 as u64;
-        place
+        let half = self.0 as u64;
+        half
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(self) -> [u8; CONTENT_HASH_BYTES] {
+        self.0.to_le_bytes()
+    }
+
+    /// Reads a hash.
+    #[must_use]
+    pub fn decode(bytes: [u8; CONTENT_HASH_BYTES]) -> Self {
+        Self(u128::from_le_bytes(bytes))
     }
 }
 
-/// Hashes pages under a key that is drawn for each move and never leaves the source: no guest can make
-/// two pages whose hashes are equal, and one that could would only corrupt itself.
-#[derive(Clone, Copy, Debug)]
+/// Hashes pages under a key that no guest knows: none can make two pages whose hashes are equal, and one
+/// that could would only corrupt itself. It is drawn by the source for each move, or is that of the pages that
+/// the destination has.
+#[derive(Clone, Copy)]
 pub struct ContentHasher {
     key: [u8; 32],
+}
+
+impl fmt::Debug for ContentHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ContentHasher")
+    }
 }
 
 impl ContentHasher {
@@ -43,6 +67,12 @@ impl ContentHasher {
     #[must_use]
     pub fn new(key: [u8; 32]) -> Self {
         Self { key }
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> [u8; 32] {
+        self.key
     }
 
     /// The hash of one page.
@@ -61,6 +91,8 @@ pub enum Known {
     Unchanged,
     /// As a reference to this page, which the destination has, or which comes in this round.
     Like(PageNumber, Base),
+    /// As this hash: the destination can get the content by itself.
+    There(ContentHash),
     /// With its content.
     No,
 }
@@ -129,19 +161,25 @@ impl Sent {
             }
             None => {
                 let hashes = &self.hashes;
-                self.index.insert_unique(hash.place(), page.0, |page| place(hashes, *page));
+                self.index.insert_unique(hash.half(), page.0, |page| place(hashes, *page));
                 Known::No
             }
         }
     }
 
-    /// The destination has nothing of this page, or zeroes.
+    /// What was last sent of a page, if that is known.
+    #[must_use]
+    pub fn content(&self, page: PageNumber) -> Option<ContentHash> {
+        Some(self.hash_of(page)).filter(|hash| *hash != ContentHash::NONE)
+    }
+
+    /// The destination has nothing of this page, or zeroes, or nobody knows.
     pub fn forget(&mut self, page: PageNumber) {
         let before = std::mem::replace(self.slot(page), ContentHash::NONE);
         if before == ContentHash::NONE {
             return;
         }
-        if let Ok(entry) = self.index.find_entry(before.place(), |known| *known == page.0) {
+        if let Ok(entry) = self.index.find_entry(before.half(), |known| *known == page.0) {
             entry.remove();
         }
     }
@@ -160,11 +198,11 @@ impl Sent {
     /// A page of which this content was last sent.
     fn find(&self, hash: ContentHash) -> Option<PageNumber> {
         let same = |page: &u64| self.hash_of(PageNumber(*page)) == hash;
-        self.index.find(hash.place(), same).copied().map(PageNumber)
+        self.index.find(hash.half(), same).copied().map(PageNumber)
     }
 
     fn replace(&mut self, hash: ContentHash, old: PageNumber, new: PageNumber) {
-        if let Some(known) = self.index.find_mut(hash.place(), |known| *known == old.0) {
+        if let Some(known) = self.index.find_mut(hash.half(), |known| *known == old.0) {
             *known = new.0;
         }
     }
@@ -183,7 +221,7 @@ impl Sent {
 }
 
 fn place(hashes: &[ContentHash], page: u64) -> u64 {
-    usize::try_from(page).map_or(0, |page| hashes[page].place())
+    usize::try_from(page).map_or(0, |page| hashes[page].half())
 }
 
 #[cfg(test)]
@@ -269,6 +307,7 @@ mod tests {
                     }
                     match sent.send(PageNumber(*page), content(*number)) {
                         Known::No => there[index] = *number,
+                        Known::There(_) => prop_assert!(false, "nothing is there"),
                         Known::Unchanged => {
                             prop_assert_eq!(before[index], *number);
                             continue;

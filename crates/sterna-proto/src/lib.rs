@@ -17,6 +17,7 @@
 
 pub mod control;
 pub mod inquiry;
+pub mod known;
 pub mod limits;
 pub mod message;
 pub mod pages;

@@ -96,6 +96,8 @@ pub enum Coding {
     Coded,
     /// Pages that have the content of others, as references to these.
     Same,
+    /// Pages that the destination can get by itself, as hashes. Granted only where it has some.
+    Known,
     /// Pages that follow the guest after it has been handed over.
     Owed,
     /// None: the hypervisors copy the guest among themselves.
@@ -372,6 +374,10 @@ pub enum ToSource {
     RoundReceived {
         /// The round.
         round: u32,
+        /// Pages that it was to get by itself and could not, or that are like such pages; others among
+        /// them if they are many: first page and count. They must be sent again.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lacking: Vec<(u64, u64)>,
     },
     /// All has arrived and is loaded; the guest could run.
     Ready {

@@ -4,6 +4,7 @@
 //!  0      1         4       8                16
 //!  | kind | length  | count | first page     |  then, for kind `raw`: count × 4096 bytes
 //!                                               for kind `owed`: one bit a page, lowest first
+//!                                               for kind `known`: count × 16 bytes
 //!                                               for a coder's kind: length bytes of its code
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 use crate::limits::RUN_PAGES_MAX;
 use sterna_page::coding::{Coder, code_bytes_max};
+use sterna_page::sent::CONTENT_HASH_BYTES;
 use sterna_page::{PAGE_SIZE, PageNumber, PageRun};
 use thiserror::Error;
 
@@ -41,6 +43,8 @@ pub enum PageFrame {
     Wanted(PageNumber),
     /// References follow: the pages have the content of others; see [`Reference`].
     Same(PageRun),
+    /// Hashes follow, of 16 bytes each: the destination gets the pages by itself, or says that it cannot.
+    Known(PageRun),
     /// The pages' code follows.
     Coded {
         /// The pages.
@@ -124,6 +128,9 @@ impl PageFrame {
             Self::Same(run) => usize::try_from(run.count.0)
                 .expect("a frame has at most RUN_PAGES_MAX pages")
                 .saturating_mul(REFERENCE_BYTES),
+            Self::Known(run) => usize::try_from(run.count.0)
+                .expect("a frame has at most RUN_PAGES_MAX pages")
+                .saturating_mul(CONTENT_HASH_BYTES),
             Self::Coded { length, .. } => *length as usize,
             Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } | Self::Wanted(_) => 0,
         }
@@ -140,6 +147,7 @@ impl PageFrame {
             Self::Owed(run) => (5, Self::count(*run), run.first.0),
             Self::Wanted(page) => (6, 1, page.0),
             Self::Same(run) => (7, Self::count(*run), run.first.0),
+            Self::Known(run) => (8, Self::count(*run), run.first.0),
             Self::Coded { run, coder, .. } => {
                 (CODED + *coder as u8, Self::count(*run), run.first.0)
             }
@@ -206,6 +214,7 @@ impl PageFrame {
             6 if count != 1 => Err(FrameError::Count(count)),
             6 => run().map(|run| Self::Wanted(run.first)),
             7 => run().map(Self::Same),
+            8 => run().map(Self::Known),
             kind => Err(FrameError::Kind(kind)),
         }
     }
@@ -232,6 +241,7 @@ mod tests {
             PageFrame::Owed(run),
             PageFrame::Wanted(PageNumber(1 << 40)),
             PageFrame::Same(run),
+            PageFrame::Known(run),
             PageFrame::Coded { run, coder: Coder::Sparse, length: 1 },
             PageFrame::Coded { run, coder: Coder::ZstdStrong, length: length_max(RUN_PAGES_MAX) },
         ] {
@@ -241,6 +251,7 @@ mod tests {
         assert_eq!(PageFrame::Zero(run).payload_bytes(), 0);
         assert_eq!(PageFrame::Owed(PageRun::new(0, 9)).payload_bytes(), 2);
         assert_eq!(PageFrame::Same(PageRun::new(0, 9)).payload_bytes(), 72);
+        assert_eq!(PageFrame::Known(PageRun::new(0, 9)).payload_bytes(), 144);
         for comes in [false, true] {
             let reference = Reference { page: PageNumber(1 << 40), comes };
             assert_eq!(Reference::decode(reference.encode()), reference);

@@ -56,6 +56,11 @@ pub enum Role {
     Probe,
     /// A question before a move, and its answer: see [`crate::inquiry`].
     Inquiry,
+    /// What the destination of the move `token` can get by itself: see [`crate::known`].
+    Known {
+        /// The move it belongs to.
+        token: MoveToken,
+    },
 }
 
 /// What the connecting side says first.
@@ -138,6 +143,10 @@ impl Preamble {
                 bytes[8] = 3;
                 bytes[12..28].copy_from_slice(&token.0);
             }
+            Role::Known { token } => {
+                bytes[8] = 7;
+                bytes[12..28].copy_from_slice(&token.0);
+            }
             Role::Native { channel, token } => {
                 bytes[8] = 4;
                 bytes[10..12].copy_from_slice(&channel.to_le_bytes());
@@ -161,19 +170,20 @@ impl Preamble {
             return Err(PreambleError::Versions { min, max });
         }
         let role = match bytes[8] {
-            1..=6 if bytes[9] != 0 => return Err(PreambleError::Reserved),
+            1..=7 if bytes[9] != 0 => return Err(PreambleError::Reserved),
             1 | 5 | 6 if bytes[10..] != [0; 18] => return Err(PreambleError::Reserved),
-            3 if bytes[10..12] != [0; 2] => return Err(PreambleError::Reserved),
+            3 | 7 if bytes[10..12] != [0; 2] => return Err(PreambleError::Reserved),
             1 => Role::Control,
             5 => Role::Probe,
             6 => Role::Inquiry,
-            role @ 2..=4 => {
+            role @ (2..=4 | 7) => {
                 let mut token = [0; 16];
                 token.copy_from_slice(&bytes[12..28]);
                 let token = MoveToken(token);
                 match role {
                     2 => Role::Pages { stream: word(10), token },
                     3 => Role::Urgent { token },
+                    7 => Role::Known { token },
                     _ => Role::Native { channel: word(10), token },
                 }
             }
@@ -239,6 +249,7 @@ mod tests {
             Role::Native { channel: 3, token },
             Role::Probe,
             Role::Inquiry,
+            Role::Known { token },
         ] {
             let preamble = Preamble::new(role);
             assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
@@ -249,6 +260,7 @@ mod tests {
     fn bytes_that_mean_nothing_yet_are_refused() {
         let pages = Role::Pages { stream: 7, token: MoveToken([9; 16]) };
         let urgent = Role::Urgent { token: MoveToken([9; 16]) };
+        let known = Role::Known { token: MoveToken([9; 16]) };
         let native = Role::Native { channel: 3, token: MoveToken([9; 16]) };
         for (role, reserved) in [
             (Role::Control, 9..PREAMBLE_BYTES),
@@ -256,6 +268,7 @@ mod tests {
             (Role::Inquiry, 9..PREAMBLE_BYTES),
             (pages, 9..10),
             (urgent, 9..12),
+            (known, 9..12),
             (native, 9..10),
         ] {
             for at in reserved {

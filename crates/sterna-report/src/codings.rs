@@ -6,10 +6,11 @@ use sterna_page::PageCount;
 
 /// From the bottom of a bar to its top: a coding's name, which is its style as well, and its
 /// meaning.
-pub(crate) const CODINGS: [(&str, &str); 10] = [
+pub(crate) const CODINGS: [(&str, &str); 11] = [
     ("raw", "raw"),
     ("coded", "coded: in fewer bytes"),
     ("same", "same: as another page"),
+    ("known", "known: the destination had it"),
     ("zero", "zero"),
     ("absent", "absent: no such page"),
     ("unchanged", "unchanged: compared again"),
@@ -20,11 +21,12 @@ pub(crate) const CODINGS: [(&str, &str); 10] = [
 ];
 
 /// Pages of a coding, in the order of [`CODINGS`].
-pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 10] {
+pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 11] {
     [
         pages.raw,
         pages.coded,
         pages.same,
+        pages.known,
         pages.zero,
         pages.absent,
         pages.unchanged,

@@ -285,9 +285,9 @@ prop_compose! {
     ) -> Round {
         let [raw, zero, absent, unchanged, dirtied, withheld, unsent, owed] = pages.map(PageCount);
         let postponed = dirtied;
-        let (coded, same) = (absent, zero);
+        let (coded, same, known) = (absent, zero, raw);
         let pages = PagesByCoding {
-            raw, zero, absent, unchanged, postponed, withheld, unsent, owed, coded, same,
+            raw, zero, absent, unchanged, postponed, withheld, unsent, owed, coded, same, known,
         };
         let number = u32::try_from(number_of).unwrap_or(u32::MAX);
         Round { number, started, took, pages, bytes, dirtied, ..Round::default() }

@@ -241,6 +241,14 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
             0 => String::new(),
             same => format!("  {same} same as others"),
         };
+        let known = match pages.known.0 {
+            0 => String::new(),
+            known => format!("  {known} known there"),
+        };
+        let lacking = match round.lacking.0 {
+            0 => String::new(),
+            lacking => format!("  {lacking} lacking there"),
+        };
         let held = match pages.withheld.0 {
             0 => String::new(),
             held => format!("  {held} held back"),
@@ -255,7 +263,7 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
         };
         writeln!(
             text,
-            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{coded}{same}{held}{left}{slowed}",
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{coded}{same}{known}{lacking}{held}{left}{slowed}",
             round.number,
             time(round.took),
             size(round.bytes),

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, paths};
-use sterna_core::algorithm::AlgorithmName;
+use sterna_core::algorithm::{AlgorithmName, Tracking};
 use sterna_core::balloon::Balloon;
 use sterna_core::compress::Compress;
 use sterna_core::limits::{StageLimits, WhenStuck};
@@ -172,6 +172,10 @@ pub(super) fn offer(
     let mut codings = vec![Coding::Absent, Coding::Zero, Coding::Raw];
     if request.compress == Compress::Auto {
         codings.extend([Coding::Coded, Coding::Same]);
+        // What the destination turns out not to have needs another round.
+        if request.algorithm.start().tracking() == Tracking::Needed {
+            codings.push(Coding::Known);
+        }
     }
     // Costs both sides a connection, so it is asked for only where it may be used.
     if request.algorithm.start().may_owe(&request.limits) {
@@ -284,6 +288,7 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         stages: StageLimits::default(),
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
         push: outgoing.request.push,
+        keeper: None,
         to: target.address,
         to_name: target.name,
         identity: agent.identity.clone(),

@@ -29,6 +29,7 @@ use sterna_core::journal::DestinationRecord;
 use sterna_core::source::Found;
 use sterna_engine::identity::PeerName;
 use sterna_engine::{FoundMove, Host, native};
+use sterna_page::known::KnownPages;
 use sterna_proto::message::{
     AttemptId, Coding, GuestId, HostCpu, JournalId, Offer, Reason, ReasonCode,
 };
@@ -218,6 +219,10 @@ impl Host for AgentHost {
         let guest = Task::start(agent, record, Some(process), Activity::Moving(entry));
         claim.fulfil(guest, promised_bytes);
         Ok(destination)
+    }
+
+    fn known_pages(&self, _attempt: AttemptId) -> Option<Arc<dyn KnownPages>> {
+        None
     }
 
     fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()> {

@@ -18,12 +18,13 @@ pub use stop_and_copy::StopAndCopy;
 
 use crate::limits::Limits;
 use crate::prediction::{Choice, Surroundings, WorkingSetCurve};
-use crate::receipt::{Round, StopReason};
+use crate::receipt::{PagesByCoding, Round, StopReason};
 use crate::speed::VcpuSpeed;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+use sterna_page::sent::CONTENT_HASH_BYTES;
 use sterna_page::{PAGE_SIZE, PageCount};
 
 /// Names of the algorithms.
@@ -220,21 +221,27 @@ pub fn link_bytes_per_second(rounds: &[Round]) -> Option<f64> {
 }
 
 /// Bytes on the wire of a page that is not zero, in the same round: no more than a page has, and fewer
-/// where pages are coded, are like others, or had not changed.
+/// where pages are coded, are like others, or had not changed. What the destination got by itself says
+/// nothing of pages that are written from now on.
 fn page_bytes(rounds: &[Round]) -> f64 {
     const MOST: f64 = PAGE_SIZE as f64;
     let Some(round) = telling(rounds) else { return MOST };
-    let pages = round.pages.raw + round.pages.coded + round.pages.same + round.pages.unchanged;
+    let PagesByCoding { raw, coded, same, known, unchanged, .. } = round.pages;
+    let pages = raw + coded + same + unchanged;
+    let bytes = round.bytes.saturating_sub(known.0 * CONTENT_HASH_BYTES as u64);
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    let mean = round.bytes as f64 / pages.0 as f64;
+    let mean = bytes as f64 / pages.0 as f64;
     if mean.is_finite() { mean.clamp(1.0, MOST) } else { MOST }
 }
 
-/// The newest round that is large enough to tell how fast pages travel, or the newest at all.
+/// The newest round that is large enough to tell how fast pages travel, or the newest at all; rather not one
+/// in which the destination got most pages by itself, as the link then idled.
 fn telling(rounds: &[Round]) -> Option<&Round> {
-    let telling = |r: &&Round| r.bytes >= RATE_SAMPLE_BYTES_MIN && !r.took.is_zero();
-    let largest_of_all = || rounds.iter().rfind(|r| !r.took.is_zero());
-    rounds.iter().rev().find(telling).or_else(largest_of_all)
+    let large = |r: &&Round| r.bytes >= RATE_SAMPLE_BYTES_MIN && !r.took.is_zero();
+    let busy = |r: &&Round| large(r) && r.pages.known.0 <= r.pages.sent_with_content().0;
+    let newest = rounds.iter().rev();
+    let newest_of_all = || rounds.iter().rfind(|r| !r.took.is_zero());
+    newest.clone().find(busy).or_else(|| newest.clone().find(large)).or_else(newest_of_all)
 }
 
 impl View<'_> {

@@ -71,7 +71,13 @@ pub enum Event {
     /// Pages arrive.
     Progress,
     /// All streams have delivered this round's mark.
-    RoundReceived(u32),
+    RoundReceived {
+        /// The round.
+        round: u32,
+        /// Pages that are not what the source takes them for, as first page and count: they were to be
+        /// got here, and could not.
+        lacking: Vec<(u64, u64)>,
+    },
     /// The device state has arrived.
     StateReceived,
     /// Faults are served: page connections that are made anew join by this.
@@ -191,6 +197,8 @@ enum State {
     },
     Receiving {
         last_round: Option<u32>,
+        /// Whether pages were lacking at its end.
+        lacking: bool,
         state_here: bool,
         switchover: Option<Switchover>,
     },

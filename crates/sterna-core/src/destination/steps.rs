@@ -23,7 +23,9 @@ impl Destination {
             Event::NotReserved(reasons) => self.refuse(reasons, effects),
             Event::Recorded => self.recorded(now, effects),
             Event::Progress => self.progress(now),
-            Event::RoundReceived(round) => self.round_received(round, now, effects),
+            Event::RoundReceived { round, lacking } => {
+                self.round_received(round, lacking, now, effects);
+            }
             Event::StateReceived => self.state_received(now, effects),
             Event::Digest(digest) => self.hashed(digest, now, effects),
             Event::Serving(joining) => self.serving(joining, effects),
@@ -102,8 +104,12 @@ impl Destination {
     fn recorded(&mut self, now: Time, effects: &mut Vec<Effect>) {
         if let State::Recording { accept } = &self.state {
             effects.push(Effect::Send(ToSource::Accept(accept.clone())));
-            let receiving =
-                State::Receiving { last_round: None, state_here: false, switchover: None };
+            let receiving = State::Receiving {
+                last_round: None,
+                lacking: false,
+                state_here: false,
+                switchover: None,
+            };
             self.enter(receiving, now);
         }
     }
@@ -114,11 +120,18 @@ impl Destination {
         }
     }
 
-    fn round_received(&mut self, round: u32, now: Time, effects: &mut Vec<Effect>) {
-        if let State::Receiving { last_round, .. } = &mut self.state {
+    fn round_received(
+        &mut self,
+        round: u32,
+        lacks: Vec<(u64, u64)>,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let State::Receiving { last_round, lacking, .. } = &mut self.state {
             *last_round = Some(round);
+            *lacking = !lacks.is_empty();
             self.entered = now;
-            effects.push(Effect::Send(ToSource::RoundReceived { round }));
+            effects.push(Effect::Send(ToSource::RoundReceived { round, lacking: lacks }));
             self.try_load(now, effects);
         }
     }
@@ -135,13 +148,20 @@ impl Destination {
     /// RAM is hashed before that, as it was sent: KVM takes a guest's clock over by writing this
     /// host's time into the guest's page for it.
     fn try_load(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let State::Receiving { last_round, state_here, switchover } = &self.state else { return };
+        let State::Receiving { last_round, lacking, state_here, switchover } = &self.state else {
+            return;
+        };
         if switchover.is_some() && self.rest == Rest::Native {
             effects.push(Effect::AwaitNative);
             self.enter(State::Loading { digest: None, loaded: false }, now);
             return;
         }
         let all_ram = switchover.is_some_and(|s| *last_round == Some(s.round));
+        if all_ram && *lacking {
+            let detail = "the last round left pages to the destination that it could not get";
+            let reason = Reason::new(ReasonCode::Protocol, detail);
+            return self.discard(reason, now, effects);
+        }
         if *state_here && all_ram {
             let verify = self.verify;
             effects.push(match (self.rest, verify) {

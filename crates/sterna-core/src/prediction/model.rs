@@ -103,8 +103,9 @@ impl<'a> Model<'a> {
     #[must_use]
     pub fn of(view: &View<'a>) -> Option<Self> {
         let first = view.rounds.first()?;
-        let PagesByCoding { raw, zero, postponed, withheld, unsent, coded, same, .. } = first.pages;
-        let sent = (raw + coded + same + zero).0;
+        let PagesByCoding { raw, zero, postponed, withheld, unsent, coded, same, known, .. } =
+            first.pages;
+        let sent = (raw + coded + same + known + zero).0;
         if sent == 0 {
             return None;
         }

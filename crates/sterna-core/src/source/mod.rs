@@ -96,8 +96,8 @@ enum Streams {
 /// Where a copying move stands within its round.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
-    /// Pages are on their way.
-    Sending { sent: Option<RoundSent>, received: bool },
+    /// Pages are on their way; once received, so many are lacking all the same.
+    Sending { sent: Option<RoundSent>, received: Option<PageCount> },
     /// All has been received; what was written meanwhile is being read.
     Scanning,
 }
@@ -453,7 +453,7 @@ impl Source {
         self.copying_since.get_or_insert(now);
         let Self { selection, vcpus, may_withhold, .. } = *self;
         effects.push(Effect::CopyRound { round, selection, vcpus, may_withhold, at_most });
-        let phase = Phase::Sending { sent: None, received: false };
+        let phase = Phase::Sending { sent: None, received: None };
         self.enter(State::Copying { phase, round_started: now }, now);
     }
 

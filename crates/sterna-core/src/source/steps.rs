@@ -67,10 +67,11 @@ impl Source {
                 self.enter(State::Recording { accept }, now);
             }
             (ToSource::Refuse { reasons }, State::Negotiating) => self.undo(reasons, now, effects),
-            (ToSource::RoundReceived { round }, State::Copying { phase, .. }) => {
+            (ToSource::RoundReceived { round, lacking }, State::Copying { phase, .. }) => {
+                let most = self.config.offer.layout.pages();
                 let current = u32::try_from(self.rounds.len()).unwrap_or(u32::MAX);
                 if let (Phase::Sending { received, .. }, true) = (phase, round == current) {
-                    *received = true;
+                    *received = Some(lacking_of(&lacking, most));
                 }
                 self.entered = now;
                 self.end_round(now, effects);
@@ -115,10 +116,13 @@ impl Source {
     /// speed, and nothing stands in queues that would lengthen the downtime.
     fn end_round(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let State::Copying { phase, round_started } = &mut self.state else { return };
-        if let Phase::Sending { sent: Some(sent), received: true } = *phase {
+        if let Phase::Sending { sent: Some(sent), received: Some(lacking) } = *phase {
             let started = *round_started;
             *phase = Phase::Scanning;
             self.push_round(sent, started, now);
+            if let Some(round) = self.rounds.last_mut() {
+                round.lacking = lacking;
+            }
             effects.push(Effect::Scan);
         }
     }
@@ -130,6 +134,7 @@ impl Source {
             took: now.since(started),
             pages: sent.pages,
             bytes: sent.bytes,
+            lacking: PageCount::ZERO,
             dirtied: PageCount::ZERO,
             downtime_limit: Some(self.downtime_limit),
             vcpus: self.vcpus,
@@ -142,9 +147,10 @@ impl Source {
             return;
         }
         if let Some(round) = self.rounds.last_mut() {
-            round.dirtied = PageCount(pages.0.saturating_sub(round.pages.unsent.0));
+            let unwritten = round.pages.unsent.0.saturating_add(round.lacking.0);
+            round.dirtied = PageCount(pages.0.saturating_sub(unwritten));
             let left_over = round.pages.unsent + round.pages.withheld;
-            if left_over == PageCount::ZERO {
+            if left_over == PageCount::ZERO && round.lacking == PageCount::ZERO {
                 self.behaviour.looked(Look { after: round.took, pages }, round.vcpus);
             }
         }
@@ -481,6 +487,12 @@ fn undone(reasons: Vec<Reason>, guest: Guest, resumed: Result<(), Reason>) -> En
             Ending::Stuck { cause: reasons.into_iter().next().unwrap_or_else(unknown), reason }
         }
     }
+}
+
+/// How many pages a destination says are lacking, of as many as there are.
+fn lacking_of(runs: &[(u64, u64)], most: PageCount) -> PageCount {
+    let all = runs.iter().fold(0_u64, |all, (_, count)| all.saturating_add(*count));
+    PageCount(all.min(most.0))
 }
 
 fn name(message: &ToSource) -> &'static str {

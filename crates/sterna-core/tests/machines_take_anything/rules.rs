@@ -135,7 +135,7 @@ fn source_answers(effect: &source::Effect, due: &mut Vec<source::Event>) {
         Effect::Prepare { .. } => due.push(Event::Prepared),
         Effect::CopyRound { round, .. } => {
             due.push(Event::RoundSent(RoundSent::default().into()));
-            due.push(Event::Message(ToSource::RoundReceived { round: *round }));
+            due.push(Event::Message(ToSource::RoundReceived { round: *round, lacking: vec![] }));
         }
         Effect::Delegate { .. } => {
             due.extend([Event::RoundPassed(passed(100).into()), Event::Paused]);
@@ -245,7 +245,8 @@ fn destination_answers(
         Effect::Send(ToSource::Accept(_)) => {
             let switchover = ToDestination::Switchover { round: 0, rest };
             if rest != Rest::Native {
-                due.extend([Event::RoundReceived(0), Event::StateReceived]);
+                let round = Event::RoundReceived { round: 0, lacking: vec![] };
+                due.extend([round, Event::StateReceived]);
             }
             due.push(Event::Message(switchover));
         }
@@ -284,6 +285,10 @@ pub(crate) struct DestinationRules {
     loaded: bool,
     hashed: bool,
     switched: bool,
+    /// The newest round left pages to the destination that it could not get.
+    lacks: bool,
+    /// Nothing more may lack.
+    pub(crate) taken: bool,
     /// Faults are being served for the guest.
     serves: bool,
     all_here: bool,
@@ -316,6 +321,7 @@ impl DestinationRules {
             }
             Event::Discarded if self.discarding => self.given_up = true,
             Event::AllHere(_) => self.all_here = true,
+            Event::RoundReceived { lacking, .. } => self.lacks = !lacking.is_empty(),
             Event::Loaded => self.loaded = true,
             Event::Digest(_) => self.hashed |= self.loaded,
             _ => {}
@@ -325,6 +331,11 @@ impl DestinationRules {
     fn effect(&mut self, effect: &destination::Effect) {
         use destination::Effect;
         assert!(!self.ended, "{effect:?} after the end");
+        let takes = matches!(effect, Effect::Serve { .. } | Effect::Load | Effect::Digest);
+        if takes && !self.native && !self.taken {
+            assert!(self.owned || !self.lacks, "took a guest that lacks pages");
+            self.taken = true;
+        }
         match effect {
             Effect::Record(record) => {
                 let owns = matches!(record, DestinationRecord::Owned | DestinationRecord::Owing);

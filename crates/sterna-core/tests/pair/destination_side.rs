@@ -422,7 +422,10 @@ impl World {
             }
             Item::Follow { page, content } => self.page_followed(attempt, stream, page, content),
             Item::NativeEnd(registers) => self.native_ended(attempt, registers),
-            Item::Mark(round) => self.step_destination(attempt, Event::RoundReceived(round)),
+            Item::Mark(round) => {
+                let lacking = vec![];
+                self.step_destination(attempt, Event::RoundReceived { round, lacking });
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! Which pages of a round have come: what a page on one stream refers to may come on another.
+//! Which pages of a round have come: what a page on one stream refers to may come on another. And which
+//! could not be got here although the source thinks so.
 //!
 //! The source refers only to pages that it has sent before, as it counts; so of all that wait here for
 //! each other there is always one that need not wait.
@@ -6,6 +7,7 @@
 use crate::pages::stream_of;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use sterna_page::{PageCount, PageNumber, PageRun, PageSet};
+use sterna_proto::limits::LACKING_RUNS_MAX;
 
 /// What the page streams of one move have brought in the round that is under way.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(crate) struct Arrivals {
 #[derive(Debug)]
 struct State {
     came: PageSet,
+    /// Pages that are not what the source takes them for, of all rounds so far.
+    lacking: PageSet,
     streams: Vec<Stage>,
 }
 
@@ -35,8 +39,9 @@ pub(crate) struct NeverCame;
 
 impl Arrivals {
     pub(crate) fn new(pages: PageCount, streams: u16) -> Self {
-        let state =
-            State { came: PageSet::empty(pages), streams: vec![Stage::Under; streams.into()] };
+        let none = PageSet::empty(pages);
+        let streams = vec![Stage::Under; streams.into()];
+        let state = State { came: none.clone(), lacking: none, streams };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -49,10 +54,33 @@ impl Arrivals {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These pages are in the guest's RAM.
+    /// These pages are in the guest's RAM, or will follow it.
     pub(crate) fn came(&self, run: PageRun) {
-        self.lock().came.insert_run(run);
+        let mut state = self.lock();
+        state.came.insert_run(run);
+        state.lacking.remove_run(run);
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// This page cannot be got here.
+    pub(crate) fn lacks(&self, page: PageNumber) {
+        let mut state = self.lock();
+        state.came.insert(page);
+        state.lacking.insert(page);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Whether a page, which has come or was there before, is what the source takes it for.
+    pub(crate) fn is_whole(&self, page: PageNumber) -> bool {
+        !self.lock().lacking.contains(page)
+    }
+
+    /// What the source must send again, as first page and count: all that is lacking, and more where
+    /// that would be too long a list.
+    pub(crate) fn lacking(&self) -> Vec<(u64, u64)> {
+        coarse(&self.lock().lacking, LACKING_RUNS_MAX)
     }
 
     /// A stream has brought all that it has for this round. The last begins the next round.
@@ -85,7 +113,7 @@ impl Arrivals {
         self.changed.notify_all();
     }
 
-    /// Waits until a page has come in this round.
+    /// Waits until a page has come in this round, or could not be got.
     pub(crate) fn wait_for(&self, page: PageNumber) -> Result<(), NeverCame> {
         let mut state = self.lock();
         loop {
@@ -98,6 +126,26 @@ impl Arrivals {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// At most so many runs that hold all pages of a set, as first page and count.
+fn coarse(set: &PageSet, most: usize) -> Vec<(u64, u64)> {
+    let mut block = 1;
+    loop {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for run in set.runs() {
+            let first = run.first.0 / block * block;
+            let end = (run.first.0 + run.count.0).next_multiple_of(block).min(set.capacity().0);
+            match runs.last_mut() {
+                Some((before, count)) if *before + *count >= first => *count = end - *before,
+                _ => runs.push((first, end - first)),
+            }
+        }
+        if runs.len() <= most {
+            return runs;
+        }
+        block *= 2;
     }
 }
 
@@ -147,6 +195,32 @@ mod tests {
             [one, other].map(|waiting| waiting.join().unwrap())
         });
         assert_eq!(waited, [Err(NeverCame); 2]);
+    }
+
+    #[test]
+    fn what_could_not_be_got_is_lacking_until_it_comes() {
+        let arrivals = Arrivals::new(PageCount(2 * CHUNK_PAGES), 1);
+        arrivals.lacks(PageNumber(3));
+        arrivals.lacks(PageNumber(4));
+        assert_eq!(arrivals.wait_for(PageNumber(3)), Ok(()), "nobody waits for it in vain");
+        assert!(!arrivals.is_whole(PageNumber(3)) && arrivals.is_whole(PageNumber(5)));
+        arrivals.ended(0);
+        assert_eq!(arrivals.lacking(), [(3, 2)]);
+        arrivals.came(PageRun::new(3, 1));
+        assert_eq!(arrivals.lacking(), [(4, 1)]);
+    }
+
+    #[test]
+    fn a_list_that_would_be_too_long_names_more_pages_instead() {
+        let mut set = PageSet::empty(PageCount(1001));
+        (0..1001).step_by(10).for_each(|page| set.insert(PageNumber(page)));
+        assert_eq!(coarse(&set, 101).len(), 101);
+        let runs = coarse(&set, 50);
+        assert!((1..=50).contains(&runs.len()), "{runs:?}");
+        let named =
+            |page| runs.iter().any(|(first, count)| (*first..first + count).contains(&page));
+        assert!(set.iter().all(|page| named(page.0)));
+        assert!(runs.iter().all(|(first, count)| first + count <= 1001), "{runs:?}");
     }
 
     #[test]

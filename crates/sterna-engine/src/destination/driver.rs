@@ -15,7 +15,7 @@ use crate::digest;
 use crate::identity::PeerName;
 use crate::link::{Control, Incoming, Received};
 use crate::native;
-use crate::pages::StreamEvent;
+use crate::pages::{Place, StreamEvent};
 use crate::words;
 use std::collections::{HashSet, VecDeque};
 use std::fs;
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use sterna_core::Time;
 use sterna_core::destination::{Destination, Effect, Ending, Event, MayHaveRun};
 use sterna_core::journal::DestinationRecord;
+use sterna_page::known::KnownPages;
 use sterna_proto::message::{
     Accept, ActivationTimes, Arrival, AttemptId, Coding, Envelope, Offer, Reason, ReasonCode,
     ToDestination, ToSource,
@@ -71,6 +72,8 @@ pub(crate) struct Driver {
     guest: Option<Box<dyn sterna_vmm::Destination>>,
     /// What follows the guest.
     following: Option<Arc<Following>>,
+    /// What the streams have brought.
+    arrivals: Option<Arc<Arrivals>>,
     /// What the hypervisors send each other, if they copy the guest among themselves.
     native: Option<Arc<Native>>,
     /// Whether an earlier agent may have let the guest run.
@@ -101,6 +104,7 @@ impl Driver {
             generation: 0,
             guest: None,
             following: None,
+            arrivals: None,
             native: None,
             before: MayHaveRun::No,
             state: None,
@@ -278,7 +282,8 @@ impl Driver {
         }
         self.marks.clear();
         self.round = self.round.saturating_add(1);
-        Some(Event::RoundReceived(round))
+        let lacking = self.arrivals.as_ref().map(|arrivals| arrivals.lacking()).unwrap_or_default();
+        Some(Event::RoundReceived { round, lacking })
     }
 
     fn stream_ended(&self, stream: u16, error: &crate::pages::ReceiveError) -> Option<Event> {
@@ -353,7 +358,14 @@ impl Driver {
                 let token = MoveToken(rand::random());
                 let memory = guest.memory();
                 self.guest = Some(guest);
-                self.open_streams(token, streams, memory);
+                // Hashes of them go with references, or not at all.
+                let wanted =
+                    [Coding::Same, Coding::Known].iter().all(|c| offer.codings.contains(c));
+                let known = wanted.then(|| self.service.host.known_pages(self.attempt)).flatten();
+                if known.is_some() {
+                    codings.push(Coding::Known);
+                }
+                self.open_streams(token, streams, memory, known);
                 let journal = self.service.host.journal();
                 Event::Reserved(Accept { journal, token, streams, codings })
             }
@@ -361,13 +373,21 @@ impl Driver {
         }
     }
 
-    fn open_streams(&mut self, token: MoveToken, count: u16, memory: Arc<GuestMemory>) {
+    fn open_streams(
+        &mut self,
+        token: MoveToken,
+        count: u16,
+        memory: Arc<GuestMemory>,
+        known: Option<Arc<dyn KnownPages>>,
+    ) {
         self.streams = count;
         let following = Following::new(Arc::clone(&memory), self.inputs());
         self.following = Some(Arc::clone(&following));
         let native = self.native.clone();
         let arrivals = Arc::new(Arrivals::new(memory.pages(), count));
-        let open = Streams { token, count, memory, following, arrivals, native };
+        self.arrivals = Some(Arc::clone(&arrivals));
+        let place = Place { memory, following, arrivals, known };
+        let open = Streams { token, count, place, native };
         self.service.registry.open_streams(self.attempt, open);
         self.token = Some(token);
     }

@@ -1,17 +1,18 @@
 //! Which move a new connection belongs to.
 
 use super::driver::{self, Driver, Input};
-use super::{Arrivals, Following, Native};
+use super::{Following, Native};
 use super::{Service, is_control, version_answer};
 use crate::identity::PeerName;
 use crate::link::{Control, Incoming, Link, LinkError, Received};
-use crate::pages::{Heard, PageReceiver};
+use crate::pages::{Heard, PageReceiver, Place, known};
 use std::collections::HashMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
+use sterna_page::PageCount;
+use sterna_page::known::KnownPages;
 use sterna_proto::message::{AttemptId, Envelope, ToDestination};
 use sterna_proto::preamble::{MoveToken, Preamble, PreambleAnswer, PreambleError, Role};
-use sterna_sys::memory::GuestMemory;
 
 /// Moves at once at most; a host that receives more than this helps nobody.
 const MOVES_MAX: usize = 64;
@@ -33,9 +34,7 @@ struct Entry {
 pub(crate) struct Streams {
     pub(crate) token: MoveToken,
     pub(crate) count: u16,
-    pub(crate) memory: Arc<GuestMemory>,
-    pub(crate) following: Arc<Following>,
-    pub(crate) arrivals: Arc<Arrivals>,
+    pub(crate) place: Place,
     /// In place of pages: what hypervisors send each other.
     pub(crate) native: Option<Arc<Native>>,
 }
@@ -64,7 +63,7 @@ impl Registry {
     pub(crate) fn leave(&self, attempt: AttemptId) {
         let left = self.lock().remove(&attempt);
         if let Some(streams) = left.and_then(|entry| entry.streams) {
-            streams.arrivals.close();
+            streams.place.arrivals.close();
         }
     }
 
@@ -90,6 +89,7 @@ pub(crate) enum Admitted {
     Control { control: Arc<Control>, incoming: Incoming<Envelope<ToDestination>>, peer: PeerName },
     Pages { receiver: Box<PageReceiver<Link>>, inputs: Sender<Input> },
     Urgent { link: Box<Link>, following: Arc<Following> },
+    Known { link: Box<Link>, known: Arc<dyn KnownPages>, pages: PageCount },
     Probe { link: Box<Link> },
     Inquiry { link: Box<Link>, peer: PeerName },
     Native { link: Box<Link>, native: Arc<Native>, inputs: Sender<Input> },
@@ -133,6 +133,10 @@ pub(crate) fn admit(
             let joined = service.registry.join(token, &peer);
             joined.filter(|(streams, _)| streams.native.as_ref().is_some_and(|n| n.admits(channel)))
         }
+        Role::Known { token } => {
+            let joined = service.registry.join(token, &peer);
+            joined.filter(|(streams, _)| streams.place.known.is_some())
+        }
         Role::Control | Role::Probe | Role::Inquiry => None,
     };
     let Some((streams, inputs)) = joined else {
@@ -140,17 +144,22 @@ pub(crate) fn admit(
         return Err(PreambleError::UnknownMove.into());
     };
     link.welcome(welcome)?;
-    let Streams { memory, following, arrivals, native, .. } = streams;
+    let Streams { place, native, .. } = streams;
     if let (Role::Native { .. }, Some(native)) = (preamble.role, native) {
         return Ok(Admitted::Native { link: Box::new(link), native, inputs });
     }
     match preamble.role {
         Role::Pages { stream, .. } => {
-            let receiver = PageReceiver::new(link, memory, following, arrivals, stream);
+            let receiver = PageReceiver::new(link, place, stream);
             Ok(Admitted::Pages { receiver: Box::new(receiver), inputs })
         }
+        Role::Known { .. } => {
+            let Place { memory, known, .. } = place;
+            let known = known.ok_or(PreambleError::UnknownMove)?;
+            Ok(Admitted::Known { link: Box::new(link), known, pages: memory.pages() })
+        }
         Role::Urgent { .. } | Role::Native { .. } | Role::Control | Role::Probe | Role::Inquiry => {
-            Ok(Admitted::Urgent { link: Box::new(link), following })
+            Ok(Admitted::Urgent { link: Box::new(link), following: place.following })
         }
     }
 }
@@ -160,6 +169,11 @@ impl Admitted {
     pub(crate) fn run(self, service: &Arc<Service>) {
         match self {
             Self::Probe { link } => service.let_try(*link),
+            Self::Known { link, known, pages } => {
+                if let Err(error) = known::tell(*link, known.as_ref(), pages) {
+                    tracing::debug!(%error, "the source was not told of all known pages");
+                }
+            }
             Self::Inquiry { link, peer } => service.answer(*link, &peer),
             Self::Urgent { link, following } => following.serve_urgent(*link),
             Self::Native { link, native, inputs } => native.carry(*link, &inputs),

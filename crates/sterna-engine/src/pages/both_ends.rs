@@ -6,19 +6,22 @@
 mod identities;
 
 use super::{
-    Alike, CHUNK_PAGES, Heard, KeepHashes, Manner, Pacer, PageReceiver, ReceiveError, SenderPool,
-    Sends, StreamEvent, usize_of,
+    Alike, CHUNK_PAGES, Heard, KeepHashes, Manner, Pacer, PageReceiver, Place, ReceiveError,
+    SenderPool, Sends, StreamEvent, usize_of,
 };
 use crate::destination::{Arrivals, Following};
 use crate::link::{Link, Meter};
 use identities::Cluster;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 use sterna_core::receipt::PagesByCoding;
+use sterna_page::known::{KnownPages, Summary};
+use sterna_page::sent::{ContentHash, ContentHasher};
 use sterna_page::{PAGE_SIZE, PageNumber, PageRun, PageSet, RamBlock, RamLayout};
 use sterna_proto::pages::{PageFrame, Reference};
 use sterna_proto::preamble::{MoveToken, PreambleAnswer, Role, VERSION_MAX};
@@ -60,6 +63,7 @@ struct Streams {
     source: Arc<GuestMemory>,
     destination: Arc<GuestMemory>,
     pool: SenderPool,
+    arrivals: Arc<Arrivals>,
     events: Receiver<StreamEvent>,
     streams: u16,
     round: u32,
@@ -67,16 +71,28 @@ struct Streams {
 
 impl Streams {
     fn new(cluster: &Cluster, streams: u16, bandwidth: Option<u64>) -> Self {
+        Self::with(cluster, streams, bandwidth, None)
+    }
+
+    /// With pages that the destination can get by itself.
+    fn with(
+        cluster: &Cluster,
+        streams: u16,
+        bandwidth: Option<u64>,
+        known: Option<Arc<dyn KnownPages>>,
+    ) -> Self {
         let (source, destination) = (memory(), memory());
         let (tell, events) = channel();
         let arrivals = Arc::new(Arrivals::new(destination.pages(), streams));
+        let brought = Arc::clone(&arrivals);
         let mut links = Vec::new();
         for stream in 0..streams {
             let (sending, receiving) = connection(cluster, stream);
             links.push(sending);
             let following = Following::new(Arc::clone(&destination), channel().0);
             let (memory, arrivals) = (Arc::clone(&destination), Arc::clone(&arrivals));
-            let receiver = PageReceiver::new(receiving, memory, following, arrivals, stream);
+            let place = Place { memory, following, arrivals, known: known.clone() };
+            let receiver = PageReceiver::new(receiving, place, stream);
             let tell = tell.clone();
             thread::spawn(move || {
                 receiver.run(|event| match tell.send(event) {
@@ -89,14 +105,25 @@ impl Streams {
             pacer: Arc::new(Pacer::new(bandwidth, Arc::default())),
             hashes: KeepHashes::No,
             coded: Some(Arc::default()),
-            alike: Some(Alike::new(source.pages(), [9; 32])),
+            alike: Some(match &known {
+                None => Alike::new(source.pages(), [9; 32]),
+                Some(known) => {
+                    let summary = Summary::new(known.summary()).unwrap();
+                    Alike::with(source.pages(), known.hasher(), summary)
+                }
+            }),
         };
         let pool = SenderPool::start(links, &source, &manner).unwrap();
-        Self { source, destination, pool, events, streams, round: 0 }
+        Self { source, destination, pool, arrivals: brought, events, streams, round: 0 }
     }
 
     /// Sends these pages, and tells how; returns when the destination has them.
     fn send(&mut self, pages: PageSet, absent: PageSet) -> PagesByCoding {
+        self.send_if(pages, absent, true)
+    }
+
+    /// The same, in a round in which nothing, or something, may lack.
+    fn send_if(&mut self, pages: PageSet, absent: PageSet, may_lack: bool) -> PagesByCoding {
         let some = |set: PageSet| (!set.is_empty()).then(|| Arc::new(set));
         let sends = Sends {
             round: self.round,
@@ -105,6 +132,7 @@ impl Streams {
             absent: some(absent),
             until: None,
             owed: None,
+            may_lack,
         };
         self.pool.send(&sends);
         let sent = self.pool.wait().unwrap();
@@ -123,12 +151,26 @@ impl Streams {
         sent.pages
     }
 
+    /// What the destination lacks, which must be sent again.
+    fn lacking(&self) -> PageSet {
+        let mut lacking = PageSet::empty(self.source.pages());
+        for (first, count) in self.arrivals.lacking() {
+            let pages = self.pool.lacking(PageRun::new(first, count));
+            pages.into_iter().for_each(|page| lacking.insert(page));
+        }
+        lacking
+    }
+
     fn assert_equal(&self) {
+        self.assert_equal_but_for(&PageSet::empty(self.source.pages()));
+    }
+
+    fn assert_equal_but_for(&self, lacking: &PageSet) {
         let (mut here, mut there) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
         for page in (0..PAGES).map(PageNumber) {
             self.source.read(page, &mut here).unwrap();
             self.destination.read(page, &mut there).unwrap();
-            assert!(here == there, "page {page} differs");
+            assert!(here == there || lacking.contains(page), "page {page} differs");
         }
     }
 }
@@ -164,6 +206,69 @@ fn page_of(write: Write) -> Option<[u8; PAGE_SIZE]> {
     }
 }
 
+/// What has become of a page that the destination had.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Fine,
+    Damaged,
+    Gone,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![3 => Just(Fate::Fine), 1 => Just(Fate::Damaged), 1 => Just(Fate::Gone)]
+}
+
+/// Pages that the destination had.
+struct Had(Vec<([u8; PAGE_SIZE], Fate)>);
+
+impl KnownPages for Had {
+    fn hasher(&self) -> ContentHasher {
+        ContentHasher::new([8; 32])
+    }
+
+    fn summary(&self) -> Vec<u64> {
+        let halves = self.0.iter().map(|(page, _)| self.hasher().hash(page).half());
+        halves.collect::<BTreeSet<u64>>().into_iter().collect()
+    }
+
+    fn read(&self, hash: ContentHash, page: &mut [u8; PAGE_SIZE]) -> bool {
+        let Some((had, fate)) = self.0.iter().find(|(had, _)| self.hasher().hash(had) == hash)
+        else {
+            return false;
+        };
+        *page = *had;
+        match fate {
+            Fate::Fine => true,
+            Fate::Damaged => {
+                page[77] ^= 1;
+                true
+            }
+            Fate::Gone => false,
+        }
+    }
+}
+
+/// The pages of a round, and what of them no longer exists.
+fn write_all(streams: &Streams, writes: Vec<(u64, u64, Write)>) -> (PageSet, PageSet) {
+    let mut dirty = PageSet::empty(streams.source.pages());
+    for (first, count, write) in writes {
+        let run = PageRun::new(first, count.min(PAGES - first));
+        match page_of(write) {
+            Some(page) => {
+                let bytes = page.repeat(usize_of(run.count.0));
+                streams.source.write(run.first, &bytes).unwrap();
+            }
+            None => streams.source.punch(run).unwrap(),
+        }
+        dirty.insert_run(run);
+    }
+    let populated = streams.source.populated().unwrap();
+    let mut absent = dirty.clone();
+    absent.subtract(&populated);
+    dirty.subtract(&absent);
+    (dirty, absent)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -178,26 +283,60 @@ proptest! {
         let cluster = Cluster::new();
         let mut streams = Streams::new(&cluster, streams, slow.then_some(20_000_000));
         for writes in rounds {
-            let mut dirty = PageSet::empty(streams.source.pages());
-            for (first, count, write) in writes {
-                let run = PageRun::new(first, count.min(PAGES - first));
-                match page_of(write) {
-                    Some(page) => {
-                        let bytes = page.repeat(usize_of(run.count.0));
-                        streams.source.write(run.first, &bytes).unwrap();
-                    }
-                    None => streams.source.punch(run).unwrap(),
-                }
-                dirty.insert_run(run);
-            }
-            let populated = streams.source.populated().unwrap();
-            let mut absent = dirty.clone();
-            absent.subtract(&populated);
-            dirty.subtract(&absent);
+            let (dirty, absent) = write_all(&streams, writes);
             streams.send(dirty, absent);
             streams.assert_equal();
         }
     }
+
+    #[test]
+    fn what_the_destination_had_may_be_damaged_or_gone(
+        streams in 1u16..4,
+        had in prop::collection::vec((write(), fate()), 1..6),
+        rounds in prop::collection::vec(
+            prop::collection::vec((0..PAGES, 1..60u64, write()), 1..12), 1..4,
+        ),
+    ) {
+        let had = had.into_iter().filter_map(|(write, fate)| Some((page_of(write)?, fate)));
+        let known: Arc<dyn KnownPages> = Arc::new(Had(had.collect()));
+        let cluster = Cluster::new();
+        let mut streams = Streams::with(&cluster, streams, Some(20_000_000), Some(known));
+        let mut lacking = PageSet::empty(streams.source.pages());
+        for writes in rounds {
+            let (mut dirty, absent) = write_all(&streams, writes);
+            lacking.subtract(&absent);
+            dirty.union_with(&lacking);
+            streams.send(dirty, absent);
+            lacking = streams.lacking();
+            streams.assert_equal_but_for(&lacking);
+        }
+        let none = PageSet::empty(streams.source.pages());
+        let last = streams.send_if(lacking, none, false);
+        prop_assert_eq!(last.known.0, 0);
+        prop_assert_eq!(streams.arrivals.lacking(), []);
+        streams.assert_equal();
+    }
+}
+
+#[test]
+fn what_the_destination_has_is_sent_as_hashes_and_what_it_lacks_once_more() {
+    let pages: Vec<_> = (0..3).map(|seed| page_of(Write::Noise(seed)).unwrap()).collect();
+    let known = Had(vec![(pages[0], Fate::Fine), (pages[1], Fate::Damaged)]);
+    let cluster = Cluster::new();
+    let mut streams = Streams::with(&cluster, 2, Some(20_000_000), Some(Arc::new(known)));
+    for (page, content) in (0..).zip(&pages) {
+        streams.source.write(PageNumber(page * CHUNK_PAGES), content).unwrap();
+    }
+    let none = PageSet::empty(streams.source.pages());
+    let populated = streams.source.populated().unwrap();
+    let first = streams.send(populated, none.clone());
+    assert_eq!((first.known.0, (first.raw + first.coded).0), (2, 1), "{first:?}");
+    let lacking = streams.lacking();
+    assert_eq!(lacking.iter().collect::<Vec<_>>(), [PageNumber(CHUNK_PAGES)]);
+    let second = streams.send(lacking, none);
+    assert_eq!((second.known.0, (second.raw + second.coded).0), (0, 1), "{second:?}");
+    assert_eq!(streams.arrivals.lacking(), []);
+    streams.assert_equal();
 }
 
 #[test]
@@ -229,7 +368,8 @@ fn refused(frames: &[(PageFrame, &[u8])]) -> ReceiveError {
     arrivals.ended(1);
     let following = Following::new(Arc::clone(&memory), channel().0);
     let mut ended = None;
-    PageReceiver::new(bytes.as_slice(), memory, following, arrivals, 0).run(|event| {
+    let place = Place { memory, following, arrivals, known: None };
+    PageReceiver::new(bytes.as_slice(), place, 0).run(|event| {
         if let StreamEvent::Ended { error, .. } = event {
             ended = Some(error);
         }
@@ -249,6 +389,10 @@ fn references_that_lie_are_refused() {
     let elsewhere = PageFrame::Same(PageRun::new(CHUNK_PAGES, 1));
     let misplaced = refused(&[(elsewhere, &to(0, false))]);
     assert!(matches!(misplaced, ReceiveError::Misplaced { .. }), "{misplaced}");
+    // Nothing was offered.
+    let hash = PageFrame::Known(PageRun::new(3, 1));
+    let unknown = refused(&[(hash, &[7; 16])]);
+    assert!(matches!(unknown, ReceiveError::Misplaced { .. }), "{unknown}");
     // One that the destination has, or that this stream brought, is none.
     let fine = refused(&[(same, &to(CHUNK_PAGES, false)), (same, &to(0, true))]);
     assert!(matches!(fine, ReceiveError::Io(_)), "{fine}");

@@ -8,6 +8,7 @@ use super::usize_of;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_page::coding::PageBytes;
+use sterna_page::known::Summary;
 use sterna_page::sent::{ContentHash, ContentHasher, Known, Sent};
 use sterna_page::{PageCount, PageNumber, PageRun, PageSet, is_zero};
 
@@ -23,23 +24,70 @@ const HASH_AT_FIRST: f64 = 2e-6;
 /// What was sent of each page, for all streams.
 #[derive(Clone, Debug)]
 pub(crate) struct Alike {
-    sent: Arc<Mutex<Sent>>,
+    state: Arc<Mutex<State>>,
     hasher: ContentHasher,
+}
+
+#[derive(Debug)]
+struct State {
+    sent: Sent,
+    /// What the destination can get by itself.
+    known: Option<Summary>,
+    /// Whether it has the time to say so if it cannot.
+    may_lack: bool,
+}
+
+impl State {
+    fn send(&mut self, page: PageNumber, hash: ContentHash) -> Known {
+        match (self.sent.send(page, hash), &self.known) {
+            (Known::No, Some(known)) if self.may_lack && known.holds(hash) => Known::There(hash),
+            (known, _) => known,
+        }
+    }
 }
 
 impl Alike {
     /// For a guest of `pages` pages, under a random key.
     pub(crate) fn new(pages: PageCount, key: [u8; 32]) -> Self {
-        Self { sent: Arc::new(Mutex::new(Sent::new(pages))), hasher: ContentHasher::new(key) }
+        Self::hashing(pages, ContentHasher::new(key), None)
+    }
+
+    /// The same, of a guest whose destination can get these pages by itself.
+    pub(crate) fn with(pages: PageCount, hasher: ContentHasher, known: Summary) -> Self {
+        Self::hashing(pages, hasher, Some(known))
+    }
+
+    fn hashing(pages: PageCount, hasher: ContentHasher, known: Option<Summary>) -> Self {
+        let state = State { sent: Sent::new(pages), known, may_lack: false };
+        Self { state: Arc::new(Mutex::new(state)), hasher }
     }
 
     /// A round begins that may change these pages at the destination, and no others.
-    pub(super) fn begin(&self, pages: Arc<PageSet>) {
-        self.lock().begin(pages);
+    pub(super) fn begin(&self, pages: Arc<PageSet>, may_lack: bool) {
+        let mut state = self.lock();
+        state.sent.begin(pages);
+        state.may_lack = may_lack;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sent> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The destination does not have what was sent of these pages as hashes or references, or does not
+    /// say. Returns those that must be sent again.
+    pub(super) fn lacking(&self, run: PageRun) -> Vec<PageNumber> {
+        let mut state = self.lock();
+        let State { sent, known, .. } = &mut *state;
+        let pages = (run.first.0..run.first.0 + run.count.0).map(PageNumber);
+        let lacking = pages.filter(|page| {
+            let Some(hash) = sent.content(*page) else { return false };
+            if let Some(known) = known {
+                known.refuse(hash);
+            }
+            sent.forget(*page);
+            true
+        });
+        lacking.collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,7 +103,9 @@ pub(super) struct Likeness {
 
 impl Likeness {
     pub(super) fn new(alike: Alike) -> Self {
-        Self { alike, hash: HASH_AT_FIRST, share: SHARE_MIN }
+        let there = alike.lock().known.as_ref().is_some_and(|known| !known.is_empty());
+        let share = if there { 1.0 } else { SHARE_MIN };
+        Self { alike, hash: HASH_AT_FIRST, share }
     }
 
     /// How the pages of a run are to be sent, each of which takes so long otherwise, as far as known. They
@@ -70,31 +120,32 @@ impl Likeness {
         let numbers = (run.first.0..).map(PageNumber);
         let spared = |takes: Duration| self.share.max(SHARE_MIN) * takes.as_secs_f64();
         if page_takes.is_some_and(|takes| self.hash >= spared(takes)) {
-            let mut sent = self.alike.lock();
+            let State { sent, .. } = &mut *self.alike.lock();
             numbers.zip(pages).for_each(|(page, _)| sent.forget(page));
             return vec![Known::No; pages.len()];
         }
         let hashes = self.hashes(pages);
-        let mut sent = self.alike.lock();
+        let mut state = self.alike.lock();
         let known: Vec<Known> = numbers
             .zip(&hashes)
             .map(|(page, hash)| match hash {
-                Some(hash) => sent.send(page, *hash),
+                Some(hash) => state.send(page, *hash),
                 None => {
-                    sent.forget(page);
+                    state.sent.forget(page);
                     Known::No
                 }
             })
             .collect();
-        drop(sent);
+        drop(state);
         self.learn(&hashes, &known);
         known
     }
 
     /// The destination has nothing of these pages any more.
     pub(super) fn forget(&mut self, run: PageRun) {
-        let mut sent = self.alike.lock();
-        (run.first.0..run.first.0 + run.count.0).for_each(|page| sent.forget(PageNumber(page)));
+        let mut state = self.alike.lock();
+        (run.first.0..run.first.0 + run.count.0)
+            .for_each(|page| state.sent.forget(PageNumber(page)));
     }
 
     /// Of the pages that are not zero.
@@ -129,7 +180,7 @@ mod tests {
 
     fn likeness() -> Likeness {
         let alike = Alike::new(PageCount(16), [5; 32]);
-        alike.begin(Arc::new(PageSet::full(PageCount(16))));
+        alike.begin(Arc::new(PageSet::full(PageCount(16))), true);
         Likeness::new(alike)
     }
 

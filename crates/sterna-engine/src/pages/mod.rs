@@ -6,6 +6,7 @@ mod coding;
 mod follow;
 mod gauge;
 mod hashes;
+pub(crate) mod known;
 mod likeness;
 mod pacing;
 mod queue;
@@ -21,7 +22,7 @@ pub(crate) use likeness::Alike;
 use likeness::Likeness;
 pub(crate) use pacing::{GivingUp, Pacer};
 use queue::Queue;
-pub(crate) use receiver::{Heard, PageReceiver, ReceiveError, StreamEvent};
+pub(crate) use receiver::{Heard, PageReceiver, Place, ReceiveError, StreamEvent};
 pub(crate) use senders::{Manner, SenderPool, Sends};
 
 use sterna_page::{PageNumber, PageRun, PageSet};

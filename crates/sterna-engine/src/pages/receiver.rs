@@ -1,10 +1,12 @@
 //! The receiving end: one thread a stream, writing straight into the guest's empty RAM.
 
-use super::{CHUNK_PAGES, read_bits, stream_of};
+use super::{CHUNK_PAGES, read_bits, stream_of, usize_of};
 use crate::destination::{Arrivals, Following, NeverCame};
 use std::io::{self, Read};
 use std::sync::Arc;
 use sterna_page::coding::{CodeError, Coder, Decoders, code_bytes_max};
+use sterna_page::known::KnownPages;
+use sterna_page::sent::ContentHash;
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet};
 use sterna_proto::message::ReasonCode;
 use sterna_proto::pages::{HEADER_BYTES, PageFrame, Reference};
@@ -70,15 +72,22 @@ impl ReceiveError {
     }
 }
 
+/// Where the pages of a move go, on whatever stream they come.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) memory: Arc<GuestMemory>,
+    /// Takes what is owed, and what follows the guest.
+    pub(crate) following: Arc<Following>,
+    /// What all streams of the move have brought.
+    pub(crate) arrivals: Arc<Arrivals>,
+    /// Pages that need not come over the link.
+    pub(crate) known: Option<Arc<dyn KnownPages>>,
+}
+
 /// Reads one page stream from `R`.
-#[derive(Debug)]
 pub(crate) struct PageReceiver<R> {
     link: R,
-    memory: Arc<GuestMemory>,
-    /// Takes what is owed, and what follows the guest.
-    following: Arc<Following>,
-    /// What all streams of the move have brought.
-    arrivals: Arc<Arrivals>,
+    place: Place,
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
@@ -92,19 +101,13 @@ pub(crate) struct PageReceiver<R> {
 const FRAMES_PER_PROGRESS: u32 = 64;
 
 impl<R: Read> PageReceiver<R> {
-    pub(crate) fn new(
-        link: R,
-        memory: Arc<GuestMemory>,
-        following: Arc<Following>,
-        arrivals: Arc<Arrivals>,
-        stream: u16,
-    ) -> Self {
-        let streams = arrivals.streams();
-        let pages = memory.pages();
+    pub(crate) fn new(link: R, place: Place, stream: u16) -> Self {
+        let streams = place.arrivals.streams();
+        let pages = place.memory.pages();
         let bytes = usize::try_from(CHUNK_PAGES).expect("a chunk is small") * PAGE_SIZE;
         let filled = PageSet::empty(pages);
         let (buffer, code, decoders) = (vec![0; bytes], Vec::new(), Decoders::default());
-        Self { link, memory, following, arrivals, stream, streams, buffer, code, decoders, filled }
+        Self { link, place, stream, streams, buffer, code, decoders, filled }
     }
 
     /// Reads until the stream ends, telling `tell` about it; ends early when `tell` says so.
@@ -112,7 +115,7 @@ impl<R: Read> PageReceiver<R> {
         let stream = self.stream;
         let ended = self.read_frames(&mut tell);
         // Who waits for a page of this stream waits no longer.
-        self.arrivals.lost(stream);
+        self.place.arrivals.lost(stream);
         if let Err(error) = ended {
             let _ = tell(StreamEvent::Ended { stream, error });
         }
@@ -129,6 +132,7 @@ impl<R: Read> PageReceiver<R> {
             let event = match PageFrame::decode(&header)? {
                 PageFrame::Raw(run) => self.raw(run).map(|()| None)?,
                 PageFrame::Same(run) => self.same(run).map(|()| None)?,
+                PageFrame::Known(run) => self.known(run).map(|()| None)?,
                 PageFrame::Coded { run, coder, length } => {
                     self.coded(run, coder, length as usize).map(|()| None)?
                 }
@@ -139,7 +143,7 @@ impl<R: Read> PageReceiver<R> {
                     return Err(ReceiveError::Misplaced { run, stream: self.stream });
                 }
                 PageFrame::Mark { round } => {
-                    self.arrivals.ended(self.stream);
+                    self.place.arrivals.ended(self.stream);
                     Some(StreamEvent::Mark { stream: self.stream, round })
                 }
             };
@@ -158,7 +162,7 @@ impl<R: Read> PageReceiver<R> {
         let one_chunk = run.first.0 / CHUNK_PAGES == last.0 / CHUNK_PAGES;
         let ours = one_chunk && stream_of(run.first, self.streams) == self.stream;
         // What follows the guest comes once, so it may come anywhere.
-        if (ours || self.following.takes_pages()) && self.memory.layout().holds(run) {
+        if (ours || self.place.following.takes_pages()) && self.place.memory.layout().holds(run) {
             Ok(())
         } else {
             Err(ReceiveError::Misplaced { run, stream: self.stream })
@@ -169,33 +173,76 @@ impl<R: Read> PageReceiver<R> {
         self.check(run)?;
         let length = PageFrame::Raw(run).payload_bytes();
         self.link.read_exact(&mut self.buffer[..length])?;
-        self.take(run, length)
+        self.take(run)
+    }
+
+    /// Reads what stands for the content of pages, `N` bytes each. Not once the guest may write to where
+    /// that content is.
+    fn stand_ins<const N: usize>(&mut self, run: PageRun) -> Result<Vec<[u8; N]>, ReceiveError> {
+        self.check(run)?;
+        if self.place.following.takes_pages() {
+            return Err(ReceiveError::Misplaced { run, stream: self.stream });
+        }
+        let mut bytes = vec![0; usize_of(run.count.0) * N];
+        self.link.read_exact(&mut bytes)?;
+        Ok(bytes.as_chunks().0.to_vec())
     }
 
     /// Copies pages from others.
     fn same(&mut self, run: PageRun) -> Result<(), ReceiveError> {
-        self.check(run)?;
-        if self.following.takes_pages() {
-            // The guest writes to what they refer to.
-            return Err(ReceiveError::Misplaced { run, stream: self.stream });
-        }
-        let mut references = vec![0; PageFrame::Same(run).payload_bytes()];
-        self.link.read_exact(&mut references)?;
-        let references = references.as_chunks().0.iter().copied().map(Reference::decode);
+        let references = self.stand_ins(run)?;
+        let mut got = Vec::with_capacity(references.len());
         let pages = self.buffer.as_chunks_mut::<PAGE_SIZE>().0;
-        for (page, Reference { page: base, comes }) in pages.iter_mut().zip(references) {
+        for (page, reference) in pages.iter_mut().zip(references) {
+            let Reference { page: base, comes } = Reference::decode(reference);
             let run = PageRun { first: base, count: PageCount(1) };
-            if !self.memory.layout().holds(run) {
+            if !self.place.memory.layout().holds(run) {
                 return Err(ReceiveError::Misplaced { run, stream: self.stream });
             }
             if comes && stream_of(base, self.streams) != self.stream {
-                let waited = self.arrivals.wait_for(base);
+                let waited = self.place.arrivals.wait_for(base);
                 waited.map_err(|NeverCame| ReceiveError::NeverCame { base })?;
             }
-            let read = self.memory.read(base, page);
+            got.push(self.place.arrivals.is_whole(base));
+            let read = self.place.memory.read(base, page);
             read.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
         }
-        self.take(run, PageFrame::Raw(run).payload_bytes())
+        self.take_those(run, &got)
+    }
+
+    /// Gets pages from where this host has them, and makes sure that they are right.
+    fn known(&mut self, run: PageRun) -> Result<(), ReceiveError> {
+        let hashes = self.stand_ins(run)?;
+        let Some(known) = &self.place.known else {
+            return Err(ReceiveError::Misplaced { run, stream: self.stream });
+        };
+        let hasher = known.hasher();
+        let pages = self.buffer.as_chunks_mut::<PAGE_SIZE>().0;
+        let got: Vec<bool> = pages
+            .iter_mut()
+            .zip(hashes)
+            .map(|(page, hash)| {
+                let hash = ContentHash::decode(hash);
+                known.read(hash, page) && hasher.hash(page) == hash
+            })
+            .collect();
+        self.take_those(run, &got)
+    }
+
+    /// Takes those pages that were got, of a run that the buffer holds; the others are lacking.
+    fn take_those(&mut self, run: PageRun, got: &[bool]) -> Result<(), ReceiveError> {
+        let mut start = 0;
+        for alike in got.chunk_by(|one, next| one == next) {
+            let part = PageRun::new(run.first.0 + start as u64, alike.len() as u64);
+            if alike[0] {
+                self.take_from(start * PAGE_SIZE, part)?;
+            } else {
+                (part.first.0..part.first.0 + part.count.0)
+                    .for_each(|page| self.place.arrivals.lacks(PageNumber(page)));
+            }
+            start += alike.len();
+        }
+        Ok(())
     }
 
     /// Restores pages from their code. Those that nobody wants any more too: the next code may refer to
@@ -212,43 +259,52 @@ impl<R: Read> PageReceiver<R> {
         let pages = self.buffer[..bytes].as_chunks_mut::<PAGE_SIZE>().0;
         let decoded = self.decoders.decode(coder, code, pages);
         decoded.map_err(|error| ReceiveError::Code { run, coder, error })?;
-        self.take(run, bytes)
+        self.take(run)
     }
 
     /// Gives the guest these pages, which the buffer holds.
-    fn take(&mut self, run: PageRun, length: usize) -> Result<(), ReceiveError> {
-        let bytes = &self.buffer[..length];
-        if self.following.takes_pages() {
-            return self.following.place(run, bytes);
+    fn take(&mut self, run: PageRun) -> Result<(), ReceiveError> {
+        self.take_from(0, run)
+    }
+
+    /// Gives the guest these pages, which the buffer holds from this byte on.
+    fn take_from(&mut self, start: usize, run: PageRun) -> Result<(), ReceiveError> {
+        let bytes = &self.buffer[start..start + usize_of(run.count.0) * PAGE_SIZE];
+        if self.place.following.takes_pages() {
+            return self.place.following.place(run, bytes);
         }
-        let write = self.memory.write(run.first, bytes);
+        let write = self.place.memory.write(run.first, bytes);
         write.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
         self.filled.insert_run(run);
-        self.arrivals.came(run);
+        self.place.arrivals.came(run);
         Ok(())
     }
 
     /// Takes note of pages that the source does not send now.
     fn owed(&mut self, run: PageRun) -> Result<(), ReceiveError> {
         self.check(run)?;
-        read_bits(&mut self.link, run, |page| self.following.owe(page))?;
+        read_bits(&mut self.link, run, |page| {
+            self.place.following.owe(page);
+            self.place.arrivals.came(PageRun { first: page, count: PageCount(1) });
+        })?;
         Ok(())
     }
 
     /// Makes pages zero again, those of them that are not.
     fn clear(&mut self, run: PageRun) -> Result<(), ReceiveError> {
         self.check(run)?;
-        if self.following.takes_pages() {
-            return self.following.place_zero(run);
+        if self.place.following.takes_pages() {
+            return self.place.following.place_zero(run);
         }
         for page in run.first.0..run.first.0 + run.count.0 {
             if self.filled.contains(PageNumber(page)) {
                 let one = PageRun::new(page, 1);
-                let clear = self.memory.punch(one);
+                let clear = self.place.memory.punch(one);
                 clear.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
                 self.filled.remove(PageNumber(page));
             }
         }
+        self.place.arrivals.came(run);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 use sterna_core::source::RoundSent;
 use sterna_page::coding::{Coder, PageBytes, PageClass, classify};
-use sterna_page::sent::{Base, Known};
+use sterna_page::sent::{Base, ContentHash, Known};
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet, is_zero};
 use sterna_proto::pages::{HEADER_BYTES, PageFrame, Reference};
 use sterna_sys::memory::GuestMemory;
@@ -45,7 +45,8 @@ pub(super) struct PageSender {
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
-    references: Vec<u8>,
+    /// References or hashes, of the frame that is being sent.
+    stand_ins: Vec<u8>,
     coding: Option<Coding>,
     likeness: Option<Likeness>,
     hashes: Option<Hashes>,
@@ -69,7 +70,7 @@ impl PageSender {
             stream,
             streams,
             buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
-            references: Vec::new(),
+            stand_ins: Vec::new(),
             coding: manner.coded.clone().map(Coding::new),
             likeness: manner.alike.clone().map(Likeness::new),
             hashes: Hashes::new(manner.hashes, memory.pages(), streams),
@@ -267,7 +268,14 @@ impl PageSender {
                     self.frame(PageFrame::Zero(run), 0..0)?;
                 }
                 Class::Unchanged => self.sent.pages.unchanged += run.count,
-                Class::Like(_) => self.send_references(run, alike)?,
+                Class::Like(_) => {
+                    self.sent.pages.same += run.count;
+                    self.send_stand_ins(PageFrame::Same(run), alike)?;
+                }
+                Class::There(_) => {
+                    self.sent.pages.known += run.count;
+                    self.send_stand_ins(PageFrame::Known(run), alike)?;
+                }
                 Class::Any => self.send_raw(run, start)?,
                 Class::Looked(class) => self.send_class(class, run, start)?,
             }
@@ -276,16 +284,17 @@ impl PageSender {
         Ok(())
     }
 
-    /// Sends the pages of a run as references.
-    fn send_references(&mut self, run: PageRun, alike: &[Class]) -> io::Result<()> {
-        self.sent.pages.same += run.count;
-        self.references.clear();
+    /// Sends what stands for the content of pages.
+    fn send_stand_ins(&mut self, frame: PageFrame, alike: &[Class]) -> io::Result<()> {
+        self.stand_ins.clear();
         for class in alike {
-            if let Class::Like(reference) = class {
-                self.references.extend_from_slice(&reference.encode());
+            match class {
+                Class::Like(reference) => self.stand_ins.extend_from_slice(&reference.encode()),
+                Class::There(hash) => self.stand_ins.extend_from_slice(&hash.encode()),
+                _ => {}
             }
         }
-        self.frame(PageFrame::Same(run), 0..0)
+        self.frame(frame, 0..0)
     }
 
     /// Sends the pages of a run as they are. The first is at `start` of the buffer.
@@ -334,7 +343,7 @@ impl PageSender {
         let length = HEADER_BYTES + frame.payload_bytes();
         self.sent.bytes += length as u64;
         let (link, buffer, pacer) = (&mut self.link, &self.buffer, &self.pacer);
-        let references = &self.references;
+        let stand_ins = &self.stand_ins;
         let mut write = |payload: &[u8]| {
             pacer.pace(length as u64);
             write_all(link, &header, payload)
@@ -342,7 +351,7 @@ impl PageSender {
         let Some(coding) = &mut self.coding else { return write(&buffer[payload]) };
         coding.measured(length, |coding| match frame {
             PageFrame::Coded { length, .. } => write(coding.code(length as usize)),
-            PageFrame::Same(_) => write(references),
+            PageFrame::Same(_) | PageFrame::Known(_) => write(stand_ins),
             _ => write(&buffer[payload]),
         })
     }
@@ -356,6 +365,8 @@ enum Class {
     Unchanged,
     /// The destination has, or gets, the same elsewhere.
     Like(Reference),
+    /// The destination gets it by itself.
+    There(ContentHash),
     Looked(PageClass),
     /// Anything but zero; nobody looked.
     Any,
@@ -368,6 +379,7 @@ impl Class {
             Known::Like(page, base) => {
                 return Self::Like(Reference { page, comes: base == Base::Coming });
             }
+            Known::There(hash) => return Self::There(hash),
             Known::No => {}
         }
         if look {
@@ -384,7 +396,11 @@ impl Class {
 
     /// Whether a page and the next are sent in one frame.
     fn goes_with(self, next: Self) -> bool {
-        self == next || matches!((self, next), (Self::Like(_), Self::Like(_)))
+        self == next
+            || matches!(
+                (self, next),
+                (Self::Like(_), Self::Like(_)) | (Self::There(_), Self::There(_))
+            )
     }
 }
 

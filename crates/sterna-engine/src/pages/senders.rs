@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use sterna_core::receipt::Coded;
 use sterna_core::source::RoundSent;
-use sterna_page::{PageRun, PageSet};
+use sterna_page::{PageNumber, PageRun, PageSet};
 use sterna_sys::memory::GuestMemory;
 
 /// What all streams together shall send.
@@ -30,6 +30,8 @@ pub(crate) struct Sends {
     pub(crate) until: Option<Instant>,
     /// Pages that are not sent now: the destination is told to do without what it has of them.
     pub(crate) owed: Option<Arc<PageSet>>,
+    /// Whether another round follows, for what the destination was to get by itself and could not.
+    pub(crate) may_lack: bool,
 }
 
 impl Sends {
@@ -109,7 +111,7 @@ impl SenderPool {
     /// Hands an order to all streams; [`SenderPool::wait`] tells when it is done.
     pub(crate) fn send(&self, sends: &Sends) {
         if let Some(alike) = &self.alike {
-            alike.begin(sends.concerns());
+            alike.begin(sends.concerns(), sends.may_lack);
         }
         for thread in &self.threads {
             // A thread that has ended has said why; `wait` will find it.
@@ -166,6 +168,12 @@ impl SenderPool {
     /// The pages that rounds had no time for since this was last asked.
     pub(crate) fn take_unsent(&self) -> Vec<PageRun> {
         std::mem::take(&mut self.common.unsent.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The destination lacks these pages. Returns those that must be sent again; all others of them were
+    /// never sent, or not by what it could lack.
+    pub(crate) fn lacking(&self, run: PageRun) -> Vec<PageNumber> {
+        self.alike.as_ref().map(|alike| alike.lacking(run)).unwrap_or_default()
     }
 
     /// Pages dealt with so far, by all streams.

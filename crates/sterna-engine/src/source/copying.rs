@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sterna_core::source::{Event, Selection};
 use sterna_core::speed::VcpuSpeed;
-use sterna_page::{PageCount, PageSet};
+use sterna_page::{PageCount, PageRun, PageSet};
+use sterna_proto::message::{Reason, ReasonCode};
 use sterna_vmm::{Discarding, Source};
 
 /// What a move that copies has under way.
@@ -22,6 +23,8 @@ pub(super) struct Copying {
     pub(super) holding: Holding,
     /// Reported by scans and not sent since.
     pub(super) dirty: PageSet,
+    /// Written while the guest was copied.
+    pub(super) changing: PageSet,
     /// When the tracker was last cleared.
     pub(super) cleared: Instant,
     /// Ever sent.
@@ -77,6 +80,20 @@ impl Copying {
         withheld.count()
     }
 
+    /// What the destination was to get by itself and lacks is dirty again.
+    pub(super) fn lacking(&mut self, runs: &[(u64, u64)]) -> Result<(), Event> {
+        for (first, count) in runs {
+            let end = first.checked_add(*count).filter(|end| *end <= self.dirty.capacity().0);
+            if end.is_none() || *count == 0 {
+                let detail = format!("the destination lacks {count} pages from page {first:#x} on");
+                return Err(Event::Failed(Reason::new(ReasonCode::Protocol, detail)));
+            }
+            let lacking = self.pool.lacking(PageRun::new(*first, *count));
+            lacking.into_iter().for_each(|page| self.dirty.insert(page));
+        }
+        Ok(())
+    }
+
     /// Chooses what a round sends, of the pages that exist now.
     pub(super) fn select(
         &mut self,
@@ -114,6 +131,7 @@ impl Copying {
             absent: absent.and_then(some),
             owed: None,
             until: None,
+            may_lack: true,
         }
     }
 }

@@ -219,6 +219,7 @@ impl<'a> Driver<'a> {
                 self.accepted_by = Some(accept.journal);
                 self.streams = accept.streams.min(self.request.offer.streams);
             }
+            Event::Message(ToSource::RoundReceived { lacking, .. }) => self.shared.lacks(lacking),
             Event::Message(ToSource::Ready { .. }) => self.ready = Some(Instant::now()),
             Event::Digest(_) => self.hashed = Some(Instant::now()),
             Event::Message(ToSource::Owing { .. }) => {

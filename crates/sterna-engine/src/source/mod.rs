@@ -13,7 +13,8 @@ mod mover;
 mod native;
 mod suspects;
 
-use crate::host::SourceJournal;
+use crate::host::{Keeper, SourceJournal};
+
 use crate::identity::Identity;
 use crate::watch::Watch;
 use driver::Driver;
@@ -32,7 +33,7 @@ use sterna_proto::message::{AttemptId, JournalId, Offer};
 use sterna_vmm::Source;
 
 /// Everything about a move but the guest.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Move {
     /// The attempt; its epoch must be newer than any before.
     pub attempt: AttemptId,
@@ -56,6 +57,8 @@ pub struct Move {
     pub bandwidth_bytes_per_second: Option<u64>,
     /// In which order pages follow the guest.
     pub push: PushOrder,
+    /// Who takes the guest's RAM once it has left, if anybody does.
+    pub keeper: Option<Arc<dyn Keeper>>,
     /// Where the destination listens.
     pub to: SocketAddr,
     /// The name the destination's certificate must have.

@@ -8,7 +8,7 @@ mod shared;
 pub(super) use shared::Shared;
 
 use crate::link::{Control, Link, LinkError, Meter};
-use crate::pages::{Alike, KeepHashes, Manner, Pacer, SenderPool};
+use crate::pages::{Alike, KeepHashes, Manner, Pacer, SenderPool, known};
 use crate::source::Move;
 use crate::source::ballooning;
 use crate::source::copying::{Copying, Recheck};
@@ -216,8 +216,7 @@ impl Mover {
         let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&shared.giving_up)));
         let coded = accept.codings.contains(&Coding::Coded);
         let coded = coded.then(|| Arc::clone(&shared.coders));
-        let alike = accept.codings.contains(&Coding::Same);
-        let alike = alike.then(|| Alike::new(memory.pages(), rand::random()));
+        let alike = self.alike(accept, pages)?;
         let manner = Manner { pacer, hashes, coded, alike };
         let pool = SenderPool::start(links, &memory, &manner).map_err(io_failed)?;
         self.shared.take_streams(&pool, urgent.as_ref()).map_err(io_failed)?;
@@ -228,12 +227,28 @@ impl Mover {
             discarding,
             holding: Holding::new(hold_back, pages),
             dirty: PageSet::empty(pages),
+            changing: PageSet::empty(pages),
             cleared,
             sent: PageSet::empty(pages),
             vcpus: VcpuSpeed::FULL,
             held_back: Duration::ZERO,
         });
         Ok(vec![Event::Prepared])
+    }
+
+    /// What need not be sent twice, or at all.
+    fn alike(&self, accept: &Accept, pages: PageCount) -> Result<Option<Alike>, Event> {
+        let granted = |coding| accept.codings.contains(&coding);
+        if granted(Coding::Same) && granted(Coding::Known) {
+            let link = self.connect(Role::Known { token: accept.token }).map_err(link_failed)?;
+            link.socket.set_read_limit(known::PATIENCE).map_err(io_failed)?;
+            let heard = known::hear(link, pages);
+            let (hasher, known) = heard
+                .map_err(|error| Event::Failed(Reason::new(error.code(), words::chain(&error))))?;
+            tracing::debug!(pages = known.len(), "the destination has pages already");
+            return Ok(Some(Alike::with(pages, hasher, known)));
+        }
+        Ok(granted(Coding::Same).then(|| Alike::new(pages, rand::random())))
     }
 
     fn connect_streams(&self, token: MoveToken, streams: u16) -> Result<Vec<Link>, LinkError> {
@@ -288,7 +303,9 @@ impl Mover {
     }
 
     fn scan(&mut self) -> Outcome {
+        let lacking = self.shared.take_lacking();
         let (guest, copying) = self.parts()?;
+        copying.lacking(&lacking)?;
         let mut written = PageSet::empty(copying.dirty.capacity());
         guest.scan(&mut written).map_err(failed)?;
         copying.cleared = Instant::now();
@@ -296,6 +313,7 @@ impl Mover {
         copying.holding.scanned(&written);
         // What was held back, or had no time, is in there already.
         copying.dirty.union_with(&written);
+        copying.changing.union_with(&written);
         Ok(vec![Event::Scanned(copying.dirty.count())])
     }
 
@@ -335,15 +353,18 @@ impl Mover {
 
     fn release(&mut self) -> Outcome {
         self.shared.end_following();
-        self.copying = None;
-        self.native = None;
+        let copying = self.copying.take();
+        let copied_by_itself = self.native.take().is_some();
         self.serving = None;
-        if let Some(guest) = &mut self.guest
-            && let Err(error) = guest.release()
-        {
+        let Some(mut guest) = self.guest.take() else { return Ok(vec![Event::Released]) };
+        let memory = guest.memory();
+        if let Err(error) = guest.release() {
             tracing::error!(%error, "the released guest's hypervisor could not be ended");
+        } else if let Some(keeper) = self.request.keeper.as_ref().filter(|_| !copied_by_itself) {
+            let none = || PageSet::empty(memory.pages());
+            let changing = copying.map_or_else(none, |copying| copying.changing);
+            keeper.keep(self.request.attempt, memory, changing);
         }
-        self.guest = None;
         Ok(vec![Event::Released])
     }
 }

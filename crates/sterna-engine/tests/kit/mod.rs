@@ -27,6 +27,7 @@ use sterna_engine::identity::{Identity, PeerName};
 use sterna_engine::source::{Move, migrate};
 use sterna_engine::{FoundMove, Host, SourceJournal, Watch};
 use sterna_page::PageCount;
+use sterna_page::known::KnownPages;
 use sterna_proto::message::{
     AttemptId, Coding, Epoch, GuestId, JournalId, Offer, Reason, ReasonCode, Verify,
 };
@@ -104,6 +105,7 @@ struct HostState {
     fail_at: Vec<Step>,
     fail_record: Option<DestinationRecord>,
     refuse: Vec<Reason>,
+    known: Option<Arc<dyn KnownPages>>,
     at_records: Option<AtRecords>,
 }
 
@@ -135,6 +137,11 @@ impl TestHost {
         if let Some(look) = look {
             look(record);
         }
+    }
+
+    /// From now on this host has these pages.
+    pub(crate) fn know(&self, pages: Arc<dyn KnownPages>) {
+        self.state.lock().unwrap().known = Some(pages);
     }
 
     pub(crate) fn refuse(&self, reasons: Vec<Reason>) {
@@ -204,6 +211,10 @@ impl Host for TestHost {
         let shared = SharedDestination(Arc::new(Mutex::new(guest)), offer.layout.clone());
         state.arriving.insert(attempt, shared.clone());
         Ok(Box::new(shared))
+    }
+
+    fn known_pages(&self, _attempt: AttemptId) -> Option<Arc<dyn KnownPages>> {
+        self.state.lock().unwrap().known.clone()
     }
 
     fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()> {
@@ -297,6 +308,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
         stages: stages(),
         bandwidth_bytes_per_second: None,
         push: PushOrder::default(),
+        keeper: None,
         to,
         to_name: "b".try_into().unwrap(),
         identity: from.identity.clone(),

@@ -36,7 +36,7 @@ impl Driver {
         let path = self.service.host.missing_pages(self.attempt);
         if served == Served::Again {
             let memory = self.guest.as_ref().ok_or_else(no_guest)?.memory();
-            self.open_streams(MoveToken(rand::random()), STREAMS_AGAIN, memory);
+            self.open_streams(MoveToken(rand::random()), STREAMS_AGAIN, memory, None);
         }
         let following = self.following.clone().ok_or_else(no_guest)?;
         let guest = self.guest.as_mut().ok_or_else(no_guest)?;

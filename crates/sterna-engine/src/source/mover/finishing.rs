@@ -34,6 +34,8 @@ impl Mover {
         }
         let populated = copying.populated(guest.as_ref(), selection)?;
         let mut sends = copying.select(round, selection, populated, Recheck::All);
+        // Nothing of it may lack: no round follows.
+        sends.may_lack = false;
         if rest == Rest::Owed {
             sends.owe();
         }

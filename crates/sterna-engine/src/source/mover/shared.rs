@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     ballooning: Mutex<Option<Ballooning>>,
     /// What the streams' coders did.
     pub(super) coders: Arc<Mutex<Coded>>,
+    /// What the destination lacks of the newest round, as first page and count.
+    lacking: Mutex<Vec<(u64, u64)>>,
     /// The connections of a hypervisor that copies by itself.
     native: Mutex<Option<Arc<Cuts>>>,
     /// Times of the switchover.
@@ -70,6 +72,15 @@ impl Shared {
             times.stopped = Some(stopped);
             times.pause = drained;
         });
+    }
+
+    /// Takes note of what the destination lacks.
+    pub(crate) fn lacks(&self, runs: &[(u64, u64)]) {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(runs);
+    }
+
+    pub(super) fn take_lacking(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.lacking.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes note of new streams.
