@@ -12,6 +12,7 @@ use sterna_api::{ApiError, ErrorCode};
 use sterna_core::journal::SourceRecord;
 use sterna_engine::SourceJournal;
 use sterna_engine::identity::Identity;
+use sterna_image::ImageStore;
 use sterna_proto::message::AttemptId;
 use sterna_vmm::VmmError;
 use tokio::runtime::Handle;
@@ -24,20 +25,26 @@ pub(crate) struct Agent {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) guests: Arc<Guests>,
     pub(crate) moves: Moves,
+    /// RAM of guests that have left, if this host keeps it.
+    pub(crate) images: Option<Arc<ImageStore>>,
     /// Where tasks are started from threads that are none of the runtime's.
     pub(crate) runtime: Handle,
     ending: AtomicBool,
 }
 
+/// What an agent is made of.
+pub(crate) struct Parts {
+    pub(crate) identity: Identity,
+    pub(crate) journal: Journal,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) images: Option<Arc<ImageStore>>,
+    pub(crate) runtime: Handle,
+}
+
 impl Agent {
     /// An agent without guests.
-    pub(crate) fn new(
-        settings: Settings,
-        identity: Identity,
-        journal: Journal,
-        hypervisor: Arc<dyn Hypervisor>,
-        runtime: Handle,
-    ) -> Self {
+    pub(crate) fn new(settings: Settings, parts: Parts) -> Self {
+        let Parts { identity, journal, hypervisor, images, runtime } = parts;
         Self {
             settings,
             identity,
@@ -45,6 +52,7 @@ impl Agent {
             hypervisor,
             guests: Arc::default(),
             moves: Moves::default(),
+            images,
             runtime,
             ending: AtomicBool::new(false),
         }

@@ -1,7 +1,8 @@
 //! A hypervisor for tests: its guests are idle processes without a virtual machine.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Parts};
 use crate::hypervisor::{Ended, GuestProcess, Hypervisor, Prepared, Running};
+use crate::images;
 use crate::journal::Journal;
 use crate::settings::{PeerArguments, Settings};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -30,13 +31,17 @@ pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
         move_port: 0,
         qemu: None,
         peer_arguments: PeerArguments::Refused,
+        images_bytes_max: 8 << 20,
     };
     let fake = Arc::new(FakeHypervisor::default());
     let journal = Journal::open(&settings.state).unwrap();
     let identity = identity(&settings.identity);
     let runtime = tokio::runtime::Handle::current();
     let hypervisor = Arc::clone(&fake) as Arc<dyn Hypervisor>;
-    (Arc::new(Agent::new(settings, identity, journal, hypervisor, runtime)), fake)
+    std::fs::create_dir_all(&settings.runtime).unwrap();
+    let images = images::open(&settings).unwrap();
+    let parts = Parts { identity, journal, hypervisor, images, runtime };
+    (Arc::new(Agent::new(settings, parts)), fake)
 }
 
 /// An identity that trusts itself alone.

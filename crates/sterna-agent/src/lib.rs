@@ -37,6 +37,7 @@ mod guest;
 mod guests;
 mod host;
 mod hypervisor;
+mod images;
 mod journal;
 mod moves;
 mod qemu;
@@ -49,7 +50,7 @@ pub use journal::JournalError;
 pub use qemu::examine;
 pub use settings::{PeerArguments, SOCKET_FILE, Settings};
 
-use agent::Agent;
+use agent::{Agent, Parts};
 use host::AgentHost;
 use server::{Origin, TlsListener, router};
 use std::io;
@@ -62,6 +63,7 @@ use sterna_api::{Finding, Verdict};
 use sterna_core::limits::StageLimits;
 use sterna_engine::destination::Listener;
 use sterna_engine::identity::{Identity, IdentityError};
+use sterna_image::ImageError;
 use tokio::runtime::Runtime;
 
 /// How long threads that still run when the agent ends are waited for.
@@ -88,6 +90,9 @@ pub enum AgentError {
     /// There is no identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// RAM of guests that have left cannot be kept, or not removed.
+    #[error(transparent)]
+    Images(#[from] ImageError),
     /// There is no hypervisor.
     #[error("this host has no usable hypervisor: {0}")]
     Hypervisor(String),
@@ -114,13 +119,10 @@ pub fn serve(settings: Settings) -> Result<(), AgentError> {
     let hypervisor = qemu::Qemu::find(settings.qemu.as_deref(), &settings.runtime)
         .map_err(|findings| AgentError::Hypervisor(in_words(&findings)))?;
     let runtime = Runtime::new().map_err(AgentError::Runtime)?;
-    let agent = Arc::new(Agent::new(
-        settings,
-        identity,
-        journal,
-        Arc::new(hypervisor),
-        runtime.handle().clone(),
-    ));
+    let images = images::open(&settings)?;
+    let (hypervisor, handle) = (Arc::new(hypervisor), runtime.handle().clone());
+    let parts = Parts { identity, journal, hypervisor, images, runtime: handle };
+    let agent = Arc::new(Agent::new(settings, parts));
     let ended = runtime.block_on(run(agent));
     runtime.shutdown_timeout(THREADS_END_MAX);
     ended

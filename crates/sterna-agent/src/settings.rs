@@ -38,6 +38,8 @@ pub struct Settings {
     pub qemu: Option<PathBuf>,
     /// Whether hypervisor arguments are taken from other hosts.
     pub peer_arguments: PeerArguments,
+    /// Bytes of disk for the RAM of guests that have left, at most; none is kept if 0.
+    pub images_bytes_max: u64,
 }
 
 /// Name of the unix socket in the runtime folder.

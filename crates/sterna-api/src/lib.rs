@@ -14,6 +14,8 @@
 //!   GET    /v1/moves                       [MoveView]
 //!   GET    /v1/moves/{id}                  MoveView; ?wait_ms=N&seen=VERSION waits for news
 //!   DELETE /v1/moves/{id}                  asks the move to end → 202 MoveView
+//!   GET    /v1/images                      [ImageView], oldest first
+//!   DELETE /v1/images/{guest}              by name or id → ImageView, as it was
 //! ```
 //!
 //! Whatever fails is answered with an [`ApiError`] and the status of its code. Writes carry ids
@@ -25,6 +27,7 @@
 mod error;
 mod guest;
 mod host;
+mod images;
 mod moves;
 pub mod paths;
 mod plan;
@@ -32,5 +35,6 @@ mod plan;
 pub use error::{ApiError, ErrorCode};
 pub use guest::{GuestState, GuestView, RunGuest, StartGuest};
 pub use host::{Finding, HostInfo, Verdict};
+pub use images::ImageView;
 pub use moves::{Direction, MoveRequest, MoveState, MoveView, STREAMS_DEFAULT};
 pub use plan::{OBSERVE_MS_DEFAULT, OBSERVE_MS_MAX, PlanRequest, PlanView};

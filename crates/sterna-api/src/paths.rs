@@ -18,6 +18,10 @@ pub const GUEST_MOVES: &str = "/v1/guests/{name}/moves";
 pub const MOVES: &str = "/v1/moves";
 /// One move, as a pattern.
 pub const MOVE: &str = "/v1/moves/{id}";
+/// All kept RAM images.
+pub const IMAGES: &str = "/v1/images";
+/// One guest's image, as a pattern.
+pub const IMAGE: &str = "/v1/images/{guest}";
 
 /// Port of the interface over HTTPS.
 pub const API_PORT: u16 = 7400;

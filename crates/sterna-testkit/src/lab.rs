@@ -27,13 +27,24 @@ pub enum Place {
     Loopback,
 }
 
-/// Two hosts with agents.
+/// How many hosts a lab has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hosts {
+    /// A and B.
+    Two,
+    /// C, too.
+    Three,
+}
+
+/// Hosts with agents.
 #[derive(Debug)]
 pub struct Lab {
     /// Where the hosts are.
     pub place: Place,
+    hosts: &'static [Host],
     program: PathBuf,
     folder: PathBuf,
+    agent_options: Vec<String>,
     agents: Vec<RunningAgent>,
 }
 
@@ -63,7 +74,25 @@ impl Lab {
         folder: &Path,
     ) -> Result<Self> {
         let topology = Topology::new(prefix, rate)?;
-        Self::start(Place::Namespaces(topology), program, folder)
+        Self::start(Place::Namespaces(topology), Hosts::Two, &[], (program, folder))
+    }
+
+    /// As [`Lab::in_namespaces`], with as many hosts and with options of their agents, and a link as fast as
+    /// the kernel can.
+    ///
+    /// # Errors
+    /// If namespaces or agents cannot be started.
+    pub fn with(
+        prefix: &str,
+        hosts: Hosts,
+        agent_options: &[&str],
+        (program, folder): (&Path, &Path),
+    ) -> Result<Self> {
+        let topology = match hosts {
+            Hosts::Two => Topology::new(prefix, LinkRate::Unshaped)?,
+            Hosts::Three => Topology::of_three(prefix, LinkRate::Unshaped)?,
+        };
+        Self::start(Place::Namespaces(topology), hosts, agent_options, (program, folder))
     }
 
     /// As [`Lab::in_namespaces`] where they are allowed, else on loopback; says which.
@@ -75,17 +104,28 @@ impl Lab {
             Ok(()) => Self::in_namespaces(prefix, rate, program, folder),
             Err(why) => {
                 eprintln!("no network namespaces ({why}): both hosts on loopback, unshaped");
-                Self::start(Place::Loopback, program, folder)
+                Self::start(Place::Loopback, Hosts::Two, &[], (program, folder))
             }
         }
     }
 
-    fn start(place: Place, program: &Path, folder: &Path) -> Result<Self> {
-        let program = program.to_path_buf();
-        let mut lab = Self { place, program, folder: folder.to_path_buf(), agents: Vec::new() };
+    fn start(
+        place: Place,
+        hosts: Hosts,
+        agent_options: &[&str],
+        (program, folder): (&Path, &Path),
+    ) -> Result<Self> {
+        let hosts: &'static [Host] = match hosts {
+            Hosts::Two => &[Host::A, Host::B],
+            Hosts::Three => &[Host::A, Host::B, Host::C],
+        };
+        let (program, folder) = (program.to_path_buf(), folder.to_path_buf());
+        let agent_options = agent_options.iter().map(|word| (*word).to_owned()).collect();
+        let agents = Vec::new();
+        let mut lab = Self { place, hosts, program, folder, agent_options, agents };
         let authority = lab.folder.join("authority");
         lab.run_sterna(&["pki", "init", text(&authority)?])?;
-        for host in [Host::A, Host::B] {
+        for host in hosts.iter().copied() {
             let identity = lab.folder.join(host.name()).join("identity");
             let address = lab.address(host);
             let words = ["pki", "host", text(&authority)?, host.name(), "--address", &address];
@@ -104,6 +144,12 @@ impl Lab {
             (Place::Loopback, Host::B) => "127.0.0.2".into(),
             (Place::Loopback, Host::C) => "127.0.0.3".into(),
         }
+    }
+
+    /// All hosts.
+    #[must_use]
+    pub fn hosts(&self) -> &'static [Host] {
+        self.hosts
     }
 
     /// The topology, if the hosts are in namespaces.

@@ -1,6 +1,7 @@
 //! `sterna agent`
 
 use crate::exit::Exit;
+use crate::units;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use std::io::IsTerminal as _;
@@ -41,6 +42,10 @@ pub(crate) struct AgentArgs {
     /// of the cluster can then run any program here
     #[arg(long)]
     accept_peer_arguments: bool,
+    /// Keep the RAM of guests that have left, sealed, in this much of the state folder at most:
+    /// what has not changed when they come back is not sent again
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, default_value = "0")]
+    keep_images: u64,
     /// How log lines are written
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -69,6 +74,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<Exit> {
         } else {
             PeerArguments::Refused
         },
+        images_bytes_max: args.keep_images,
     };
     sterna_agent::serve(settings)?;
     Ok(Exit::Done)

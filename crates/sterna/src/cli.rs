@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::exit::{self, Exit};
-use crate::{agent, client, doctor, history, migrate, moves, pki, plan, vm};
+use crate::{agent, client, doctor, history, images, migrate, moves, pki, plan, vm};
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Move running virtual machines between hosts
@@ -49,6 +49,9 @@ enum Command {
     /// List, show and cancel moves
     #[command(subcommand)]
     Moves(moves::MovesCommand),
+    /// List and drop the RAM that is kept of guests that have left
+    #[command(subcommand)]
+    Images(images::ImagesCommand),
     /// Say what this host lacks to run and move guests, and how to get it
     Doctor(doctor::DoctorArgs),
     /// Make the certificates by which hosts know each other
@@ -69,6 +72,7 @@ impl Cli {
             Command::History(args) => block_on(history::run(args, &global)),
             Command::Migrate(args) => block_on(migrate::run(*args, &global)),
             Command::Moves(command) => block_on(moves::run(command, &global)),
+            Command::Images(command) => block_on(images::run(command, &global)),
         }
     }
 }

@@ -8,6 +8,7 @@ mod client;
 mod doctor;
 mod exit;
 mod history;
+mod images;
 mod migrate;
 mod moves;
 mod output;

@@ -288,7 +288,7 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         stages: StageLimits::default(),
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
         push: outgoing.request.push,
-        keeper: None,
+        keeper: agent.keeper(),
         to: target.address,
         to_name: target.name,
         identity: agent.identity.clone(),

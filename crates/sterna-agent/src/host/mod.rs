@@ -221,8 +221,8 @@ impl Host for AgentHost {
         Ok(destination)
     }
 
-    fn known_pages(&self, _attempt: AttemptId) -> Option<Arc<dyn KnownPages>> {
-        None
+    fn known_pages(&self, attempt: AttemptId) -> Option<Arc<dyn KnownPages>> {
+        self.0.image_of(attempt.guest)
     }
 
     fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()> {
@@ -271,6 +271,9 @@ impl Host for AgentHost {
     }
 
     fn ended(&self, attempt: AttemptId, ending: &Ending) {
+        if *ending == Ending::Active {
+            self.0.drop_image_of(attempt.guest);
+        }
         if let Some(guest) = self.0.guests.by_id(attempt.guest) {
             guest.tell_blocking(Request::Arrived(attempt, ending.clone()));
         }

@@ -7,6 +7,7 @@
 mod answer;
 mod console;
 mod guests;
+mod images;
 mod moves;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ pub(crate) use tls::TlsListener;
 use crate::agent::Agent;
 use answer::Refusal;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -47,6 +48,8 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
         .route(paths::GUEST_MOVES, post(moves::begin))
         .route(paths::MOVES, get(moves::list))
         .route(paths::MOVE, get(moves::show).delete(moves::cancel))
+        .route(paths::IMAGES, get(images::list))
+        .route(paths::IMAGE, delete(images::remove))
         .fallback(async || Refusal(ApiError::new(ErrorCode::NotFound, "there is no such path")))
         .method_not_allowed_fallback(async || {
             Refusal(ApiError::new(ErrorCode::MethodNotAllowed, "not with this method"))

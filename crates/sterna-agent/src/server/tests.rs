@@ -6,9 +6,12 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode, header};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
-use sterna_api::{GuestState, GuestView, MoveView};
+use sterna_api::{GuestState, GuestView, ImageView, MoveView};
 use sterna_core::limits::Limits;
+use sterna_page::{PAGE_SIZE, PageNumber, PageSet, RamBlock, RamLayout};
+use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 use tower::ServiceExt as _;
+use uuid::Uuid;
 
 const ID: &str = "00000000-0000-0000-0000-000000000007";
 
@@ -91,6 +94,7 @@ async fn every_error_has_its_code_and_status() {
         (Method::POST, "/v1/guests/a/plan", r#"{"to":"b","observe_ms":0}"#, 422, Invalid),
         (Method::POST, "/v1/guests/b/plan", r#"{"to":"b"}"#, 404, NotFound),
         (Method::GET, no_move.as_str(), "", 404, NotFound),
+        (Method::DELETE, "/v1/images/b", "", 404, NotFound),
         (Method::DELETE, "/v1/moves/x", "", 400, BadRequest),
     ] {
         let (got, error) = caller.error(method.clone(), path, body).await;
@@ -165,4 +169,38 @@ async fn a_guest_whose_hypervisor_ends_is_shown_as_crashed() {
     assert_eq!(crashed.pid, None);
     let recorded = caller.agent.journal.guests().unwrap();
     assert!(matches!(recorded[0].place, crate::records::Place::Crashed { .. }), "{recorded:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_of_a_guest_is_listed_and_dropped() {
+    let caller = Caller::new(Origin::Local);
+    assert!(caller.get::<Vec<ImageView>>(paths::IMAGES).await.is_empty());
+    caller.start(ID, "a").await;
+    let store = caller.agent.images.clone().unwrap();
+    let unknown = Uuid::new_v4();
+    for guest in [ID.parse().unwrap(), unknown] {
+        let memory = small_memory();
+        store.keep(guest, &memory, &PageSet::empty(memory.pages())).unwrap();
+    }
+    let images: Vec<ImageView> = caller.get(paths::IMAGES).await;
+    let names: Vec<_> = images.iter().map(|image| (image.guest.0, image.name.clone())).collect();
+    assert_eq!(names, [(ID.parse().unwrap(), Some("a".into())), (unknown, None)]);
+    assert!(images.iter().all(|image| image.pages == 1 && image.kept_unix_ms > 0));
+    for guest in ["a".to_owned(), unknown.to_string()] {
+        let path = paths::with(paths::IMAGE, &guest);
+        let (status, _) = caller.send(Method::DELETE, &path, String::new()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(caller.error(Method::DELETE, &path, "").await.0, 404);
+    }
+    assert!(caller.get::<Vec<ImageView>>(paths::IMAGES).await.is_empty());
+}
+
+/// RAM with one page that is not zero.
+fn small_memory() -> GuestMemory {
+    let size_bytes = 1 << 20;
+    let block = RamBlock { name: "ram".into(), size_bytes, host_page_bytes: 4096 };
+    let file = create_shared("ram", size_bytes, HugePages::No).unwrap();
+    let memory = GuestMemory::open(RamLayout::new(vec![block]).unwrap(), vec![file]).unwrap();
+    memory.write(PageNumber(3), &[1; PAGE_SIZE]).unwrap();
+    memory
 }

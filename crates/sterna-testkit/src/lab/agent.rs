@@ -59,6 +59,7 @@ impl Lab {
             .arg("--identity")
             .arg(folder.join("identity"))
             .arg("--accept-peer-arguments")
+            .args(&self.agent_options)
             .stdin(Stdio::null())
             .stdout(log_file.try_clone()?)
             .stderr(log_file);

@@ -88,8 +88,7 @@ impl Lab {
     /// If it cannot be made.
     pub fn make_taps(&self) -> Result<()> {
         if let Place::Namespaces(topology) = &self.place {
-            topology.tap(Host::A, TAP)?;
-            topology.tap(Host::B, TAP)?;
+            self.hosts.iter().try_for_each(|host| topology.tap(*host, TAP))?;
         }
         Ok(())
     }
@@ -194,7 +193,7 @@ fn view(lab: &Lab, host: Host, guest: &str) -> Result<Value> {
 
 /// Ends every guest of every agent that still answers.
 pub(super) fn stop_all(lab: &Lab) {
-    for host in [Host::A, Host::B] {
+    for host in lab.hosts().iter().copied() {
         let Ok(list) = lab.run(host, &["vm", "list", "--output", "json"]) else { continue };
         let Ok(guests) = serde_json::from_str::<Vec<Value>>(&list) else { continue };
         for guest in guests.iter().filter_map(|guest| guest["name"].as_str()) {

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use sterna_testkit::image::GuestImage;
-use sterna_testkit::lab::{Following, GuestPlan, Lab};
-use sterna_testkit::net::{Host, LinkRate, namespaces_allowed};
+use sterna_testkit::lab::{Following, GuestPlan, Hosts, Lab};
+use sterna_testkit::net::{Host, namespaces_allowed};
 use sterna_testkit::probe::{ConsoleLog, MoveLog};
 use sterna_testkit::recorder::{Bytes, Line, Rate, Workload};
 use tempfile::TempDir;
@@ -77,12 +77,17 @@ impl World {
     /// Makes hosts whose namespaces carry `prefix`, without a guest; nothing, with the reason
     /// printed, where that is not possible.
     pub(crate) fn empty(prefix: &str) -> Result<Option<Self>> {
+        Self::of(prefix, Hosts::Two, &[])
+    }
+
+    /// As [`World::empty`], with as many hosts, and options of their agents.
+    pub(crate) fn of(prefix: &str, hosts: Hosts, agent_options: &[&str]) -> Result<Option<Self>> {
         if let Err(why) = possible() {
             eprintln!("skipped: {why:#}");
             return Ok(None);
         }
         let folder = tempfile::tempdir()?;
-        let lab = Lab::in_namespaces(prefix, LinkRate::Unshaped, Path::new(STERNA), folder.path())?;
+        let lab = Lab::with(prefix, hosts, agent_options, (Path::new(STERNA), folder.path()))?;
         lab.make_taps()?;
         let (following, console, moves) = (BTreeMap::new(), ConsoleLog::new(), MoveLog::default());
         Ok(Some(Self { following, console, moves, lab, folder }))
@@ -91,14 +96,19 @@ impl World {
     /// As [`World::empty`], with a guest that works on host a.
     pub(crate) fn with(prefix: &str, plan: &GuestPlan) -> Result<Option<Self>> {
         let Some(mut world) = Self::empty(prefix)? else { return Ok(None) };
-        world.lab.start_guest(Host::A, plan)?;
-        world.follow(Host::A)?;
-        let begun = |line: &Line| matches!(line, Line::Ready { .. } | Line::Error(_));
-        let line = world.console.wait_for(0, LIMIT, begun).context("the guest did not boot")?;
-        ensure!(matches!(line, Line::Ready { .. }), "the guest does not begin: {line:?}");
-        world.console.wait_for_ticks(100, LIMIT)?;
-        world.runs_on_what_was_asked_for(Host::A)?;
+        world.start(plan)?;
         Ok(Some(world))
+    }
+
+    /// Starts a guest on host a, and waits until it works.
+    pub(crate) fn start(&mut self, plan: &GuestPlan) -> Result<()> {
+        self.lab.start_guest(Host::A, plan)?;
+        self.follow(Host::A)?;
+        let begun = |line: &Line| matches!(line, Line::Ready { .. } | Line::Error(_));
+        let line = self.console.wait_for(0, LIMIT, begun).context("the guest did not boot")?;
+        ensure!(matches!(line, Line::Ready { .. }), "the guest does not begin: {line:?}");
+        self.console.wait_for_ticks(100, LIMIT)?;
+        self.runs_on_what_was_asked_for(Host::A)
     }
 
     /// A folder of the test's own.

@@ -38,9 +38,10 @@ impl World {
     /// Waits until the guest runs on this host, by its agent, its own ticks and its answers, and
     /// nowhere else: no other hypervisor exists.
     pub(crate) fn runs_only_on(&self, host: Host) -> Result<()> {
-        let other = if host == Host::A { Host::B } else { Host::A };
         self.becomes(host, "running")?;
-        self.becomes_empty(other)?;
+        for other in self.lab.hosts().iter().filter(|other| **other != host) {
+            self.becomes_empty(*other)?;
+        }
         ensure!(self.qemus(host)?.len() == 1, "hypervisors on {}: not one", host.name());
         self.runs_on_what_was_asked_for(host)?;
         self.ticks_and_answers()

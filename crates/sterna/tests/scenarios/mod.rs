@@ -8,6 +8,7 @@ mod following;
 mod free_pages;
 mod held_back;
 mod inflated;
+mod kept;
 mod native;
 mod page_sizes;
 mod planning;

@@ -1,0 +1,60 @@
+//! RAM images of guests that have left, kept for when they come back (memory reuse: Akiyama et al., CLOUD
+//! 2012; Knauth and Fetzer, VeCycle, Middleware 2015).
+//!
+//! ```text
+//!   a guest leaves ─▶ ImageStore::keep ─▶ <guest>.writing ─▶ <guest>.image
+//!   it comes back  ─▶ ImageStore::find ─▶ Image: what is there, and its pages by content
+//!   it runs here   ─▶ ImageStore::remove
+//! ```
+//!
+//! An image is a set of pages, not a copy of a guest: each content is there once, zero pages and those that
+//! are likely to change are not. Nothing is trusted: whoever reads a page makes sure of its hash.
+//!
+//! **At rest** images are sealed with AES-256-GCM under keys that stand only in a file of the runtime folder,
+//! which does not survive a reboot. A disk that is stolen or thrown away tells nothing; images whose keys are
+//! gone are removed when the store is opened.
+//!
+//! **Budget.** All images together have at most the bytes that the store was given. Room is made by removing
+//! the oldest; an image that does not fit by itself ends where the room does.
+
+#![forbid(unsafe_code)]
+
+mod image;
+mod keys;
+mod store;
+mod writing;
+
+pub use image::Image;
+pub use store::{ImageInfo, ImageStore, Kept};
+
+use std::io;
+use thiserror::Error;
+
+/// Why an image cannot be kept or read.
+#[derive(Debug, Error)]
+pub enum ImageError {
+    /// The file system.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not what its name says, was damaged, or sealed under other keys.
+    #[error("this is no image of these keys")]
+    Unreadable,
+    /// The guest's memory cannot be read.
+    #[error("cannot read the guest's memory")]
+    Memory(#[from] sterna_sys::memory::MemoryError),
+    /// It is wanted no more.
+    #[error("the image is wanted no more")]
+    Cancelled,
+}
+
+impl ImageError {
+    fn io(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
