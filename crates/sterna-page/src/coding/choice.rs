@@ -26,6 +26,9 @@ const TRY_PAGES: usize = 16;
 /// One of so many parts of the time may go into tries, and one of so many pages.
 const TRY_SHARE: u32 = 50;
 
+/// A class of which none of so many pages was is not waited for.
+const LOOKED_PAGES: usize = 4096;
+
 /// What the newest measurement counts for.
 const NEWEST: f64 = 0.25;
 
@@ -66,6 +69,7 @@ struct Measure {
 pub struct Choice {
     measures: [[Option<Measure>; Coder::ALL.len()]; PageClass::CODED.len()],
     next_try: [usize; PageClass::CODED.len()],
+    seen: [bool; PageClass::CODED.len()],
     spent: Duration,
     trying: Duration,
     pages: usize,
@@ -88,6 +92,7 @@ impl Choice {
     /// they are.
     pub fn next(&mut self, class: PageClass, pages: usize, pace: Pace) -> (Option<Coder>, usize) {
         let Some(index) = index(class) else { return (None, pages) };
+        self.seen[index] = true;
         let trial = self.trial(class, index);
         self.is_try = trial.is_some();
         let (coder, pages) = match trial {
@@ -103,9 +108,14 @@ impl Choice {
     pub fn may_code(&self, pace: Pace) -> bool {
         self.may_try()
             || PageClass::CODED.iter().zip(0..).any(|(class, index)| {
-                class.coders().iter().any(|coder| self.measures[index][*coder as usize].is_none())
+                let may_come = self.seen[index] || self.pages < LOOKED_PAGES;
+                may_come && class.coders().iter().any(|coder| !self.knows(index, *coder))
                     || self.best(*class, index, pace).is_some()
             })
+    }
+
+    fn knows(&self, index: usize, coder: Coder) -> bool {
+        self.measures[index][coder as usize].is_some()
     }
 
     fn may_try(&self) -> bool {
@@ -115,8 +125,7 @@ impl Choice {
     /// A coder that nothing, or nothing new, is known of.
     fn trial(&mut self, class: PageClass, index: usize) -> Option<Coder> {
         let coders = class.coders();
-        let unknown = |coder: &&Coder| self.measures[index][**coder as usize].is_none();
-        if let Some(coder) = coders.iter().find(unknown) {
+        if let Some(coder) = coders.iter().find(|coder| !self.knows(index, **coder)) {
             return Some(*coder);
         }
         if !self.may_try() {

@@ -246,3 +246,16 @@ fn pages_need_not_be_looked_at_where_no_coding_pays() {
     assert!(choice.may_code(Pace { sent: 2e9, link: 100e6 }));
     assert_eq!(choice.next(PageClass::Zero, 5, Pace { sent: 2e9, link: 1e6 }), (None, 5));
 }
+
+#[test]
+fn nobody_waits_for_classes_that_a_guest_does_not_have() {
+    let mut choice = knowing(PageClass::Bytes, &TEXT);
+    let pace = Pace { sent: 2e9, link: f64::INFINITY };
+    assert!(choice.may_code(pace), "others may come");
+    for _ in 0..4096 / RUN {
+        assert_eq!(choice.next(PageClass::Bytes, RUN, pace).0, None);
+    }
+    assert!(!choice.may_code(pace));
+    choice.next(PageClass::Sparse, 1, pace);
+    assert!(choice.may_code(pace), "one has come");
+}
