@@ -12,7 +12,7 @@ use sterna_api::{ApiError, ErrorCode};
 use sterna_core::journal::SourceRecord;
 use sterna_engine::SourceJournal;
 use sterna_engine::identity::Identity;
-use sterna_image::ImageStore;
+use sterna_known::ImageStore;
 use sterna_proto::message::AttemptId;
 use sterna_vmm::VmmError;
 use tokio::runtime::Handle;

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use sterna_api::Finding;
 use sterna_engine::identity::Identity;
-use sterna_page::{PAGE_SIZE_BYTES, PageSet, RamBlock, RamLayout};
+use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageSet, RamBlock, RamLayout};
 use sterna_proto::message::Reason;
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 use sterna_vmm::{
@@ -214,17 +214,21 @@ impl GuestProcess for FakeGuest {
     }
 
     fn destination(&self) -> Result<Box<dyn Destination>, VmmError> {
+        let memory = self.memory();
+        let layout = memory.layout().clone();
+        Ok(Box::new(FakeDestination { state: Arc::clone(&self.state), layout, memory }))
+    }
+
+    /// One page of it is that of every fake guest.
+    fn memory(&self) -> Arc<GuestMemory> {
         let size_bytes = self.definition.memory_bytes;
         let host_page_bytes = PAGE_SIZE_BYTES;
         let block = RamBlock { name: "ram0".into(), size_bytes, host_page_bytes };
         let layout = RamLayout::new(vec![block]).unwrap();
         let file = create_shared("ram0", size_bytes, HugePages::No).unwrap();
-        let memory = GuestMemory::open(layout.clone(), vec![file]).unwrap();
-        Ok(Box::new(FakeDestination {
-            state: Arc::clone(&self.state),
-            layout,
-            memory: Arc::new(memory),
-        }))
+        let memory = GuestMemory::open(layout, vec![file]).unwrap();
+        memory.write(PageNumber(1), &[1; PAGE_SIZE]).unwrap();
+        Arc::new(memory)
     }
 
     fn taken_over(&self) -> Box<dyn Destination> {

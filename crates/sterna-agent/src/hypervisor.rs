@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use sterna_api::Finding;
 use sterna_proto::message::Reason;
+use sterna_sys::memory::GuestMemory;
 use sterna_vmm::{Destination, GuestDefinition, NativeWay, Source, VmmError};
 
 /// How a hypervisor says that its guest stands.
@@ -36,6 +37,9 @@ pub(crate) trait GuestProcess: fmt::Debug + Send + Sync {
 
     /// Path of the unix socket that carries the console.
     fn console(&self) -> &Path;
+
+    /// The guest's RAM, which lives on as long as anybody has it.
+    fn memory(&self) -> Arc<GuestMemory>;
 
     /// Whether the guest runs.
     fn running(&self) -> Result<Running, VmmError>;

@@ -5,7 +5,7 @@ use crate::settings::Settings;
 use std::io;
 use std::sync::Arc;
 use sterna_engine::Keeper;
-use sterna_image::{ImageError, ImageStore};
+use sterna_known::{ImageError, ImageStore};
 use sterna_page::PageSet;
 use sterna_page::known::KnownPages;
 use sterna_proto::message::{AttemptId, GuestId};

@@ -39,6 +39,7 @@ mod host;
 mod hypervisor;
 mod images;
 mod journal;
+mod known;
 mod moves;
 mod qemu;
 mod records;
@@ -63,7 +64,7 @@ use sterna_api::{Finding, Verdict};
 use sterna_core::limits::StageLimits;
 use sterna_engine::destination::Listener;
 use sterna_engine::identity::{Identity, IdentityError};
-use sterna_image::ImageError;
+use sterna_known::ImageError;
 use tokio::runtime::Runtime;
 
 /// How long threads that still run when the agent ends are waited for.

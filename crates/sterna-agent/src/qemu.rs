@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use sterna_api::{Finding, Verdict};
 use sterna_proto::message::{Reason, ReasonCode};
+use sterna_sys::memory::GuestMemory;
 use sterna_vmm::qemu::probe::{self, Probe};
 use sterna_vmm::qemu::{
     Ending, QemuBinary, QemuDestination, QemuGuest, QemuRecord, QemuSource, QemuStatus, StartMode,
@@ -213,6 +214,10 @@ impl GuestProcess for Process {
 
     fn destination(&self) -> Result<Box<dyn Destination>, VmmError> {
         Ok(Box::new(QemuDestination::attach(&self.guest)?))
+    }
+
+    fn memory(&self) -> Arc<GuestMemory> {
+        self.guest.memory()
     }
 
     fn taken_over(&self) -> Box<dyn Destination> {

@@ -18,6 +18,9 @@ pub enum DefinitionError {
     /// The name would not be safe as part of a file name.
     #[error("guest name {0:?} is not 1 to {NAME_LENGTH_MAX} letters, digits, dots, dashes")]
     Name(String),
+    /// A group that is no word.
+    #[error("group {0:?} is not 1 to {NAME_LENGTH_MAX} letters, digits, dots, dashes")]
+    Group(String),
     /// Not enough memory, or not whole MiB.
     #[error("{0} bytes of memory: at least {MEMORY_BYTES_MIN}, in whole MiB")]
     Memory(u64),
@@ -160,9 +163,19 @@ pub struct GuestDefinition {
     /// runs, no. Nothing without a balloon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balloon_yields: Option<bool>,
+    /// Whose the guest is, in a word of the operator's: only guests of one group may have their pages
+    /// compared with each other's, to spare what the destination has already. None: with nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Further QEMU arguments, given as they are. May make the guest immovable.
     #[serde(default)]
     pub qemu_args: Vec<String>,
+}
+
+fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    begins && text.len() <= NAME_LENGTH_MAX && text.chars().all(fits)
 }
 
 fn one() -> u32 {
@@ -181,10 +194,11 @@ impl GuestDefinition {
     /// # Errors
     /// With the first field that is wrong.
     pub fn validate(&self) -> Result<(), DefinitionError> {
-        let name_ok = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let starts_ok = self.name.starts_with(|c: char| c.is_ascii_alphanumeric());
-        if !starts_ok || self.name.len() > NAME_LENGTH_MAX || !self.name.chars().all(name_ok) {
+        if !is_name(&self.name) {
             return Err(DefinitionError::Name(self.name.clone()));
+        }
+        if let Some(group) = self.group.as_ref().filter(|group| !is_name(group)) {
+            return Err(DefinitionError::Group(group.clone()));
         }
         if self.memory_bytes < MEMORY_BYTES_MIN || !self.memory_bytes.is_multiple_of(1 << 20) {
             return Err(DefinitionError::Memory(self.memory_bytes));
@@ -241,6 +255,15 @@ mod tests {
         for name in ["", "..", "../x", "a/b", "a b", "-x", &"x".repeat(65)] {
             let guest = GuestDefinition { name: name.into(), ..definition() };
             assert!(matches!(guest.validate(), Err(DefinitionError::Name(_))), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_a_word_like_a_name() {
+        let of = |group: &str| GuestDefinition { group: Some(group.into()), ..definition() };
+        assert_eq!(of("tenant-a").validate(), Ok(()));
+        for group in ["", "a b", "../a", &"x".repeat(65)] {
+            assert!(matches!(of(group).validate(), Err(DefinitionError::Group(_))), "{group:?}");
         }
     }
 

@@ -28,6 +28,7 @@ use sterna_api::{ApiError, ErrorCode, GuestView, MoveRequest, PlanRequest, PlanV
 use sterna_core::destination::Ending;
 use sterna_core::receipt::Receipt;
 use sterna_proto::message::{AttemptId, GuestId};
+use sterna_sys::memory::GuestMemory;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that wait for a guest's task.
@@ -47,6 +48,8 @@ pub(crate) enum Request {
     /// The guest's process, if it arrives by this attempt: a guest that runs here must never be
     /// given to whoever asks about another attempt, as it would be discarded.
     Arriving(AttemptId, oneshot::Sender<Option<Arc<dyn GuestProcess>>>),
+    /// The RAM of the guest, if it is of this group and no move has it.
+    Ram(String, oneshot::Sender<Option<Arc<GuestMemory>>>),
     /// A move to another host has ended; without a receipt if its thread failed.
     Left(Box<OutgoingRecord>, Option<Box<Receipt>>),
     /// A move to this host has ended; means nothing unless the guest arrives by it.

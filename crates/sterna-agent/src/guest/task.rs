@@ -11,6 +11,7 @@ use crate::records::{Elsewhere, GuestRecord, Place};
 use std::sync::Arc;
 use sterna_api::{ApiError, Direction, ErrorCode, GuestState, GuestView, RunGuest};
 use sterna_proto::message::AttemptId;
+use sterna_sys::memory::GuestMemory;
 use tokio::sync::mpsc;
 
 /// Whether a move has the guest.
@@ -116,6 +117,7 @@ impl Task {
                 self.planned = planned.or(self.planned.take());
             }
             Request::Arriving(attempt, reply) => drop(reply.send(self.arriving(attempt))),
+            Request::Ram(group, reply) => drop(reply.send(self.ram_for(&group))),
             Request::Stop(reply) => {
                 let stopped = self.stop().await;
                 let next = if stopped.is_ok() { Next::End } else { Next::Continue };
@@ -190,6 +192,14 @@ impl Task {
     /// The process of a guest that arrives by this attempt.
     fn arriving(&self, attempt: AttemptId) -> Option<Arc<dyn GuestProcess>> {
         self.process.clone().filter(|_| self.arrives_by(attempt))
+    }
+
+    /// The guest's RAM, for another of this group.
+    fn ram_for(&self, group: &str) -> Option<Arc<GuestMemory>> {
+        let of_group = self.record.definition.group.as_deref() == Some(group);
+        let rests =
+            self.record.place == Place::Here && !matches!(self.activity, Activity::Moving(_));
+        self.process.as_ref().filter(|_| of_group && rests).map(|process| process.memory())
     }
 
     fn arrives_by(&self, attempt: AttemptId) -> bool {

@@ -222,7 +222,7 @@ impl Host for AgentHost {
     }
 
     fn known_pages(&self, attempt: AttemptId) -> Option<Arc<dyn KnownPages>> {
-        self.0.image_of(attempt.guest)
+        self.0.known_of(attempt.guest)
     }
 
     fn record(&self, attempt: AttemptId, record: DestinationRecord) -> io::Result<()> {

@@ -195,3 +195,28 @@ async fn a_guest_that_runs_here_is_not_given_to_whoever_asks() {
     assert!(fixture.fake.newest().lives());
     assert!(fixture.guests().get("web-1").is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_guests_of_its_group_spare_a_guest_pages() {
+    let fixture = Fixture::new();
+    let comes = |id: u128, group: Option<&str>| {
+        let name = format!("web-{id}");
+        let mut offer = Offer { name: name.clone(), ..offer() };
+        offer.definition["name"] = name.into();
+        offer.definition["group"] = serde_json::json!(group);
+        let attempt = AttemptId { guest: GuestId(Uuid::from_u128(id)), epoch: Epoch(1) };
+        let host = Arc::clone(&fixture.host);
+        blocking(move || {
+            host.reserve(attempt, &offer, &PeerName("b".into())).map(drop).unwrap();
+            let known = host.known_pages(attempt).map(|known| known.summary().len());
+            host.ended(attempt, &Ending::Active);
+            known
+        })
+    };
+    assert_eq!(comes(1, Some("a")).await, None);
+    assert_eq!(comes(2, None).await, None);
+    assert_eq!(comes(3, None).await, None);
+    assert_eq!(comes(4, Some("b")).await, None);
+    // Every fake guest has the same page.
+    assert_eq!(comes(5, Some("a")).await, Some(1));
+}

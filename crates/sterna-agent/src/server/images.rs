@@ -9,7 +9,7 @@ use axum::extract::State;
 use std::sync::Arc;
 use std::time::SystemTime;
 use sterna_api::{ApiError, ErrorCode, ImageView};
-use sterna_image::ImageInfo;
+use sterna_known::ImageInfo;
 use sterna_proto::message::GuestId;
 
 pub(super) async fn list(State(agent): State<Arc<Agent>>) -> Result<Json<Vec<ImageView>>, Refusal> {

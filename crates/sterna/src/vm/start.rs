@@ -64,6 +64,10 @@ pub(crate) struct StartArgs {
     /// Give the guest no balloon: memory that it has used once then counts as used for good
     #[arg(long)]
     no_balloon: bool,
+    /// Whose the guest is: only guests of one group may have their pages compared with each other's,
+    /// to send fewer of them
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
     /// Further argument for QEMU, as it is; may be repeated
     #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     qemu_args: Vec<String>,
@@ -154,6 +158,7 @@ fn from_options(args: StartArgs) -> anyhow::Result<GuestDefinition> {
         networks: args.networks,
         balloon: args.no_balloon.then_some(false),
         balloon_yields: None,
+        group: args.group,
         qemu_args: args.qemu_args,
     })
 }

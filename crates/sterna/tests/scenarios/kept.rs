@@ -1,17 +1,19 @@
-//! Guests that come back to where their RAM was kept.
+//! Guests that come to where their pages are already: kept when they left, or those of another guest.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-use sterna_core::receipt::{RamCheck, Receipt};
+use serde_json::{Value, json};
+use sterna_core::receipt::{Ending, RamCheck, Receipt};
 use sterna_page::PageCount;
-use sterna_testkit::lab::Hosts;
+use sterna_testkit::lab::{GuestPlan, Hosts};
 use sterna_testkit::net::Host;
+use sterna_testkit::probe::ConsoleLog;
+use sterna_testkit::recorder::Line;
 
-use crate::kit::{GUEST, PRE_COPY, Underway, World, small_guest, until};
+use crate::kit::{GUEST, LIMIT, PRE_COPY, Underway, World, small_guest, until};
 
 const KEEP: [&str; 2] = ["--keep-images", "2GB"];
 
@@ -116,4 +118,44 @@ fn an_image_that_is_dropped_during_the_move_costs_bytes_and_nothing_else() -> Re
     ensure!(lacking(&back) > PageCount::ZERO, "{back:#?}");
     world.runs_only_on(Host::A)?;
     world.nothing_is_wrong(Host::A)
+}
+
+#[test]
+fn a_guest_is_sent_only_what_others_of_its_group_do_not_have() -> Result<()> {
+    let Some(mut world) = World::empty("st-k-sb")? else { return Ok(()) };
+    let of = |group: &str| GuestPlan { more: json!({ "group": group }), ..small_guest() };
+    world.start(&of("tenant"))?;
+    // As the first, but for its name and network.
+    for (name, group) in [("twin", "tenant"), ("stranger", "another")] {
+        let more = json!({ "group": group, "networks": null });
+        world.lab.start_guest(Host::A, &GuestPlan { name: name.into(), more, ..small_guest() })?;
+        let begun = |line: &Line| matches!(line, Line::Ready { .. });
+        let console = ConsoleLog::new();
+        world.lab.follow_console(Host::A, name, &console)?;
+        console.wait_for(0, LIMIT, begun)?;
+    }
+    let words = [&PRE_COPY[..], &["--verify", "--compress", "auto"]].concat();
+    let first = world.begin(Host::A, Host::B, &words)?.moved()?;
+    let mut others = Vec::new();
+    for name in ["stranger", "twin"] {
+        let migrated = world.lab.migrate(Host::A, Host::B, name, &words)?;
+        let receipt = migrated.receipt()?.clone();
+        ensure!(receipt.ending == Ending::Moved, "{:?}", receipt.ending);
+        ensure!(receipt.ram_digest == RamCheck::Equal, "RAM: {:?}", receipt.ram_digest);
+        others.push(receipt);
+    }
+    let [stranger, twin] = &others[..] else { unreachable!("two have moved") };
+    println!(
+        "first {} bytes, twin {}, {:?} known",
+        first.wire.sockets,
+        twin.wire.sockets,
+        known(twin)
+    );
+    ensure!(known(stranger) == PageCount::ZERO, "{stranger:#?}");
+    ensure!(
+        known(twin).bytes() > 64 << 20 && twin.wire.sockets < first.wire.sockets / 2,
+        "{twin:#?}"
+    );
+    // Nothing of the guest was taken from it that gave the pages.
+    world.nothing_is_wrong(Host::B)
 }

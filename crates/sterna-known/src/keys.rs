@@ -15,6 +15,20 @@ pub(crate) const TAG_BYTES: usize = 16;
 
 const KEY_BYTES: usize = 32;
 
+/// A hasher under a key that nobody else has.
+///
+/// # Errors
+/// If there are no random numbers.
+pub fn fresh_hasher() -> io::Result<ContentHasher> {
+    random::<KEY_BYTES>().map(ContentHasher::new)
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map(|()| bytes).map_err(|_| io::Error::other("no random numbers"))
+}
+
 /// Under which all images of a host are hashed and sealed.
 pub(crate) struct Keys {
     pub(crate) hasher: ContentHasher,
@@ -35,8 +49,7 @@ impl Keys {
     }
 
     fn draw(file: &Path) -> io::Result<[u8; 2 * KEY_BYTES]> {
-        let mut bytes = [0; 2 * KEY_BYTES];
-        SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("no random numbers"))?;
+        let bytes = random()?;
         // Beside it and renamed: half a file of keys is none.
         let new = file.with_extension("new");
         match fs::remove_file(&new) {

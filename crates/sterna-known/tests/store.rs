@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use sterna_image::{ImageError, ImageStore};
+use sterna_known::{ImageError, ImageStore};
 use sterna_page::coding::PageBytes;
 use sterna_page::known::KnownPages;
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageSet, RamBlock, RamLayout};

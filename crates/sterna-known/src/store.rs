@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use sterna_page::PageSet;
+use sterna_page::sent::ContentHasher;
 use sterna_sys::memory::GuestMemory;
 use tempfile::NamedTempFile;
 use uuid::Uuid;
@@ -105,6 +106,12 @@ impl ImageStore {
     #[must_use]
     pub fn budget_bytes(&self) -> u64 {
         self.budget_bytes
+    }
+
+    /// Under which pages of its images are hashed.
+    #[must_use]
+    pub fn hasher(&self) -> ContentHasher {
+        self.keys.hasher
     }
 
     /// The images, oldest first.

@@ -1,5 +1,15 @@
-//! RAM images of guests that have left, kept for when they come back (memory reuse: Akiyama et al., CLOUD
-//! 2012; Knauth and Fetzer, VeCycle, Middleware 2015).
+//! Pages that a host has already when a guest comes to it: of guests of its kind that run here, and of its
+//! own RAM, kept when it left (memory reuse: Akiyama et al., CLOUD 2012; Knauth and Fetzer, VeCycle,
+//! Middleware 2015).
+//!
+//! Nothing is trusted: whoever reads a page makes sure of its hash.
+//!
+//! # Guests that run here
+//!
+//! [`RunningGuests`] is an index of what their RAM held when a guest began to come, made within a given time.
+//! What they have written since is not found, or found wrong.
+//!
+//! # Kept images
 //!
 //! ```text
 //!   a guest leaves ─▶ ImageStore::keep ─▶ <guest>.writing ─▶ <guest>.image
@@ -8,7 +18,7 @@
 //! ```
 //!
 //! An image is a set of pages, not a copy of a guest: each content is there once, zero pages and those that
-//! are likely to change are not. Nothing is trusted: whoever reads a page makes sure of its hash.
+//! are likely to change are not.
 //!
 //! **At rest** images are sealed with AES-256-GCM under keys that stand only in a file of the runtime folder,
 //! which does not survive a reboot. A disk that is stolen or thrown away tells nothing; images whose keys are
@@ -21,11 +31,16 @@
 
 mod image;
 mod keys;
+mod running;
 mod store;
+mod union;
 mod writing;
 
 pub use image::Image;
+pub use keys::fresh_hasher;
+pub use running::{Effort, RunningGuests};
 pub use store::{ImageInfo, ImageStore, Kept};
+pub use union::Union;
 
 use std::io;
 use thiserror::Error;

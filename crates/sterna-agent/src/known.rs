@@ -1,0 +1,56 @@
+//! What this host has of a guest that comes: its own image, and the RAM of guests of its group.
+
+use crate::agent::Agent;
+use crate::guest::Request;
+use std::sync::Arc;
+use std::time::Duration;
+use sterna_known::{Effort, RunningGuests, Union, fresh_hasher};
+use sterna_page::known::KnownPages;
+use sterna_page::sent::ContentHasher;
+use sterna_page::{PAGE_SIZE_BYTES, PageCount};
+use sterna_proto::message::GuestId;
+
+/// How long the RAM of other guests is looked at; the guest that comes still runs where it is.
+const LOOKING_MAX: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// Pages that need not be sent to this host for a guest that has begun to come.
+    pub(crate) fn known_of(&self, guest: GuestId) -> Option<Arc<dyn KnownPages>> {
+        let hasher = match &self.images {
+            Some(store) => store.hasher(),
+            None => fresh_hasher()
+                .inspect_err(|error| tracing::warn!(%error, "no pages can be known"))
+                .ok()?,
+        };
+        let places = [self.image_of(guest), self.siblings_of(guest, hasher)];
+        let places: Vec<Arc<dyn KnownPages>> = places.into_iter().flatten().collect();
+        (!places.is_empty()).then(|| Arc::new(Union::new(hasher, places)) as Arc<dyn KnownPages>)
+    }
+
+    /// What guests of its group have in RAM.
+    fn siblings_of(&self, guest: GuestId, hasher: ContentHasher) -> Option<Arc<dyn KnownPages>> {
+        let record = self.journal.guest(guest).ok()??;
+        let group = record.definition.group?;
+        let others = self.guests.all().into_iter().filter(|other| other.id != guest);
+        let memories: Vec<_> = others
+            .filter_map(|other| {
+                other.ask_blocking(|reply| Request::Ram(group.clone(), reply)).flatten()
+            })
+            .collect();
+        if memories.is_empty() {
+            return None;
+        }
+        let pages = PageCount(record.definition.memory_bytes / PAGE_SIZE_BYTES);
+        let (siblings, effort) = (memories.len(), Effort { pages, time: LOOKING_MAX });
+        match RunningGuests::look(memories, hasher, effort) {
+            Ok(known) => {
+                tracing::info!(%guest, siblings, pages = known.pages().0, "guests of its group run here");
+                Some(Arc::new(known))
+            }
+            Err(error) => {
+                tracing::warn!(%guest, %error, "the RAM of its group cannot be looked at");
+                None
+            }
+        }
+    }
+}
