@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::quantity::{PAGE_SIZE, PageNumber};
-use crate::settings::{Settings, WorkingSetContent, WriteSize};
+use crate::settings::{Settings, Share, WorkingSetContent, WriteSize};
 use crate::text::Prose;
 
 /// 8-byte words in a page.
@@ -39,25 +39,29 @@ pub enum Kind {
     Random,
     /// A copy of one of [`TEMPLATES`] pages of prose.
     Duplicate,
+    /// Small objects with headers, references near by and small numbers, as a Java heap has them.
+    Heap,
 }
 
-const KINDS: [Kind; 4] = [Kind::Zero, Kind::Text, Kind::Random, Kind::Duplicate];
+const KINDS: [Kind; 5] = [Kind::Zero, Kind::Text, Kind::Random, Kind::Duplicate, Kind::Heap];
 
 /// How many percent of the pages are of each kind; together 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mix {
-    percents: [u8; 4],
+    percents: [u8; 5],
 }
 
 /// A mix or kind that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("kinds are zero, text, random and dup; their percents add up to 100")]
+#[error("kinds are zero, text, random, dup and heap; their percents add up to 100")]
 pub struct BadMix;
 
 /// All of a guest's pages, as they must be.
 #[derive(Debug)]
 pub struct Content {
     seed: Seed,
+    own: Share,
+    own_seed: Seed,
     mix: Mix,
     working_set: u32,
     working_set_content: WorkingSetContent,
@@ -77,6 +81,8 @@ impl Content {
         }
         Self {
             seed: settings.seed,
+            own: settings.own,
+            own_seed: settings.own_seed,
             mix: settings.mix,
             working_set: settings.working_set.pages(),
             working_set_content: settings.working_set_content,
@@ -129,6 +135,7 @@ impl Content {
             Kind::Duplicate => {
                 into.copy_from_slice(&self.templates[bounded(key, TEMPLATES)]);
             }
+            Kind::Heap => fill_heap(key, page, into),
         }
     }
 
@@ -142,7 +149,14 @@ impl Content {
 
     fn key(&self, page: PageNumber, version: Version) -> u64 {
         let place = u64::from(version.0) << 32 | u64::from(page.0);
-        scramble(self.seed.0 ^ scramble(place))
+        let key = scramble(self.seed.0 ^ scramble(place));
+        if self.is_own(page) { scramble(key ^ scramble(self.own_seed.0)) } else { key }
+    }
+
+    /// Whether a page is one in which this guest differs from others of its seed.
+    fn is_own(&self, page: PageNumber) -> bool {
+        // Half of the bits are as good as all.
+        self.own != Share::NONE && self.own.takes((scramble(!u64::from(page.0)) >> 32) as u32)
     }
 }
 
@@ -169,7 +183,7 @@ impl FromStr for Mix {
     type Err = BadMix;
 
     fn from_str(text: &str) -> Result<Self, BadMix> {
-        let mut percents = [0; 4];
+        let mut percents = [0; 5];
         for part in text.split(',') {
             let (kind, percent) = part.split_once(':').ok_or(BadMix)?;
             let kind: Kind = kind.parse()?;
@@ -213,6 +227,7 @@ impl Kind {
             Self::Text => "text",
             Self::Random => "random",
             Self::Duplicate => "dup",
+            Self::Heap => "heap",
         }
     }
 }
@@ -244,6 +259,24 @@ pub(crate) fn fill_random(key: u64, words: &mut [u64]) {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (state ^ state >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
         *word = mixed ^ mixed >> 29;
+    }
+}
+
+/// Fills a page with objects of four words: lock and hash, class and length, two references of 32
+/// bits, and a small number.
+fn fill_heap(key: u64, page: PageNumber, words: &mut PageWords) {
+    const CLASSES: u64 = 0x0080_0000;
+    let here = 0x8000_0000 + (u64::from(page.0) & 0x3f_ffff) * 512;
+    let mut state = key;
+    for object in words.chunks_exact_mut(4) {
+        let random = next_random(&mut state);
+        let bits = |from: u32, count: u32| random >> from & ((1 << count) - 1);
+        let is_hashed = bits(0, 3) == 0;
+        object[0] = 1 | if is_hashed { bits(3, 31) << 8 } else { 0 };
+        object[1] = (CLASSES + bits(34, 6) * 0x1a8) | (bits(40, 4) << 32);
+        let second = if bits(0, 1) == 0 { 0 } else { here + bits(44, 9) };
+        object[2] = (here + bits(51, 9)) | (second << 32);
+        object[3] = if bits(1, 1) == 0 { 0 } else { bits(12, 8) };
     }
 }
 

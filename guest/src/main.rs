@@ -60,6 +60,11 @@ impl Error {
 
 /// Fills memory and works until something fails.
 fn record(settings: &Settings, console: &Arc<Console>, start: Instant) -> Error {
+    if settings.disk == DiskUse::Cache
+        && let Err(error) = disk::fill_cache()
+    {
+        return Error::new("cannot read the disk", error);
+    }
     if let Err(error) = memory_suffices(settings.fill) {
         return error;
     }
@@ -114,7 +119,8 @@ fn make_way() {
 /// Starts the disk's reader if it is wanted and there is a disk.
 fn read_disk(settings: &Settings, console: &Arc<Console>) {
     let (how, rate) = (settings.disk, settings.disk_rate);
-    if how == DiskUse::Off || !Path::new(disk::DEVICE).exists() {
+    let wanted = matches!(how, DiskUse::Read | DiskUse::Direct);
+    if !wanted || !Path::new(disk::DEVICE).exists() {
         return;
     }
     let console = Arc::clone(console);

@@ -5,7 +5,7 @@
 //! | `fill=512M` | memory to fill and check | 256M |
 //! | `mix=zero:40,text:30,random:20,dup:10` | kinds of pages, percent of the fill | text:100 |
 //! | `ws=256M` | working set: the first pages of the fill, which are rewritten | 64M |
-//! | `ws_content=text` | kind of its pages: `zero`, `text`, `random`, `dup`, `mix` | mix |
+//! | `ws_content=text` | kind of its pages: `zero`, `text`, `random`, `dup`, `heap`, `mix` | mix |
 //! | `rate=50M` | bytes rewritten per second, counted as whole pages; 0 for none | 0 |
 //! | `check=100M` | bytes checked per second, or `max` | max |
 //! | `locality=0.9` | share of the writes that go to the first tenth of the working set | 0 |
@@ -13,9 +13,11 @@
 //! | `write=page` | what a write rewrites: `page`, or `word`: `stride` bytes of it | page |
 //! | `stride=8` | bytes that `write=word` rewrites; a multiple of 8 below 4096 | 8 |
 //! | `seed=1` | another seed, other pages | 1 |
+//! | `own=0.25` | share of the pages that have a seed of their own, so that guests differ in them | 0 |
+//! | `own_seed=1` | that seed | 0 |
 //! | `console=/dev/hvc0` | where lines go to and commands come from | /dev/hvc0 |
 //! | `ip=10.78.0.10/24` | the guest's address, set by its init script | 10.78.0.10/24 |
-//! | `disk=off` | `read` or `direct` (`O_DIRECT`): read `/dev/vda` and check it | off |
+//! | `disk=off` | `read` or `direct` (`O_DIRECT`): read `/dev/vda` and check it; or `cache`: read it once, before all else | off |
 //! | `disk_rate=16M` | bytes of the disk read per second | 16M |
 //!
 //! Words of others are passed over; an unknown word or a bad value of ours is an error.
@@ -60,6 +62,10 @@ pub struct Settings {
     pub write: WriteSize,
     /// What makes one guest's pages differ from another's.
     pub seed: Seed,
+    /// The share of pages that are of a seed of their own.
+    pub own: Share,
+    /// That seed.
+    pub own_seed: Seed,
     /// The device of lines and commands.
     pub console: PathBuf,
     /// The guest's address.
@@ -112,6 +118,8 @@ impl Default for Settings {
             order: Order::Uniform,
             write: WriteSize::Page,
             seed: Seed(1),
+            own: Share::NONE,
+            own_seed: Seed(0),
             console: PathBuf::from("/dev/hvc0"),
             address: Address { ip: Ipv4Addr::new(10, 78, 0, 10), prefix_length: 24 },
             disk: DiskUse::Off,
@@ -147,7 +155,7 @@ impl Settings {
     fn set(&mut self, name: &str, value: &str) -> Result<(), SettingsError> {
         const SIZE: &str = "a number of bytes such as 512M";
         const RATE: &str = "bytes per second such as 50M";
-        const KINDS: &str = "zero, text, random, dup or mix";
+        const KINDS: &str = "zero, text, random, dup, heap or mix";
         match name {
             "fill" => self.fill = read(name, value, SIZE)?,
             "mix" => self.mix = read(name, value, "kind:percent,… that add up to 100")?,
@@ -159,9 +167,11 @@ impl Settings {
             "order" => self.order = read(name, value, "uniform or sequential")?,
             "write" => self.write = read(name, value, "page or word")?,
             "seed" => self.seed = Seed(read(name, value, "a number")?),
+            "own" => self.own = read(name, value, "a number from 0 to 1")?,
+            "own_seed" => self.own_seed = Seed(read(name, value, "a number")?),
             "console" => self.console = absolute(name, value)?,
             "ip" => self.address = read(name, value, "an IPv4 address such as 10.78.0.10/24")?,
-            "disk" => self.disk = read(name, value, "off, read or direct")?,
+            "disk" => self.disk = read(name, value, "off, read, direct or cache")?,
             "disk_rate" => self.disk_rate = read(name, value, RATE)?,
             _ => return Err(SettingsError::Unknown(name.to_owned())),
         }
@@ -206,6 +216,8 @@ impl fmt::Display for Settings {
             }
         }
         word("seed", &self.seed.0, " ")?;
+        word("own", &self.own, " ")?;
+        word("own_seed", &self.own_seed.0, " ")?;
         word("console", &self.console.display(), " ")?;
         word("ip", &self.address, " ")?;
         word("disk", &self.disk, " ")?;

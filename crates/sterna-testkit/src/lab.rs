@@ -73,24 +73,22 @@ impl Lab {
         program: &Path,
         folder: &Path,
     ) -> Result<Self> {
-        let topology = Topology::new(prefix, rate)?;
-        Self::start(Place::Namespaces(topology), Hosts::Two, &[], (program, folder))
+        Self::with(prefix, (Hosts::Two, rate), &[], (program, folder))
     }
 
-    /// As [`Lab::in_namespaces`], with as many hosts and with options of their agents, and a link as fast as
-    /// the kernel can.
+    /// As [`Lab::in_namespaces`], with as many hosts and with options of their agents.
     ///
     /// # Errors
     /// If namespaces or agents cannot be started.
     pub fn with(
         prefix: &str,
-        hosts: Hosts,
+        (hosts, rate): (Hosts, LinkRate),
         agent_options: &[&str],
         (program, folder): (&Path, &Path),
     ) -> Result<Self> {
         let topology = match hosts {
-            Hosts::Two => Topology::new(prefix, LinkRate::Unshaped)?,
-            Hosts::Three => Topology::of_three(prefix, LinkRate::Unshaped)?,
+            Hosts::Two => Topology::new(prefix, rate)?,
+            Hosts::Three => Topology::of_three(prefix, rate)?,
         };
         Self::start(Place::Namespaces(topology), hosts, agent_options, (program, folder))
     }

@@ -86,12 +86,26 @@ impl Workload {
         self
     }
 
+    /// Gives this share of the pages a seed of its own: other guests of the same seed differ in them.
+    #[must_use]
+    pub fn own(mut self, share: Share, seed: Seed) -> Self {
+        self.settings.own = share;
+        self.settings.own_seed = seed;
+        self
+    }
+
     /// Reads and checks the first virtio disk, made by [`crate::disk::fill`].
     #[must_use]
     pub fn disk(mut self, how: DiskUse, rate: Rate) -> Self {
         self.settings.disk = how;
         self.settings.disk_rate = rate;
         self
+    }
+
+    /// The memory that is rewritten.
+    #[must_use]
+    pub fn working_set(&self) -> Bytes {
+        self.settings.working_set
     }
 
     /// Returns the kernel command line, for QEMU's `-append`.

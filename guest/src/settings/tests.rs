@@ -24,6 +24,8 @@ fn every_setting_that_is_written_is_read_back() {
         order: Order::Sequential,
         write: WriteSize::Words(8),
         seed: Seed(7),
+        own: Share::new(0.25).unwrap(),
+        own_seed: Seed(8),
         console: PathBuf::from("/dev/ttyS0"),
         address: "10.78.0.11/16".parse().unwrap(),
         disk: DiskUse::Direct,

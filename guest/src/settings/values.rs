@@ -65,6 +65,8 @@ pub enum DiskUse {
     Read,
     /// With `O_DIRECT`: the device writes into the recorder's own pages.
     Direct,
+    /// Through the guest's page cache, once and whole before all else: it may hold anything.
+    Cache,
 }
 
 impl WriteSize {
@@ -74,6 +76,8 @@ impl WriteSize {
 impl Share {
     /// Nothing at all.
     pub const NONE: Self = Self(0.0);
+    /// One of four.
+    pub const QUARTER: Self = Self(0.25);
 
     /// Returns a share, or nothing if it is not from 0 to 1.
     #[must_use]
@@ -205,6 +209,7 @@ impl FromStr for DiskUse {
             "off" => Ok(Self::Off),
             "read" => Ok(Self::Read),
             "direct" => Ok(Self::Direct),
+            "cache" => Ok(Self::Cache),
             _ => Err(NotAccepted),
         }
     }
@@ -216,6 +221,7 @@ impl fmt::Display for DiskUse {
             Self::Off => "off",
             Self::Read => "read",
             Self::Direct => "direct",
+            Self::Cache => "cache",
         })
     }
 }

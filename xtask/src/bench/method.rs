@@ -92,6 +92,17 @@ impl Method {
         Self::QemuPostCopy,
     ];
 
+    /// Pre-copy with and without fewer bytes, ours and QEMU's.
+    pub(crate) const BYTES: [Self; 7] = [
+        Self::SternaCompressed,
+        Self::Sterna,
+        Self::QemuPreCopy,
+        Self::QemuMultifd,
+        Self::QemuMultifdZstd,
+        Self::QemuMultifdZlib,
+        Self::QemuXbzrle,
+    ];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::SternaAuto => "sterna",

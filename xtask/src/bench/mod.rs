@@ -6,6 +6,7 @@
 //! that failed with its reason. Results go to `target/bench`; see [`results`]. The suite `working-set`
 //! records guests and moves none; see [`working_set`].
 
+mod bytes;
 mod loopback;
 mod measure;
 mod method;
@@ -46,11 +47,11 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     runs: Option<u32>,
     /// Links: megabits a second, or `unshaped`; may be repeated; 1000 if not given, in `first` and
-    /// `custom` both, in `working-set` 150
+    /// `custom` both, in `working-set` 150, in `bytes` 100 and both
     #[arg(long = "link")]
     links: Vec<String>,
-    /// Methods; may be repeated; in `pool` all but variants if not given, else sterna and
-    /// qemu-pre-copy
+    /// Methods; may be repeated; in `pool` all but variants if not given, in `bytes` those that
+    /// differ in bytes, else sterna and qemu-pre-copy
     #[arg(long = "method", value_enum)]
     methods: Vec<Method>,
     /// Seconds after which a move that has not ended is given up
@@ -78,6 +79,8 @@ enum Suite {
     /// What holding pages back could save of guests that write more than the link carries, and what
     /// part of it each predictor reaches; computed from bitmaps of guests that are not moved
     WorkingSet,
+    /// How many bytes guests need by what their pages hold and what the destination has of them
+    Bytes,
     /// One scenario, given by the options
     Custom,
 }
@@ -89,6 +92,7 @@ impl Suite {
             Self::Loopback => "loopback",
             Self::Pool => "pool",
             Self::WorkingSet => "working-set",
+            Self::Bytes => "bytes",
             Self::Custom => "custom",
         }
     }
@@ -107,6 +111,7 @@ impl BenchArgs {
         match (&self.links[..], self.suite) {
             ([], Suite::Pool) => vec!["1000"],
             ([], Suite::WorkingSet) => vec!["150"],
+            ([], Suite::Bytes) => vec!["100", "1000", "unshaped"],
             ([], _) => vec!["1000", "unshaped"],
             (chosen, _) => chosen.iter().map(String::as_str).collect(),
         }
@@ -115,6 +120,7 @@ impl BenchArgs {
     fn methods(&self) -> &[Method] {
         match (&self.methods[..], self.suite) {
             ([], Suite::Pool) => &Method::POOL,
+            ([], Suite::Bytes) => &Method::BYTES,
             ([], _) => &[Method::Sterna, Method::QemuPreCopy],
             (chosen, _) => chosen,
         }
@@ -125,6 +131,7 @@ impl BenchArgs {
             Suite::First => Ok(Scenario::first_suite()),
             Suite::Pool => self.pool.scenarios(&Matrix::POOL, &self.custom, link),
             Suite::WorkingSet => self.pool.scenarios(&Matrix::WORKING_SET, &self.custom, link),
+            Suite::Bytes => bytes::scenarios(&bytes::system_disk()?),
             Suite::Custom => Ok(vec![self.custom.scenario()?]),
             Suite::Loopback => Ok(Vec::new()),
         }

@@ -5,17 +5,25 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
 use sterna_core::receipt::{Ending, RamCheck, Receipt};
-use sterna_testkit::lab::{GuestPlan, Lab, Migrated};
+use sterna_testkit::lab::{GuestPlan, Hosts, Lab, Migrated};
 use sterna_testkit::net::{Host, LinkRate};
 use sterna_testkit::probe::{ConsoleLog, Window};
+use sterna_testkit::recorder::{Command, Line, Rate, Seed, Share};
 
-use super::measure::{End, Run, Watcher, millis};
-use super::scenario::Scenario;
+use super::measure::{BOOT_LIMIT, End, Run, Watcher, millis};
+use super::scenario::{Journey, Scenario};
 use super::usage::{Usage, as_float};
 
 const GUEST: &str = "bench";
+const SIBLING: &str = "sibling";
+/// In how many pages siblings differ.
+const OWN: Share = Share::QUARTER;
+const SIBLINGS_SEED: Seed = Seed(2);
+/// How fast a guest rewrites its working set while it is away: as fast as an emulated one may.
+const REWRITING: Rate = Rate(32 << 20);
 
 /// How Sterna is asked.
 #[derive(Clone, Copy, Debug)]
@@ -27,24 +35,46 @@ pub(crate) struct Asked<'a> {
     pub(crate) limit: Duration,
 }
 
-/// Boots a guest, moves it once, and says what was seen.
+/// Boots a guest, moves it, and says what was seen of the move that is measured.
 pub(crate) fn run(scenario: &Scenario, rate: LinkRate, asked: Asked<'_>) -> Result<Run> {
     let folder = tempfile::tempdir()?;
-    let lab = Lab::in_namespaces("sterna-bo", rate, asked.program, folder.path())?;
+    let options: &[&str] = match scenario.journey {
+        Journey::Away | Journey::AfterSibling => &[],
+        Journey::Back => &["--keep-images", "8GB"],
+    };
+    let program = (asked.program, folder.path());
+    let lab = Lab::with("sterna-bo", (Hosts::Two, rate), options, program)?;
     lab.make_taps()?;
-    let plan = GuestPlan::new(GUEST, scenario.memory, scenario.workload.clone());
+    let mut plan = GuestPlan::new(GUEST, scenario.memory, scenario.workload.clone());
+    plan.more = json!({ "group": "bench" });
+    if let Some(path) = &scenario.disk {
+        plan.more["disks"] = json!([{ "path": path }]);
+    }
+    if scenario.journey == Journey::AfterSibling {
+        let workload = plan.workload.clone().own(OWN, SIBLINGS_SEED);
+        let more = json!({ "group": "bench", "networks": null });
+        let sibling = GuestPlan { name: SIBLING.into(), workload, more, ..plan.clone() };
+        sibling_goes(&lab, &sibling, asked.words)?;
+    }
     lab.start_guest(Host::A, &plan)?;
     let console = ConsoleLog::new();
     lab.follow_console(Host::A, GUEST, &console)?;
+    let (from, to) = match scenario.journey {
+        Journey::Away | Journey::AfterSibling => (Host::A, Host::B),
+        Journey::Back => {
+            go_away(&lab, scenario, &console, asked.words)?;
+            (Host::B, Host::A)
+        }
+    };
     let topology = lab.topology()?;
     let (watcher, baseline) = Watcher::start(console, topology)?;
     let usage = Usage::of(&[lab.agent_pid(Host::A)?, lab.agent_pid(Host::B)?])?;
-    let wire_before = topology.link_bytes(Host::A)?.sent.0;
-    let following = lab.follow_arrival(Host::B, GUEST, &watcher.console);
+    let wire_before = topology.link_bytes(from)?.sent.0;
+    let following = lab.follow_arrival(to, GUEST, &watcher.console);
     let begin = Instant::now();
-    let migrated = migrate(&lab, asked)?;
+    let migrated = migrate(&lab, (from, to), asked)?;
     let window = Window::new(begin, Instant::now());
-    let wire = topology.link_bytes(Host::A)?.sent.0 - wire_before;
+    let wire = topology.link_bytes(from)?.sent.0 - wire_before;
     let (cpu, resident) = usage.finish()?;
     let mut run = match migrated {
         Some(migrated) => told(migrated.receipt()?),
@@ -58,10 +88,50 @@ pub(crate) fn run(scenario: &Scenario, rate: LinkRate, asked: Asked<'_>) -> Resu
     Ok(run)
 }
 
+/// Boots a guest and moves it from a to b, where it stays.
+fn sibling_goes(lab: &Lab, sibling: &GuestPlan, words: &[&str]) -> Result<()> {
+    lab.start_guest(Host::A, sibling)?;
+    let console = ConsoleLog::new();
+    lab.follow_console(Host::A, SIBLING, &console)?;
+    console.wait_for(0, BOOT_LIMIT, |line| matches!(line, Line::Ready { .. }))?;
+    let migrated = lab.migrate(Host::A, Host::B, SIBLING, words)?;
+    ensure!(migrated.receipt()?.ending == Ending::Moved, "the sibling was not moved");
+    Ok(())
+}
+
+/// Moves the guest from a to b, waits until a has kept it, and lets it rewrite its working set once.
+fn go_away(lab: &Lab, scenario: &Scenario, console: &ConsoleLog, words: &[&str]) -> Result<()> {
+    console.wait_for_ticks(100, BOOT_LIMIT)?;
+    let following = lab.follow_arrival(Host::B, GUEST, console);
+    let migrated = lab.migrate(Host::A, Host::B, GUEST, words)?;
+    ensure!(migrated.receipt()?.ending == Ending::Moved, "the guest was not moved away");
+    until("an image of the guest", || {
+        let kept = lab.run(Host::A, &["images", "list", "--output", "json"])?;
+        Ok(serde_json::from_str::<Vec<Value>>(&kept)?.len() == 1)
+    })?;
+    let written = || console.ticks().samples().last().map_or(0, |sample| sample.tick.written);
+    let until_written = written() + u64::from(scenario.workload.working_set().pages());
+    lab.type_line(Host::B, GUEST, &Command::Rate(REWRITING).to_string())?;
+    until("a working set that was rewritten", || Ok(written() >= until_written))?;
+    lab.type_line(Host::B, GUEST, &Command::Rate(Rate(0)).to_string())?;
+    // It is followed to the next host by whoever measures.
+    drop(following);
+    Ok(())
+}
+
+fn until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + BOOT_LIMIT;
+    while !is()? {
+        ensure!(Instant::now() < deadline, "{what}: not within {BOOT_LIMIT:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
 /// Moves the guest; `None` if that has not ended within the limit. The program that waits for the
 /// end is left alone then: it ends with the agents of the lab.
-fn migrate(lab: &Lab, asked: Asked<'_>) -> Result<Option<Migrated>> {
-    let child = lab.begin_migrate(Host::A, Host::B, GUEST, asked.words)?;
+fn migrate(lab: &Lab, (from, to): (Host, Host), asked: Asked<'_>) -> Result<Option<Migrated>> {
+    let child = lab.begin_migrate(from, to, GUEST, asked.words)?;
     let (sender, ended) = mpsc::channel();
     // Nobody listens any more to an end that comes too late.
     thread::spawn(move || sender.send(Lab::finish_migrate(child)).ok());

@@ -93,7 +93,7 @@ impl PoolArgs {
                     let name = format!(
                         "writes {ratio} of the link over {percent} % of {fill}, locality {locality}"
                     );
-                    scenarios.push(Scenario { name, memory, workload });
+                    scenarios.push(Scenario::new(&name, memory, workload));
                 }
             }
         }

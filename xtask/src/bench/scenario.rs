@@ -1,5 +1,7 @@
 //! What the guest does while it is moved.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use sterna_testkit::recorder::{Bytes, Kind, Mix, Rate, Share, Workload};
 
@@ -11,6 +13,21 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     pub(crate) memory: Bytes,
     pub(crate) workload: Workload,
+    /// An image of a disk that the guest only reads.
+    pub(crate) disk: Option<PathBuf>,
+    /// How often the guest moves before it is measured.
+    pub(crate) journey: Journey,
+}
+
+/// Which of a guest's moves is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Journey {
+    /// The first.
+    Away,
+    /// The second, back to where its RAM was kept, after it has rewritten its working set once.
+    Back,
+    /// The first, to where a guest of its group has moved before that differs in a quarter of its pages.
+    AfterSibling,
 }
 
 /// A scenario given on the command line, for `--suite custom`; its sizes also for `--suite pool`.
@@ -28,7 +45,7 @@ pub(crate) struct ScenarioArgs {
     /// Memory that is rewritten
     #[arg(long, default_value = "256M")]
     working_set: String,
-    /// Kind of the rewritten pages: zero, text, random or dup; of the mix if not given
+    /// Kind of the rewritten pages: zero, text, random, dup or heap; of the mix if not given
     #[arg(long)]
     working_set_kind: Option<String>,
     /// Bytes a second that are rewritten; 0 for none
@@ -69,11 +86,16 @@ impl ScenarioArgs {
         let name = format!(
             "{ram} RAM, {fill} of {mix}, {rate}/s over {working_set} (locality {locality})"
         );
-        Ok(Scenario { name, memory, workload })
+        Ok(Scenario::new(&name, memory, workload))
     }
 }
 
 impl Scenario {
+    /// The first move of a guest without a disk.
+    pub(crate) fn new(name: &str, memory: Bytes, workload: Workload) -> Self {
+        Self { name: name.into(), memory, workload, disk: None, journey: Journey::Away }
+    }
+
     /// The table of the design: 1 GiB, 512 MB of text; idle, slower and faster than 1 Gbit/s.
     pub(crate) fn first_suite() -> Vec<Self> {
         let text = || {
@@ -81,8 +103,7 @@ impl Scenario {
             Workload::new(Bytes(512 * MIB)).mix(mix)
         };
         let busy = |rate| text().rewrite(Bytes(256 * MIB), Rate(rate));
-        let scenario =
-            |name: &str, workload| Self { name: name.into(), memory: Bytes(1024 * MIB), workload };
+        let scenario = |name: &str, workload| Self::new(name, Bytes(1024 * MIB), workload);
         vec![
             scenario("512 MB of text, idle", text()),
             scenario("+ 50 MB/s over 256 MB of text", busy(50_000_000)),

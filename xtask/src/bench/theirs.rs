@@ -90,6 +90,10 @@ fn start(
         .args(["-netdev", &network])
         .args(["-device", "virtio-net-pci,netdev=n,mac=52:54:00:78:00:10"])
         .stdin(Stdio::null());
+    if let Some(disk) = &scenario.disk {
+        let drive = format!("file={},if=virtio,format=raw,read-only=on", disk.display());
+        command.args(["-drive", &drive]);
+    }
     if host == Host::B {
         command.args(["-incoming", "defer"]);
     }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use sterna_testkit::image::GuestImage;
 use sterna_testkit::lab::{Following, GuestPlan, Hosts, Lab};
-use sterna_testkit::net::{Host, namespaces_allowed};
+use sterna_testkit::net::{Host, LinkRate, namespaces_allowed};
 use sterna_testkit::probe::{ConsoleLog, MoveLog};
 use sterna_testkit::recorder::{Bytes, Line, Rate, Workload};
 use tempfile::TempDir;
@@ -87,7 +87,8 @@ impl World {
             return Ok(None);
         }
         let folder = tempfile::tempdir()?;
-        let lab = Lab::with(prefix, hosts, agent_options, (Path::new(STERNA), folder.path()))?;
+        let network = (hosts, LinkRate::Unshaped);
+        let lab = Lab::with(prefix, network, agent_options, (Path::new(STERNA), folder.path()))?;
         lab.make_taps()?;
         let (following, console, moves) = (BTreeMap::new(), ConsoleLog::new(), MoveLog::default());
         Ok(Some(Self { following, console, moves, lab, folder }))
