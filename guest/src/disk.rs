@@ -73,13 +73,14 @@ pub fn run(console: &Console, how: DiskUse, rate: Rate) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the disk once: all of it is then in the guest's page cache.
+/// Reads the disk once: all of it is then in the guest's page cache, for as long as anybody has it open.
 ///
 /// # Errors
 /// If the disk cannot be opened or read.
-pub fn fill_cache() -> io::Result<()> {
+pub fn fill_cache() -> io::Result<File> {
     let mut disk = open(Path::new(DEVICE), DiskUse::Cache)?;
-    io::copy(&mut disk, &mut io::sink()).map(drop)
+    io::copy(&mut disk, &mut io::sink())?;
+    Ok(disk)
 }
 
 fn open(path: &Path, how: DiskUse) -> io::Result<File> {

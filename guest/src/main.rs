@@ -60,10 +60,12 @@ impl Error {
 
 /// Fills memory and works until something fails.
 fn record(settings: &Settings, console: &Arc<Console>, start: Instant) -> Error {
-    if settings.disk == DiskUse::Cache
-        && let Err(error) = disk::fill_cache()
-    {
-        return Error::new("cannot read the disk", error);
+    let mut _cached = None;
+    if settings.disk == DiskUse::Cache {
+        match disk::fill_cache() {
+            Ok(disk) => _cached = Some(disk),
+            Err(error) => return Error::new("cannot read the disk", error),
+        }
     }
     if let Err(error) = memory_suffices(settings.fill) {
         return error;
