@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use sterna_engine::fuzzing::{PagesEnd, page_stream as receive};
 use sterna_page::coding::{Coder, Encoders, PageBytes, code_bytes_max};
+use sterna_page::delta::{self, LineHasher};
 use sterna_page::known::KnownPages;
 use sterna_page::sent::{ContentHash, ContentHasher};
 use sterna_page::{PAGE_SIZE, PageNumber, RamBlock, RamLayout};
@@ -30,6 +31,7 @@ const HEADER: usize = 16;
 const RAW: u8 = 1;
 const SAME: u8 = 7;
 const KNOWN: u8 = 8;
+const CHANGED: u8 = 9;
 const CODED: u8 = 16;
 const CUT: u8 = 0xff;
 
@@ -65,6 +67,7 @@ pub(crate) fn page_stream(data: &[u8]) -> Verdict {
         let fill = fill.first().copied().unwrap_or(CUT);
         let header = &match coder(header) {
             Some(coder) => code(header, coder, fill, &mut encoders, &mut bytes),
+            None if is_changed(header) => changed(header, fill, &mut bytes),
             None => {
                 bytes.extend(header);
                 payload(header, fill, &mut bytes);
@@ -199,6 +202,32 @@ fn code(
     header
 }
 
+/// Whether a header announces deltas.
+fn is_changed(header: &[u8; HEADER]) -> bool {
+    header[0] == CHANGED && (1..=CHUNK).contains(&count(header).into())
+}
+
+/// Adds a frame with deltas that leave nothing of what was there, whatever length the header gives it. What
+/// they are to come out as is a lie where [`Had`] would have no right page.
+fn changed(header: &[u8; HEADER], fill: u8, bytes: &mut Vec<u8>) -> [u8; HEADER] {
+    let hasher = LineHasher::new(3);
+    let mut deltas = Vec::new();
+    for page in 0..u64::from(count(header)) {
+        let content = content(fill, page);
+        let mut other = hasher.fingerprints(&[!content; PAGE_SIZE]);
+        let page = [content; PAGE_SIZE];
+        let start = deltas.len();
+        delta::encode(&page, hasher.changed(&mut other, &page), &mut deltas);
+        deltas[start] ^= u8::from(!Had::is_right(content));
+    }
+    let mut header = *header;
+    let length = u32::try_from(deltas.len()).expect("deltas are short").to_le_bytes();
+    header[1..4].copy_from_slice(&length[..3]);
+    bytes.extend(header);
+    bytes.extend(&deltas[..if fill == CUT { deltas.len() / 2 } else { deltas.len() }]);
+    header
+}
+
 /// What fills page `page` of a frame.
 fn content(fill: u8, page: u64) -> u8 {
     fill.wrapping_add((page % 251) as u8)
@@ -214,7 +243,7 @@ impl Model {
         let (kind, count) = (header[0], count(header));
         let first = first(header);
         let refused = Next::End(PagesEnd::Refused);
-        let coded = coder(header).is_some();
+        let coded = coder(header).is_some() || is_changed(header);
         if !coded && (header[1..4] != [0; 3] || ![1, 2, 3, 4, SAME, KNOWN].contains(&kind)) {
             return refused;
         }
@@ -240,13 +269,18 @@ impl Model {
         }
         for page in 0..count {
             let (at, content) = (first + page, content(fill, page));
-            if kind == KNOWN && !Had::is_right(content) {
+            let right = match kind {
+                KNOWN => Had::is_right(content),
+                CHANGED => Had::is_right(content) && !self.lacking.contains(&at),
+                _ => true,
+            };
+            if !right {
                 self.lacking.insert(at);
                 continue;
             }
             self.lacking.remove(&at);
             match kind {
-                RAW | KNOWN | CODED.. => drop(self.filled.insert(at, content)),
+                RAW | KNOWN | CHANGED | CODED.. => drop(self.filled.insert(at, content)),
                 _ => drop(self.filled.remove(&at)),
             }
         }

@@ -83,6 +83,9 @@ pub struct PagesByCoding {
     /// As hashes: the destination got the content by itself.
     #[serde(default)]
     pub known: PageCount,
+    /// As what had changed of them.
+    #[serde(default)]
+    pub changed: PageCount,
     /// In fewer bytes than they have; see [`Receipt::coders`].
     #[serde(default)]
     pub coded: PageCount,
@@ -154,7 +157,7 @@ impl PagesByCoding {
     /// Pages whose content went over the link, in whatever way.
     #[must_use]
     pub fn sent_with_content(&self) -> PageCount {
-        self.raw + self.coded
+        self.raw + self.coded + self.changed
     }
 }
 
@@ -170,6 +173,7 @@ impl std::ops::AddAssign for PagesByCoding {
         self.owed += other.owed;
         self.same += other.same;
         self.known += other.known;
+        self.changed += other.changed;
         self.coded += other.coded;
     }
 }

@@ -70,7 +70,8 @@ pub fn page_stream(
                     ReceiveError::Frame(_)
                     | ReceiveError::Misplaced { .. }
                     | ReceiveError::NeverCame { .. }
-                    | ReceiveError::Code { .. } => PagesEnd::Refused,
+                    | ReceiveError::Code { .. }
+                    | ReceiveError::Delta { .. } => PagesEnd::Refused,
                     ReceiveError::Memory(_) => PagesEnd::Memory,
                 });
             }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod coding;
+pub mod delta;
 mod digest;
 mod hash;
 pub mod known;

@@ -96,6 +96,8 @@ pub enum Coding {
     Coded,
     /// Pages that have the content of others, as references to these.
     Same,
+    /// Pages of which a few lines have changed, as these; only with `same`.
+    Changed,
     /// Pages that the destination can get by itself, as hashes. Granted only where it has some.
     Known,
     /// Pages that follow the guest after it has been handed over.

@@ -5,10 +5,11 @@
 //!  | kind | length  | count | first page     |  then, for kind `raw`: count × 4096 bytes
 //!                                               for kind `owed`: one bit a page, lowest first
 //!                                               for kind `known`: count × 16 bytes
+//!                                               for kind `changed`: length bytes of deltas
 //!                                               for a coder's kind: length bytes of its code
 //! ```
 //!
-//! The length is that of a code, and zero for all other kinds.
+//! The length is that of a code or of deltas, and zero for all other kinds.
 //!
 //! A page always travels on the same stream, and a stream is in order, so the last frame that
 //! names a page tells its content.
@@ -45,6 +46,13 @@ pub enum PageFrame {
     Same(PageRun),
     /// Hashes follow, of 16 bytes each: the destination gets the pages by itself, or says that it cannot.
     Known(PageRun),
+    /// What has changed of the pages follows; see [`sterna_page::delta`].
+    Changed {
+        /// The pages.
+        run: PageRun,
+        /// Bytes of all deltas.
+        length: u32,
+    },
     /// The pages' code follows.
     Coded {
         /// The pages.
@@ -86,6 +94,9 @@ impl Reference {
         Self { page: PageNumber(number & !Self::COMES), comes: number & Self::COMES != 0 }
     }
 }
+
+/// The kind of deltas.
+const CHANGED: u8 = 9;
 
 /// The kind of a coder's code is this and its place among all coders.
 const CODED: u8 = 16;
@@ -131,7 +142,7 @@ impl PageFrame {
             Self::Known(run) => usize::try_from(run.count.0)
                 .expect("a frame has at most RUN_PAGES_MAX pages")
                 .saturating_mul(CONTENT_HASH_BYTES),
-            Self::Coded { length, .. } => *length as usize,
+            Self::Changed { length, .. } | Self::Coded { length, .. } => *length as usize,
             Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } | Self::Wanted(_) => 0,
         }
     }
@@ -148,14 +159,15 @@ impl PageFrame {
             Self::Wanted(page) => (6, 1, page.0),
             Self::Same(run) => (7, Self::count(*run), run.first.0),
             Self::Known(run) => (8, Self::count(*run), run.first.0),
+            Self::Changed { run, .. } => (CHANGED, Self::count(*run), run.first.0),
             Self::Coded { run, coder, .. } => {
                 (CODED + *coder as u8, Self::count(*run), run.first.0)
             }
         };
         let mut bytes = [0; HEADER_BYTES];
-        if let Self::Coded { run, length, .. } = self {
+        if let Self::Coded { run, length, .. } | Self::Changed { run, length } = self {
             let fits = (1..=length_max(Self::count(*run))).contains(length);
-            assert!(fits, "{length} bytes of code for {run:?} cannot be sent");
+            assert!(fits, "{length} bytes for {run:?} cannot be sent");
             bytes[..4].copy_from_slice(&(length << 8).to_le_bytes());
         }
         bytes[0] = kind;
@@ -179,7 +191,8 @@ impl PageFrame {
         let length = u32::from_le_bytes([bytes[1], bytes[2], bytes[3], 0]);
         let coder =
             bytes[0].checked_sub(CODED).and_then(|place| Coder::ALL.get(usize::from(place)));
-        if length != 0 && coder.is_none() {
+        let is_changed = bytes[0] == CHANGED;
+        if length != 0 && coder.is_none() && !is_changed {
             return Err(FrameError::Reserved);
         }
         let count = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
@@ -194,15 +207,15 @@ impl PageFrame {
                 _ => Err(FrameError::Count(count)),
             }
         };
-        if let Some(coder) = coder {
-            let (run, coder) = (run()?, *coder);
-            return match length {
-                0 => Err(FrameError::Length { length, pages: count }),
-                long if long > length_max(count) => {
-                    Err(FrameError::Length { length, pages: count })
-                }
-                _ => Ok(Self::Coded { run, coder, length }),
-            };
+        if coder.is_some() || is_changed {
+            let run = run()?;
+            if length == 0 || length > length_max(count) {
+                return Err(FrameError::Length { length, pages: count });
+            }
+            return Ok(match coder {
+                Some(coder) => Self::Coded { run, coder: *coder, length },
+                None => Self::Changed { run, length },
+            });
         }
         match bytes[0] {
             1 => run().map(Self::Raw),
@@ -220,7 +233,7 @@ impl PageFrame {
     }
 }
 
-/// The longest code of so many pages.
+/// The longest code of so many pages; deltas are shorter.
 fn length_max(pages: u32) -> u32 {
     u32::try_from(code_bytes_max(pages as usize)).unwrap_or(u32::MAX).min(0xff_ffff)
 }
@@ -242,6 +255,8 @@ mod tests {
             PageFrame::Wanted(PageNumber(1 << 40)),
             PageFrame::Same(run),
             PageFrame::Known(run),
+            PageFrame::Changed { run, length: 1 },
+            PageFrame::Changed { run, length: length_max(RUN_PAGES_MAX) },
             PageFrame::Coded { run, coder: Coder::Sparse, length: 1 },
             PageFrame::Coded { run, coder: Coder::ZstdStrong, length: length_max(RUN_PAGES_MAX) },
         ] {

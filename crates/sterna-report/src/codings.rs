@@ -6,9 +6,10 @@ use sterna_page::PageCount;
 
 /// From the bottom of a bar to its top: a coding's name, which is its style as well, and its
 /// meaning.
-pub(crate) const CODINGS: [(&str, &str); 11] = [
+pub(crate) const CODINGS: [(&str, &str); 12] = [
     ("raw", "raw"),
     ("coded", "coded: in fewer bytes"),
+    ("changed", "changed: only in part"),
     ("same", "same: as another page"),
     ("known", "known: the destination had it"),
     ("zero", "zero"),
@@ -21,10 +22,11 @@ pub(crate) const CODINGS: [(&str, &str); 11] = [
 ];
 
 /// Pages of a coding, in the order of [`CODINGS`].
-pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 11] {
+pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 12] {
     [
         pages.raw,
         pages.coded,
+        pages.changed,
         pages.same,
         pages.known,
         pages.zero,

@@ -245,6 +245,10 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
             0 => String::new(),
             known => format!("  {known} known there"),
         };
+        let changed = match pages.changed.0 {
+            0 => String::new(),
+            changed => format!("  {changed} in part"),
+        };
         let lacking = match round.lacking.0 {
             0 => String::new(),
             lacking => format!("  {lacking} lacking there"),
@@ -263,7 +267,7 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
         };
         writeln!(
             text,
-            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{coded}{same}{known}{lacking}{held}{left}{slowed}",
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{coded}{changed}{same}{known}{lacking}{held}{left}{slowed}",
             round.number,
             time(round.took),
             size(round.bytes),

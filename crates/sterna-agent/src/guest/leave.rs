@@ -171,7 +171,7 @@ pub(super) fn offer(
         .map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
     let mut codings = vec![Coding::Absent, Coding::Zero, Coding::Raw];
     if request.compress == Compress::Auto {
-        codings.extend([Coding::Coded, Coding::Same]);
+        codings.extend([Coding::Coded, Coding::Same, Coding::Changed]);
         // What the destination turns out not to have needs another round.
         if request.algorithm.start().tracking() == Tracking::Needed {
             codings.push(Coding::Known);

@@ -103,9 +103,19 @@ impl<'a> Model<'a> {
     #[must_use]
     pub fn of(view: &View<'a>) -> Option<Self> {
         let first = view.rounds.first()?;
-        let PagesByCoding { raw, zero, postponed, withheld, unsent, coded, same, known, .. } =
-            first.pages;
-        let sent = (raw + coded + same + known + zero).0;
+        let PagesByCoding {
+            raw,
+            zero,
+            postponed,
+            withheld,
+            unsent,
+            coded,
+            changed,
+            same,
+            known,
+            ..
+        } = first.pages;
+        let sent = (raw + coded + changed + same + known + zero).0;
         if sent == 0 {
             return None;
         }

@@ -345,7 +345,7 @@ impl Driver {
         match self.service.host.reserve(self.attempt, offer, &self.peer) {
             Ok(guest) => {
                 let mut codings = codings;
-                let ours = [Coding::Coded, Coding::Same];
+                let ours = [Coding::Coded, Coding::Same, Coding::Changed];
                 codings.extend(ours.iter().filter(|coding| offer.codings.contains(coding)));
                 if offer.codings.contains(&Coding::Owed) && guest.can_serve_faults().is_ok() {
                     codings.push(Coding::Owed);

@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 use sterna_core::receipt::PagesByCoding;
+use sterna_page::delta::{self, LineHasher};
 use sterna_page::known::{KnownPages, Summary};
 use sterna_page::sent::{ContentHash, ContentHasher};
 use sterna_page::{PAGE_SIZE, PageNumber, PageRun, PageSet, RamBlock, RamLayout};
@@ -106,10 +107,10 @@ impl Streams {
             hashes: KeepHashes::No,
             coded: Some(Arc::default()),
             alike: Some(match &known {
-                None => Alike::new(source.pages(), [9; 32]),
+                None => Alike::new(source.pages(), [9; 32]).with_deltas(6),
                 Some(known) => {
                     let summary = Summary::new(known.summary()).unwrap();
-                    Alike::with(source.pages(), known.hasher(), summary)
+                    Alike::with(source.pages(), known.hasher(), summary).with_deltas(6)
                 }
             }),
         };
@@ -182,6 +183,8 @@ enum Write {
     Fill(u8),
     /// Noise, of this seed.
     Noise(u8),
+    /// A few of its bytes, from this one on, are noise of this seed; the others stay as they are.
+    Part(u16, u8),
     /// The guest gives it back.
     Discard,
 }
@@ -190,6 +193,7 @@ fn write() -> impl Strategy<Value = Write> {
     prop_oneof![
         4 => (0u8..4).prop_map(Write::Fill),
         2 => (0u8..4).prop_map(Write::Noise),
+        3 => (0..4000u16, 0u8..4).prop_map(|(at, seed)| Write::Part(at, seed)),
         1 => Just(Write::Discard),
     ]
 }
@@ -202,8 +206,17 @@ fn page_of(write: Write) -> Option<[u8; PAGE_SIZE]> {
                 (index as u64 + 1 + u64::from(seed) * 4096).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             (mixed >> 43).to_le_bytes()[0]
         })),
+        Write::Part(at, seed) => {
+            let mut page = [0; PAGE_SIZE];
+            write_part(&mut page, at, seed);
+            Some(page)
+        }
         Write::Discard => None,
     }
+}
+
+fn write_part(page: &mut [u8; PAGE_SIZE], at: u16, seed: u8) {
+    page[usize::from(at)..][..90].fill(seed.wrapping_mul(37) + 1);
 }
 
 /// What has become of a page that the destination had.
@@ -253,12 +266,20 @@ fn write_all(streams: &Streams, writes: Vec<(u64, u64, Write)>) -> (PageSet, Pag
     let mut dirty = PageSet::empty(streams.source.pages());
     for (first, count, write) in writes {
         let run = PageRun::new(first, count.min(PAGES - first));
-        match page_of(write) {
-            Some(page) => {
-                let bytes = page.repeat(usize_of(run.count.0));
-                streams.source.write(run.first, &bytes).unwrap();
+        for page in (run.first.0..run.first.0 + run.count.0).map(PageNumber) {
+            let content = match write {
+                Write::Part(at, seed) => {
+                    let mut content = [0; PAGE_SIZE];
+                    streams.source.read(page, &mut content).unwrap();
+                    write_part(&mut content, at, seed);
+                    Some(content)
+                }
+                _ => page_of(write),
+            };
+            match content {
+                Some(content) => streams.source.write(page, &content).unwrap(),
+                None => streams.source.punch(PageRun::new(page.0, 1)).unwrap(),
             }
-            None => streams.source.punch(run).unwrap(),
         }
         dirty.insert_run(run);
     }
@@ -396,4 +417,56 @@ fn references_that_lie_are_refused() {
     // One that the destination has, or that this stream brought, is none.
     let fine = refused(&[(same, &to(CHUNK_PAGES, false)), (same, &to(0, true))]);
     assert!(matches!(fine, ReceiveError::Io(_)), "{fine}");
+}
+
+#[test]
+fn of_pages_that_change_again_and_again_only_that_is_sent() {
+    let cluster = Cluster::new();
+    let mut streams = Streams::new(&cluster, 2, Some(20_000_000));
+    let none = || PageSet::empty(streams.source.pages());
+    let (absent, mut hot) = (none(), none());
+    hot.insert_run(PageRun::new(CHUNK_PAGES - 20, 40));
+    let mut contents: Vec<_> = (0..40).map(|seed| page_of(Write::Noise(seed)).unwrap()).collect();
+    let mut changed = Vec::new();
+    for round in 0..5_u8 {
+        for (page, content) in hot.iter().zip(&mut contents) {
+            write_part(content, u16::from(round) * 700, round);
+            streams.source.write(page, content).unwrap();
+        }
+        let sent = streams.send(hot.clone(), absent.clone());
+        changed.push((sent.changed.0, (sent.raw + sent.coded).0));
+        streams.assert_equal();
+    }
+    assert_eq!(changed, [(0, 40), (0, 40), (40, 0), (40, 0), (40, 0)]);
+    // What the destination has of one is not what the source believes: it notices, and says so.
+    let spoilt = PageNumber(CHUNK_PAGES);
+    streams.destination.write(spoilt, &[1; PAGE_SIZE]).unwrap();
+    for (page, content) in hot.iter().zip(&mut contents) {
+        write_part(content, 3000, 9);
+        streams.source.write(page, content).unwrap();
+    }
+    streams.send(hot.clone(), absent.clone());
+    let lacking = streams.lacking();
+    assert_eq!(lacking.iter().collect::<Vec<_>>(), [spoilt]);
+    streams.send(lacking, absent);
+    assert_eq!(streams.arrivals.lacking(), []);
+    streams.assert_equal();
+}
+
+#[test]
+fn deltas_that_lie_are_refused() {
+    let delta = |length| PageFrame::Changed { run: PageRun::new(3, 1), length };
+    let mut page = [0; PAGE_SIZE];
+    page[5] = 1;
+    let hasher = LineHasher::new(1);
+    let lines = hasher.changed(&mut hasher.fingerprints(&[0; PAGE_SIZE]), &page);
+    let mut bytes = Vec::new();
+    delta::encode(&page, lines, &mut bytes);
+    let length = u32::try_from(bytes.len()).unwrap();
+    let fine = refused(&[(delta(length), &bytes)]);
+    assert!(matches!(fine, ReceiveError::Io(_)), "{fine}");
+    let cut = refused(&[(delta(length - 1), &bytes)]);
+    assert!(matches!(cut, ReceiveError::Delta { .. }), "{cut}");
+    let long = refused(&[(delta(length + 1), &[&bytes[..], &[0]].concat())]);
+    assert!(matches!(long, ReceiveError::Delta { .. }), "{long}");
 }

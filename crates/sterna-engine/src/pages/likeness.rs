@@ -4,12 +4,13 @@
 //! for a page otherwise, it is worth it where the hash takes less than *h T*. What *h* is shows only where
 //! pages are hashed, so it is taken for a twentieth at least: a guest's kernel alone has as many.
 
-use super::usize_of;
+use super::{Deltas, usize_of};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_page::coding::PageBytes;
+use sterna_page::delta::{LineHasher, Lines};
 use sterna_page::known::Summary;
-use sterna_page::sent::{ContentHash, ContentHasher, Known, Sent};
+use sterna_page::sent::{Base, ContentHash, ContentHasher, Known, Sent};
 use sterna_page::{PageCount, PageNumber, PageRun, PageSet, is_zero};
 
 /// The least share of pages that is taken to be known.
@@ -26,6 +27,24 @@ const HASH_AT_FIRST: f64 = 2e-6;
 pub(crate) struct Alike {
     state: Arc<Mutex<State>>,
     hasher: ContentHasher,
+    pages: PageCount,
+    /// Whether pages may go as what has changed of them.
+    lines: Option<LineHasher>,
+}
+
+/// How a page is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Not at all: it is as it was.
+    Unchanged,
+    /// As a reference.
+    Like(PageNumber, Base),
+    /// As its hash.
+    There(ContentHash),
+    /// As what has changed of it.
+    Changed(Lines),
+    /// With its content.
+    Whole,
 }
 
 #[derive(Debug)]
@@ -59,7 +78,12 @@ impl Alike {
 
     fn hashing(pages: PageCount, hasher: ContentHasher, known: Option<Summary>) -> Self {
         let state = State { sent: Sent::new(pages), known, may_lack: false };
-        Self { state: Arc::new(Mutex::new(state)), hasher }
+        Self { state: Arc::new(Mutex::new(state)), hasher, pages, lines: None }
+    }
+
+    /// The same, where pages may go as what has changed of them.
+    pub(crate) fn with_deltas(self, seed: u64) -> Self {
+        Self { lines: Some(LineHasher::new(seed)), ..self }
     }
 
     /// A round begins that may change these pages at the destination, and no others.
@@ -95,6 +119,7 @@ impl Alike {
 #[derive(Debug)]
 pub(super) struct Likeness {
     alike: Alike,
+    deltas: Option<Deltas>,
     /// Of a page that is not zero, in seconds.
     hash: f64,
     /// *h*
@@ -102,10 +127,19 @@ pub(super) struct Likeness {
 }
 
 impl Likeness {
-    pub(super) fn new(alike: Alike) -> Self {
+    /// Of one of so many streams.
+    pub(super) fn new(alike: Alike, streams: u16) -> Self {
+        let deltas = alike.lines.map(|lines| Deltas::new(lines, alike.pages, streams));
         let there = alike.lock().known.as_ref().is_some_and(|known| !known.is_empty());
         let share = if there { 1.0 } else { SHARE_MIN };
-        Self { alike, hash: HASH_AT_FIRST, share }
+        Self { alike, deltas, hash: HASH_AT_FIRST, share }
+    }
+
+    /// A round begins.
+    pub(super) fn begin(&mut self) {
+        if let Some(deltas) = &mut self.deltas {
+            deltas.begin();
+        }
     }
 
     /// How the pages of a run are to be sent, each of which takes so long otherwise, as far as known. They
@@ -115,30 +149,44 @@ impl Likeness {
         run: PageRun,
         pages: &[PageBytes],
         page_takes: Option<Duration>,
-    ) -> Vec<Known> {
+    ) -> Vec<Way> {
         debug_assert_eq!(pages.len(), usize_of(run.count.0));
         let numbers = (run.first.0..).map(PageNumber);
         let spared = |takes: Duration| self.share.max(SHARE_MIN) * takes.as_secs_f64();
         if page_takes.is_some_and(|takes| self.hash >= spared(takes)) {
             let State { sent, .. } = &mut *self.alike.lock();
             numbers.zip(pages).for_each(|(page, _)| sent.forget(page));
-            return vec![Known::No; pages.len()];
+            return vec![Way::Whole; pages.len()];
         }
         let hashes = self.hashes(pages);
         let mut state = self.alike.lock();
-        let known: Vec<Known> = numbers
+        let known: Vec<(Option<ContentHash>, Known)> = numbers
+            .clone()
             .zip(&hashes)
             .map(|(page, hash)| match hash {
-                Some(hash) => state.send(page, *hash),
+                Some(hash) => (state.sent.content(page), state.send(page, *hash)),
                 None => {
                     state.sent.forget(page);
-                    Known::No
+                    (None, Known::No)
                 }
             })
             .collect();
         drop(state);
-        self.learn(&hashes, &known);
-        known
+        let way = |(((page, bytes), hash), (before, known))| match (known, hash) {
+            (Known::Unchanged, _) => Way::Unchanged,
+            (Known::Like(page, base), _) => Way::Like(page, base),
+            (Known::There(hash), _) => Way::There(hash),
+            (Known::No, None) => Way::Whole,
+            (Known::No, Some(hash)) => {
+                let deltas = self.deltas.as_mut();
+                let lines = deltas.and_then(|deltas| deltas.send(page, bytes, (before, hash)));
+                lines.map_or(Way::Whole, Way::Changed)
+            }
+        };
+        let ways: Vec<Way> =
+            numbers.zip(pages).zip(hashes.iter().copied()).zip(known).map(way).collect();
+        self.learn(&hashes, &ways);
+        ways
     }
 
     /// The destination has nothing of these pages any more.
@@ -161,10 +209,10 @@ impl Likeness {
         hashes
     }
 
-    fn learn(&mut self, hashes: &[Option<ContentHash>], known: &[Known]) {
+    fn learn(&mut self, hashes: &[Option<ContentHash>], ways: &[Way]) {
         let hashed = hashes.iter().flatten().count();
         if hashed > 0 {
-            let spared = known.iter().filter(|known| **known != Known::No).count();
+            let spared = ways.iter().filter(|way| **way != Way::Whole).count();
             #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let newest = spared as f64 / hashed as f64;
             self.share += (newest - self.share) * NEWEST;
@@ -176,12 +224,11 @@ impl Likeness {
 mod tests {
     use super::*;
     use sterna_page::PAGE_SIZE;
-    use sterna_page::sent::Base;
 
     fn likeness() -> Likeness {
         let alike = Alike::new(PageCount(16), [5; 32]);
         alike.begin(Arc::new(PageSet::full(PageCount(16))), true);
-        Likeness::new(alike)
+        Likeness::new(alike, 1)
     }
 
     fn pages(contents: &[u8]) -> Vec<PageBytes> {
@@ -193,8 +240,8 @@ mod tests {
         let mut likeness = likeness();
         let slow = Some(Duration::from_millis(1));
         let known = likeness.send(PageRun::new(0, 5), &pages(&[7, 0, 7, 8, 7]), slow);
-        let like = Known::Like(PageNumber(0), Base::Coming);
-        assert_eq!(known, [Known::No, Known::No, like, Known::No, like]);
+        let like = Way::Like(PageNumber(0), Base::Coming);
+        assert_eq!(known, [Way::Whole, Way::Whole, like, Way::Whole, like]);
         assert!(likeness.share > SHARE_MIN);
     }
 
@@ -204,7 +251,7 @@ mod tests {
         likeness.send(PageRun::new(0, 1), &pages(&[7]), None);
         let slow = Some(Duration::from_millis(1));
         let fast = Some(Duration::from_nanos(500));
-        assert_eq!(likeness.send(PageRun::new(0, 2), &pages(&[9, 9]), fast), [Known::No; 2]);
-        assert_eq!(likeness.send(PageRun::new(2, 1), &pages(&[7]), slow), [Known::No]);
+        assert_eq!(likeness.send(PageRun::new(0, 2), &pages(&[9, 9]), fast), [Way::Whole; 2]);
+        assert_eq!(likeness.send(PageRun::new(2, 1), &pages(&[7]), slow), [Way::Whole]);
     }
 }

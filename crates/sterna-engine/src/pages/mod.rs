@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod both_ends;
 mod coding;
+mod deltas;
 mod follow;
 mod gauge;
 mod hashes;
@@ -15,11 +16,13 @@ mod sender;
 mod senders;
 
 use coding::Coding;
+use deltas::Deltas;
 pub(crate) use follow::{Follow, Followed, bits, read_bits};
 use hashes::Hashes;
 pub(crate) use hashes::KeepHashes;
 pub(crate) use likeness::Alike;
 use likeness::Likeness;
+use likeness::Way;
 pub(crate) use pacing::{GivingUp, Pacer};
 use queue::Queue;
 pub(crate) use receiver::{Heard, PageReceiver, Place, ReceiveError, StreamEvent};

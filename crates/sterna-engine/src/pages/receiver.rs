@@ -5,6 +5,7 @@ use crate::destination::{Arrivals, Following, NeverCame};
 use std::io::{self, Read};
 use std::sync::Arc;
 use sterna_page::coding::{CodeError, Coder, Decoders, code_bytes_max};
+use sterna_page::delta::{self, BadDelta};
 use sterna_page::known::KnownPages;
 use sterna_page::sent::ContentHash;
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet};
@@ -53,6 +54,15 @@ pub(crate) enum ReceiveError {
         #[source]
         error: CodeError,
     },
+    /// Deltas that are none.
+    #[error("bad deltas of pages at page {first:#x}", first = .run.first.0)]
+    Delta {
+        /// Of these pages.
+        run: PageRun,
+        /// Why.
+        #[source]
+        error: BadDelta,
+    },
     /// Guest RAM could not be written.
     #[error("cannot write guest RAM")]
     Memory(#[source] io::Error),
@@ -66,7 +76,8 @@ impl ReceiveError {
             Self::Frame(_)
             | Self::Misplaced { .. }
             | Self::NeverCame { .. }
-            | Self::Code { .. } => ReasonCode::Protocol,
+            | Self::Code { .. }
+            | Self::Delta { .. } => ReasonCode::Protocol,
             Self::Memory(_) => ReasonCode::Hypervisor,
         }
     }
@@ -133,6 +144,9 @@ impl<R: Read> PageReceiver<R> {
                 PageFrame::Raw(run) => self.raw(run).map(|()| None)?,
                 PageFrame::Same(run) => self.same(run).map(|()| None)?,
                 PageFrame::Known(run) => self.known(run).map(|()| None)?,
+                PageFrame::Changed { run, length } => {
+                    self.changed(run, length as usize).map(|()| None)?
+                }
                 PageFrame::Coded { run, coder, length } => {
                     self.coded(run, coder, length as usize).map(|()| None)?
                 }
@@ -226,6 +240,32 @@ impl<R: Read> PageReceiver<R> {
                 known.read(hash, page) && hasher.hash(page) == hash
             })
             .collect();
+        self.take_those(run, &got)
+    }
+
+    /// Makes pages of what they were and what has changed of them.
+    fn changed(&mut self, run: PageRun, length: usize) -> Result<(), ReceiveError> {
+        self.check(run)?;
+        if self.place.following.takes_pages() {
+            return Err(ReceiveError::Misplaced { run, stream: self.stream });
+        }
+        let mut deltas = vec![0; length];
+        self.link.read_exact(&mut deltas)?;
+        let mut rest = deltas.as_slice();
+        let mut got = Vec::with_capacity(usize_of(run.count.0));
+        let pages = self.buffer.as_chunks_mut::<PAGE_SIZE>().0;
+        for (page, number) in pages.iter_mut().zip(run.first.0..run.first.0 + run.count.0) {
+            let number = PageNumber(number);
+            let read = self.place.memory.read(number, page);
+            read.map_err(|error| ReceiveError::Memory(io::Error::other(error)))?;
+            let (fits, left) =
+                delta::apply(rest, page).map_err(|error| ReceiveError::Delta { run, error })?;
+            got.push(fits && self.place.arrivals.is_whole(number));
+            rest = left;
+        }
+        if !rest.is_empty() {
+            return Err(ReceiveError::Delta { run, error: BadDelta(rest.len()) });
+        }
         self.take_those(run, &got)
     }
 

@@ -1,8 +1,8 @@
 //! One stream at the sending end: a thread with its share of the guest's pages.
 
 use super::{
-    CHUNK_PAGES, Coding, Follow, Hashes, Likeness, Manner, Pacer, Queue, Sends, bits, chunks_of,
-    parts_on, stream_of, usize_of,
+    CHUNK_PAGES, Coding, Follow, Hashes, Likeness, Manner, Pacer, Queue, Sends, Way, bits,
+    chunks_of, parts_on, stream_of, usize_of,
 };
 use crate::link::Link;
 use std::io::{self, IoSlice, Write};
@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 use sterna_core::source::RoundSent;
 use sterna_page::coding::{Coder, PageBytes, PageClass, classify};
-use sterna_page::sent::{Base, ContentHash, Known};
+use sterna_page::delta::{self, Lines};
+use sterna_page::sent::{Base, ContentHash};
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet, is_zero};
 use sterna_proto::pages::{HEADER_BYTES, PageFrame, Reference};
 use sterna_sys::memory::GuestMemory;
@@ -45,7 +46,7 @@ pub(super) struct PageSender {
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
-    /// References or hashes, of the frame that is being sent.
+    /// References, hashes or deltas, of the frame that is being sent.
     stand_ins: Vec<u8>,
     coding: Option<Coding>,
     likeness: Option<Likeness>,
@@ -72,7 +73,7 @@ impl PageSender {
             buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
             stand_ins: Vec::new(),
             coding: manner.coded.clone().map(Coding::new),
-            likeness: manner.alike.clone().map(Likeness::new),
+            likeness: manner.alike.clone().map(|alike| Likeness::new(alike, streams)),
             hashes: Hashes::new(manner.hashes, memory.pages(), streams),
             common: common.clone(),
             sent: RoundSent::default(),
@@ -102,6 +103,9 @@ impl PageSender {
     fn obey(&mut self, order: &Sends) -> io::Result<()> {
         if let Some(coding) = &mut self.coding {
             coding.begin();
+        }
+        if let Some(likeness) = &mut self.likeness {
+            likeness.begin();
         }
         let (stream, streams) = (self.stream, self.streams);
         for run in order.pages.runs() {
@@ -201,8 +205,8 @@ impl PageSender {
         let bytes = usize_of(part.count.0) * PAGE_SIZE;
         self.memory.read(part.first, &mut self.buffer[..bytes]).map_err(io::Error::other)?;
         self.remember(part);
-        let known = self.known(part);
-        self.send_buffer(part, &known)?;
+        let ways = self.ways(part);
+        self.send_buffer(part, &ways)?;
         self.common.progress.fetch_add(part.count.0, Ordering::Relaxed);
         Ok(())
     }
@@ -243,8 +247,8 @@ impl PageSender {
             .collect()
     }
 
-    /// What the destination has of the pages that the buffer holds of `part`; nothing if nobody looked.
-    fn known(&mut self, part: PageRun) -> Vec<Known> {
+    /// How the pages that the buffer holds of `part` are to be sent; nothing if nobody looked.
+    fn ways(&mut self, part: PageRun) -> Vec<Way> {
         let (Some(likeness), Some(coding)) = (&mut self.likeness, &mut self.coding) else {
             return Vec::new();
         };
@@ -253,12 +257,12 @@ impl PageSender {
     }
 
     /// Sends what the buffer holds of `part`, pages of one class together.
-    fn send_buffer(&mut self, part: PageRun, known: &[Known]) -> io::Result<()> {
+    fn send_buffer(&mut self, part: PageRun, ways: &[Way]) -> io::Result<()> {
         let look = self.coding.as_ref().is_some_and(Coding::may_code);
         let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[..usize_of(part.count.0)];
-        let known = known.iter().copied().chain(std::iter::repeat(Known::No));
-        let class = |(page, known)| Class::of(page, known, look);
-        let classes: Vec<Class> = pages.iter().zip(known).map(class).collect();
+        let ways = ways.iter().copied().chain(std::iter::repeat(Way::Whole));
+        let class = |(page, way)| Class::of(page, way, look);
+        let classes: Vec<Class> = pages.iter().zip(ways).map(class).collect();
         let mut start = 0;
         for alike in classes.chunk_by(|one, next| one.goes_with(*next)) {
             let run = PageRun::new(part.first.0 + start as u64, alike.len() as u64);
@@ -276,6 +280,7 @@ impl PageSender {
                     self.sent.pages.known += run.count;
                     self.send_stand_ins(PageFrame::Known(run), alike)?;
                 }
+                Class::Changed(_) => self.send_changed(run, start, alike)?,
                 Class::Any => self.send_raw(run, start)?,
                 Class::Looked(class) => self.send_class(class, run, start)?,
             }
@@ -295,6 +300,20 @@ impl PageSender {
             }
         }
         self.frame(frame, 0..0)
+    }
+
+    /// Sends what has changed of pages. The first is at `start` of the buffer.
+    fn send_changed(&mut self, run: PageRun, start: usize, alike: &[Class]) -> io::Result<()> {
+        self.sent.pages.changed += run.count;
+        self.stand_ins.clear();
+        let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[start..];
+        for (page, class) in pages.iter().zip(alike) {
+            if let Class::Changed(lines) = class {
+                delta::encode(page, *lines, &mut self.stand_ins);
+            }
+        }
+        let length = u32::try_from(self.stand_ins.len()).map_err(io::Error::other)?;
+        self.frame(PageFrame::Changed { run, length }, 0..0)
     }
 
     /// Sends the pages of a run as they are. The first is at `start` of the buffer.
@@ -351,7 +370,9 @@ impl PageSender {
         let Some(coding) = &mut self.coding else { return write(&buffer[payload]) };
         coding.measured(length, |coding| match frame {
             PageFrame::Coded { length, .. } => write(coding.code(length as usize)),
-            PageFrame::Same(_) | PageFrame::Known(_) => write(stand_ins),
+            PageFrame::Same(_) | PageFrame::Known(_) | PageFrame::Changed { .. } => {
+                write(stand_ins)
+            }
             _ => write(&buffer[payload]),
         })
     }
@@ -367,20 +388,23 @@ enum Class {
     Like(Reference),
     /// The destination gets it by itself.
     There(ContentHash),
+    /// These lines of it have changed since it was last sent.
+    Changed(Lines),
     Looked(PageClass),
     /// Anything but zero; nobody looked.
     Any,
 }
 
 impl Class {
-    fn of(page: &PageBytes, known: Known, look: bool) -> Self {
-        match known {
-            Known::Unchanged => return Self::Unchanged,
-            Known::Like(page, base) => {
+    fn of(page: &PageBytes, way: Way, look: bool) -> Self {
+        match way {
+            Way::Unchanged => return Self::Unchanged,
+            Way::Like(page, base) => {
                 return Self::Like(Reference { page, comes: base == Base::Coming });
             }
-            Known::There(hash) => return Self::There(hash),
-            Known::No => {}
+            Way::There(hash) => return Self::There(hash),
+            Way::Changed(lines) => return Self::Changed(lines),
+            Way::Whole => {}
         }
         if look {
             match classify(page) {
@@ -399,7 +423,9 @@ impl Class {
         self == next
             || matches!(
                 (self, next),
-                (Self::Like(_), Self::Like(_)) | (Self::There(_), Self::There(_))
+                (Self::Like(_), Self::Like(_))
+                    | (Self::There(_), Self::There(_))
+                    | (Self::Changed(_), Self::Changed(_))
             )
     }
 }

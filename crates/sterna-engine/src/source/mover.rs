@@ -239,6 +239,9 @@ impl Mover {
     /// What need not be sent twice, or at all.
     fn alike(&self, accept: &Accept, pages: PageCount) -> Result<Option<Alike>, Event> {
         let granted = |coding| accept.codings.contains(&coding);
+        let with_deltas = |alike: Alike| {
+            if granted(Coding::Changed) { alike.with_deltas(rand::random()) } else { alike }
+        };
         if granted(Coding::Same) && granted(Coding::Known) {
             let link = self.connect(Role::Known { token: accept.token }).map_err(link_failed)?;
             link.socket.set_read_limit(known::PATIENCE).map_err(io_failed)?;
@@ -246,9 +249,9 @@ impl Mover {
             let (hasher, known) = heard
                 .map_err(|error| Event::Failed(Reason::new(error.code(), words::chain(&error))))?;
             tracing::debug!(pages = known.len(), "the destination has pages already");
-            return Ok(Some(Alike::with(pages, hasher, known)));
+            return Ok(Some(with_deltas(Alike::with(pages, hasher, known))));
         }
-        Ok(granted(Coding::Same).then(|| Alike::new(pages, rand::random())))
+        Ok(granted(Coding::Same).then(|| with_deltas(Alike::new(pages, rand::random()))))
     }
 
     fn connect_streams(&self, token: MoveToken, streams: u16) -> Result<Vec<Link>, LinkError> {

@@ -3,9 +3,11 @@
 use anyhow::{Result, ensure};
 use sterna_core::receipt::{RamCheck, Receipt};
 use sterna_page::PageCount;
+use sterna_testkit::lab::GuestPlan;
 use sterna_testkit::net::Host;
+use sterna_testkit::recorder::WriteSize;
 
-use crate::kit::{World, small_guest};
+use crate::kit::{PRE_COPY, World, small_guest};
 
 /// Bytes of what coders were given, and of what they made of it.
 fn coded(receipt: &Receipt) -> (u64, u64) {
@@ -34,4 +36,21 @@ fn pages_go_in_fewer_bytes_before_and_after_the_guest() -> Result<()> {
         (from, to) = (to, from);
     }
     Ok(())
+}
+
+#[test]
+fn pages_that_change_a_little_go_as_what_has_changed() -> Result<()> {
+    let plan = small_guest();
+    let workload = plan.workload.write_size(WriteSize::Words(4));
+    let Some(mut world) = World::with("st-c-dl", &GuestPlan { workload, ..plan })? else {
+        return Ok(());
+    };
+    let words = ["--verify", "--compress", "auto", "--bandwidth", "12MB/s"];
+    let receipt = world.begin(Host::A, Host::B, &[&PRE_COPY[..], &words].concat())?.moved()?;
+    ensure!(receipt.ram_digest == RamCheck::Equal, "RAM: {:?}", receipt.ram_digest);
+    let changed = receipt.rounds.iter().fold(PageCount::ZERO, |all, r| all + r.pages.changed);
+    println!("{changed:?} in part, in {} rounds", receipt.rounds.len());
+    ensure!(changed > PageCount(100), "{receipt:#?}");
+    world.runs_only_on(Host::B)?;
+    world.nothing_is_wrong(Host::B)
 }
