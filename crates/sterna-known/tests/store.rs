@@ -240,3 +240,37 @@ fn a_removed_image_is_gone_for_its_readers_and_writers_too() {
     store.remove(id).unwrap();
     assert!(disk.files().is_empty(), "{:?}", disk.files());
 }
+
+#[test]
+fn the_budget_holds_while_many_guests_leave_at_once() {
+    let disk = Disk::new();
+    let budget = 5 * (IMAGE_COSTS + PAGES * PAGE_COSTS) / 2;
+    let store = disk.store(budget);
+    let memories: Vec<GuestMemory> = (0..6).map(|seed| guest(seed * PAGES)).collect();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let most = scope.spawn(|| {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                // A file may go between it is named and looked at.
+                let sizes = disk.files().into_iter().filter_map(|file| fs::metadata(file).ok());
+                most = most.max(sizes.map(|found| found.len()).sum::<u64>());
+            }
+            most
+        });
+        let leaving: Vec<_> = memories
+            .iter()
+            .map(|memory| scope.spawn(|| store.keep(Uuid::new_v4(), memory, &none()).unwrap()))
+            .collect();
+        let kept: Vec<_> = leaving.into_iter().map(|thread| thread.join().unwrap()).collect();
+        done.store(true, Ordering::Relaxed);
+        let most = most.join().unwrap();
+        assert!((1..=budget).contains(&most), "{most} of {budget} bytes");
+        assert!(kept.iter().any(|image| !image.whole), "{kept:?}");
+    });
+    // Each that is told of can be read.
+    for image in store.list() {
+        assert!(store.find(image.guest).unwrap().is_some());
+    }
+    assert!(disk.bytes() <= budget);
+}
