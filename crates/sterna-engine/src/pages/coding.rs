@@ -14,16 +14,23 @@ use sterna_page::coding::{Choice, Coder, Encoders, PageBytes, PageClass, Tried, 
 /// round, for which it waits, shall not take long. The strongest coder takes some milliseconds.
 const RUN_PAGES: usize = 64;
 
+/// How long pages must have taken before that tells something.
+const TELLING: Duration = Duration::from_millis(50);
+
+/// Of so many pages it is known how long they took; twice as old ones count for half.
+const CONTENT_PAGES: u64 = 1 << 14;
+
 /// What one stream knows of its coders, of its link, and of its pages.
 #[derive(Debug)]
 pub(super) struct Coding {
     choice: Choice,
     encoders: Encoders,
     gauge: Gauge,
+    /// How long the thread had waited for a processor when that was last asked.
+    queued: Duration,
     code: Vec<u8>,
-    /// The stream's time, and the pages that it dealt with meanwhile.
-    spent: Duration,
-    pages: u64,
+    /// How long it took to code and write pages' content, of late, and of how many pages.
+    content: (Duration, u64),
     /// What the coders of all streams did.
     did: Arc<Mutex<Coded>>,
 }
@@ -34,9 +41,9 @@ impl Coding {
             choice: Choice::default(),
             encoders: Encoders::default(),
             gauge: Gauge::new(Instant::now()),
+            queued: Duration::ZERO,
             code: vec![0; code_bytes_max(usize_of(CHUNK_PAGES))],
-            spent: Duration::ZERO,
-            pages: 0,
+            content: (Duration::ZERO, 0),
             did,
         }
     }
@@ -44,6 +51,7 @@ impl Coding {
     /// There is something to send again.
     pub(super) fn begin(&mut self) {
         self.gauge.begin(Instant::now());
+        self.queued = time_queued();
     }
 
     /// Whether it pays to look what kind of pages they are.
@@ -56,11 +64,12 @@ impl Coding {
         self.choice.next(class, pages.min(RUN_PAGES), self.gauge.pace())
     }
 
-    /// What a page has taken so far, on average; so many come now. At first nobody knows.
-    pub(super) fn page_takes(&mut self, pages: PageCount) -> Option<Duration> {
-        let known = u32::try_from(self.pages).unwrap_or(u32::MAX);
-        self.pages += pages.0;
-        (!self.spent.is_zero()).then(|| self.spent / known.max(1))
+    /// What a page takes that goes with its content, on average over those of late. Nobody knows before that
+    /// has taken a while: the first ones only fill what lies between this thread and the link.
+    pub(super) fn page_takes(&self) -> Option<Duration> {
+        let (time, pages) = self.content;
+        let pages = u32::try_from(pages).ok().filter(|_| time >= TELLING);
+        pages.and_then(|pages| time.checked_div(pages))
     }
 
     /// Codes pages; [`Coding::code`] is the code, which has so many bytes.
@@ -68,6 +77,7 @@ impl Coding {
         let began = Instant::now();
         let code_bytes = self.encoders.encode(coder, pages, &mut self.code);
         let took = began.elapsed();
+        self.content.0 += took;
         self.choice.tried(class, coder, Tried { pages: pages.len(), code_bytes, took });
         let did =
             CodedPages { pages: PageCount(pages.len() as u64), bytes: code_bytes as u64, took };
@@ -80,10 +90,11 @@ impl Coding {
         &self.code[..bytes]
     }
 
-    /// Writes by `write`, and takes note of what it took.
+    /// Writes by `write` so many bytes, with the content of so many pages, and takes note of what it took.
     pub(super) fn measured(
         &mut self,
         bytes: usize,
+        pages: PageCount,
         write: impl FnOnce(&Self) -> io::Result<()>,
     ) -> io::Result<()> {
         let (began, processor) = (Instant::now(), processor_time());
@@ -91,12 +102,31 @@ impl Coding {
         let now = Instant::now();
         let processor = processor_time().saturating_sub(processor);
         let took = Took { elapsed: now - began, processor };
-        if let Some(time) = self.gauge.wrote(bytes, took, now) {
+        if pages > PageCount::ZERO {
+            let (time, known) = self.content;
+            self.content = (time + took.elapsed, known + pages.0);
+            if self.content.1 > CONTENT_PAGES {
+                self.content = (self.content.0 / 2, self.content.1 / 2);
+            }
+        }
+        let since = self.queued;
+        let queued = &mut self.queued;
+        let newly_queued = || {
+            *queued = time_queued();
+            queued.saturating_sub(since)
+        };
+        if let Some(time) = self.gauge.wrote(bytes, took, now, newly_queued) {
             self.choice.spent(time);
-            self.spent += time;
         }
         Ok(())
     }
+}
+
+/// How long this thread has waited for a processor, as its scheduler counts it; zero where it does not.
+fn time_queued() -> Duration {
+    let counted = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = counted.split_whitespace().nth(1).and_then(|field| field.parse().ok());
+    nanoseconds.map_or(Duration::ZERO, Duration::from_nanos)
 }
 
 /// Processor time of this thread.

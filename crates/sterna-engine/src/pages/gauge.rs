@@ -1,7 +1,7 @@
 //! How fast a stream sends: what its thread can do, and what the link takes of it.
 //!
 //! The thread's own part is processor time, which waiting does not add to. What is left of the time that
-//! a write takes was spent waiting for the link: a stream that waits for a good part of its time is held
+//! a write takes was spent waiting, for a processor, which the kernel counts, or for the link: a stream that waits for a good part of its time is held
 //! up by it, so what went out meanwhile is what the link takes. A stream that does not wait says nothing
 //! of the link, and is not held to what was once seen.
 
@@ -60,8 +60,15 @@ impl Gauge {
         (self.since, self.bytes, self.waited) = (now, 0, Duration::ZERO);
     }
 
-    /// Takes note of a write. Returns how much time has passed, whenever the link was judged anew.
-    pub(super) fn wrote(&mut self, bytes: usize, took: Took, now: Instant) -> Option<Duration> {
+    /// Takes note of a write. Returns how much time has passed, whenever the link was judged anew; `queued` is
+    /// how long the thread has waited for a processor since it was last asked.
+    pub(super) fn wrote(
+        &mut self,
+        bytes: usize,
+        took: Took,
+        now: Instant,
+        queued: impl FnOnce() -> Duration,
+    ) -> Option<Duration> {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let sent = bytes as f64;
         if bytes >= TELLING_BYTES && !took.processor.is_zero() {
@@ -76,7 +83,8 @@ impl Gauge {
         }
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let rate = self.bytes as f64 / elapsed.as_secs_f64();
-        self.pace.link = if self.waited.as_secs_f64() > elapsed.as_secs_f64() * WAITING {
+        let waited = self.waited.saturating_sub(queued());
+        self.pace.link = if waited.as_secs_f64() > elapsed.as_secs_f64() * WAITING {
             rate
         } else {
             (self.pace.link * GROWTH).max(rate)
@@ -99,7 +107,7 @@ mod tests {
             now += MS;
             let processor = Duration::from_micros(100);
             let took = Took { elapsed: processor + waiting, processor };
-            let _ = gauge.wrote(64 << 10, took, now);
+            let _ = gauge.wrote(64 << 10, took, now, || Duration::ZERO);
         }
         now
     }
@@ -123,6 +131,17 @@ mod tests {
     }
 
     #[test]
+    fn a_busy_processor_is_no_slow_link() {
+        let begin = Instant::now();
+        let mut gauge = Gauge::new(begin);
+        let took = Took { elapsed: MS * 60, processor: MS * 10 };
+        let _ = gauge.wrote(1 << 20, took, begin + MS * 60, || MS * 45);
+        assert!(gauge.pace().link.is_infinite());
+        let _ = gauge.wrote(1 << 20, took, begin + MS * 120, || MS * 20);
+        assert!(gauge.pace().link.is_finite());
+    }
+
+    #[test]
     fn time_without_anything_to_send_does_not_make_a_link_slow() {
         let begin = Instant::now();
         let mut gauge = Gauge::new(begin);
@@ -140,8 +159,9 @@ mod tests {
         let begin = Instant::now();
         let mut gauge = Gauge::new(begin);
         let took = Took { elapsed: MS, processor: MS };
-        assert_eq!(gauge.wrote(100, took, begin + MS * 49), None);
-        assert_eq!(gauge.wrote(100, took, begin + MS * 51), Some(MS * 51));
-        assert_eq!(gauge.wrote(100, took, begin + MS * 52), None);
+        let none = || Duration::ZERO;
+        assert_eq!(gauge.wrote(100, took, begin + MS * 49, none), None);
+        assert_eq!(gauge.wrote(100, took, begin + MS * 51, none), Some(MS * 51));
+        assert_eq!(gauge.wrote(100, took, begin + MS * 52, none), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Which pages need not be sent, or only as references, because the destination has their content.
 //!
 //! That costs a hash a page, and spares the sending of a share *h* of them. With *T* what the stream takes
-//! for a page otherwise, it is worth it where the hash takes less than *h T*. What *h* is shows only where
+//! for a page with its content, it is worth it where the hash takes less than *h T*. What *h* is shows only where
 //! pages are hashed, so it is taken for a twentieth at least: a guest's kernel alone has as many.
 
 use super::{Deltas, usize_of};
@@ -15,6 +15,10 @@ use sterna_page::{PageCount, PageNumber, PageRun, PageSet, is_zero};
 
 /// The least share of pages that is taken to be known.
 const SHARE_MIN: f64 = 0.05;
+
+/// A page that the destination gets by itself takes it as long as so many hashes: it is read, unsealed and
+/// hashed, while the source hashes the next.
+const GETTING_HASHES: f64 = 3.0;
 
 /// What the newest measurement counts for.
 const NEWEST: f64 = 0.1;
@@ -56,10 +60,18 @@ struct State {
     may_lack: bool,
 }
 
+/// Whether a page takes less if the destination gets it by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Getting {
+    Pays,
+    Costs,
+}
+
 impl State {
-    fn send(&mut self, page: PageNumber, hash: ContentHash) -> Known {
+    fn send(&mut self, page: PageNumber, hash: ContentHash, getting: Getting) -> Known {
+        let may_get = self.may_lack && getting == Getting::Pays;
         match (self.sent.send(page, hash), &self.known) {
-            (Known::No, Some(known)) if self.may_lack && known.holds(hash) => Known::There(hash),
+            (Known::No, Some(known)) if may_get && known.holds(hash) => Known::There(hash),
             (known, _) => known,
         }
     }
@@ -158,13 +170,17 @@ impl Likeness {
             numbers.zip(pages).for_each(|(page, _)| sent.forget(page));
             return vec![Way::Whole; pages.len()];
         }
+        let getting = match page_takes {
+            Some(takes) if takes.as_secs_f64() < self.hash * GETTING_HASHES => Getting::Costs,
+            _ => Getting::Pays,
+        };
         let hashes = self.hashes(pages);
         let mut state = self.alike.lock();
         let known: Vec<(Option<ContentHash>, Known)> = numbers
             .clone()
             .zip(&hashes)
             .map(|(page, hash)| match hash {
-                Some(hash) => (state.sent.content(page), state.send(page, *hash)),
+                Some(hash) => (state.sent.content(page), state.send(page, *hash, getting)),
                 None => {
                     state.sent.forget(page);
                     (None, Known::No)

@@ -249,11 +249,11 @@ impl PageSender {
 
     /// How the pages that the buffer holds of `part` are to be sent; nothing if nobody looked.
     fn ways(&mut self, part: PageRun) -> Vec<Way> {
-        let (Some(likeness), Some(coding)) = (&mut self.likeness, &mut self.coding) else {
+        let (Some(likeness), Some(coding)) = (&mut self.likeness, &self.coding) else {
             return Vec::new();
         };
         let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[..usize_of(part.count.0)];
-        likeness.send(part, pages, coding.page_takes(part.count))
+        likeness.send(part, pages, coding.page_takes())
     }
 
     /// Sends what the buffer holds of `part`, pages of one class together.
@@ -368,7 +368,11 @@ impl PageSender {
             write_all(link, &header, payload)
         };
         let Some(coding) = &mut self.coding else { return write(&buffer[payload]) };
-        coding.measured(length, |coding| match frame {
+        let content = match frame {
+            PageFrame::Raw(run) | PageFrame::Coded { run, .. } => run.count,
+            _ => PageCount::ZERO,
+        };
+        coding.measured(length, content, |coding| match frame {
             PageFrame::Coded { length, .. } => write(coding.code(length as usize)),
             PageFrame::Same(_) | PageFrame::Known(_) | PageFrame::Changed { .. } => {
                 write(stand_ins)
