@@ -102,12 +102,6 @@ impl ImageStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of all images together at most.
-    #[must_use]
-    pub fn budget_bytes(&self) -> u64 {
-        self.budget_bytes
-    }
-
     /// Under which pages of its images are hashed.
     #[must_use]
     pub fn hasher(&self) -> ContentHasher {

@@ -1,8 +1,8 @@
 //! Which pages of a stream can go as what has changed of them.
 //!
 //! A page that was written once while the guest moved is likely to be written again: there are fingerprints of
-//! all that is sent after the first round, 256 bytes a page. They may take a three hundredth of the guest's RAM; those that a
-//! round did not need make room.
+//! all that is sent after the first round, 256 bytes a page. They may take a three hundredth of the guest's RAM;
+//! those that a round did not need make room.
 
 use super::usize_of;
 use std::collections::{HashMap, VecDeque};
