@@ -226,8 +226,8 @@ pub fn link_bytes_per_second(rounds: &[Round]) -> Option<f64> {
 fn page_bytes(rounds: &[Round]) -> f64 {
     const MOST: f64 = PAGE_SIZE as f64;
     let Some(round) = telling(rounds) else { return MOST };
-    let PagesByCoding { raw, coded, same, known, unchanged, .. } = round.pages;
-    let pages = raw + coded + same + unchanged;
+    let PagesByCoding { same, known, unchanged, .. } = round.pages;
+    let pages = round.pages.sent_with_content() + same + unchanged;
     let bytes = round.bytes.saturating_sub(known.0 * CONTENT_HASH_BYTES as u64);
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let mean = bytes as f64 / pages.0 as f64;
@@ -346,6 +346,15 @@ mod tests {
         assert_eq!(view.page_bytes(), 2560.0);
         assert_eq!(view.pages_per_second(), Some(10_000.0));
         assert_eq!(view.residue_time(), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn pages_of_which_only_a_part_is_sent_count_by_that() {
+        let changed = PageCount(10_000);
+        let pages = PagesByCoding { changed, ..PagesByCoding::default() };
+        let view = view_after(pages, 10_000 * 160, &Limits::default());
+        assert_eq!(view.page_bytes(), 160.0);
+        assert_eq!(view.pages_per_second(), Some(10_000.0));
     }
 
     #[test]
