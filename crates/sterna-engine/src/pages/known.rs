@@ -30,9 +30,7 @@ pub(crate) fn tell(mut link: Link, known: &dyn KnownPages, pages: PageCount) -> 
     }
     link.flush()?;
     // The source ends the connection once it has read all.
-    let ended = link.read(&mut [0])?;
-    debug_assert_eq!(ended, 0, "a source says nothing here");
-    Ok(())
+    link.read(&mut [0]).map(drop)
 }
 
 /// Why what the destination tells was not heard.

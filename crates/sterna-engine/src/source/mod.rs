@@ -14,7 +14,6 @@ mod native;
 mod suspects;
 
 use crate::host::{Keeper, SourceJournal};
-
 use crate::identity::Identity;
 use crate::watch::Watch;
 use driver::Driver;

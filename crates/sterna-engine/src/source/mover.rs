@@ -245,6 +245,7 @@ impl Mover {
         if granted(Coding::Same) && granted(Coding::Known) {
             let link = self.connect(Role::Known { token: accept.token }).map_err(link_failed)?;
             link.socket.set_read_limit(known::PATIENCE).map_err(io_failed)?;
+            self.shared.take_link(&link).map_err(io_failed)?;
             let heard = known::hear(link, pages);
             let (hasher, known) = heard
                 .map_err(|error| Event::Failed(Reason::new(error.code(), words::chain(&error))))?;

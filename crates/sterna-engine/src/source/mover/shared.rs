@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     ballooning: Mutex<Option<Ballooning>>,
     /// What the streams' coders did.
     pub(super) coders: Arc<Mutex<Coded>>,
-    /// What the destination lacks of the newest round, as first page and count.
+    /// What the destination lacks after the newest round, as first page and count.
     lacking: Mutex<Vec<(u64, u64)>>,
     /// The connections of a hypervisor that copies by itself.
     native: Mutex<Option<Arc<Cuts>>>,
@@ -74,13 +74,20 @@ impl Shared {
         });
     }
 
-    /// Takes note of what the destination lacks.
+    /// Takes note of what the destination lacks, of all rounds: what it said before is no longer so.
     pub(crate) fn lacks(&self, runs: &[(u64, u64)]) {
-        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(runs);
+        *self.lacking.lock().unwrap_or_else(PoisonError::into_inner) = runs.to_vec();
     }
 
     pub(super) fn take_lacking(&self) -> Vec<(u64, u64)> {
         std::mem::take(&mut self.lacking.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes note of a connection that is read before there are streams.
+    pub(super) fn take_link(&self, link: &Link) -> io::Result<()> {
+        let socket = link.socket.control()?;
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+        Ok(())
     }
 
     /// Takes note of new streams.
