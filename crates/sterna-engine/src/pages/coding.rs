@@ -135,3 +135,27 @@ fn processor_time() -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::sleep;
+
+    #[test]
+    fn only_pages_that_go_with_their_content_tell_what_one_takes() {
+        let mut coding = Coding::new(Arc::default());
+        let mut write = |pages, time| {
+            let written = coding.measured(100, PageCount(pages), |_| {
+                sleep(time);
+                Ok(())
+            });
+            written.unwrap();
+            coding.page_takes()
+        };
+        assert_eq!(write(0, TELLING), None, "references and hashes");
+        assert_eq!(write(10, Duration::ZERO), None, "too soon to tell");
+        let takes = write(10, TELLING).unwrap();
+        assert!(takes >= TELLING / 20, "{takes:?}");
+        assert_eq!(write(0, TELLING), Some(takes));
+    }
+}

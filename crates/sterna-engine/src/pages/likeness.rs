@@ -262,6 +262,24 @@ mod tests {
     }
 
     #[test]
+    fn the_destination_gets_pages_by_itself_where_that_takes_less() {
+        let hasher = ContentHasher::new([5; 32]);
+        let there = hasher.hash(&[7; PAGE_SIZE]);
+        let send = |takes, may_lack| {
+            let summary = Summary::new(vec![there.half()]).unwrap();
+            let alike = Alike::with(PageCount(16), hasher, summary);
+            alike.begin(Arc::new(PageSet::full(PageCount(16))), may_lack);
+            Likeness::new(alike, 1).send(PageRun::new(0, 2), &pages(&[7, 8]), takes)
+        };
+        let gotten = [Way::There(there), Way::Whole];
+        assert_eq!(send(None, true), gotten, "nobody knows yet");
+        assert_eq!(send(Some(Duration::from_millis(1)), true), gotten);
+        assert_eq!(send(Some(Duration::from_millis(1)), false), [Way::Whole; 2]);
+        // Two hashes' time: worth a hash, if it is the page of another, and not what getting it takes.
+        assert_eq!(send(Some(Duration::from_micros(4)), true), [Way::Whole; 2]);
+    }
+
+    #[test]
     fn on_a_link_faster_than_hashes_nobody_hashes_and_what_was_known_is_forgotten() {
         let mut likeness = likeness();
         likeness.send(PageRun::new(0, 1), &pages(&[7]), None);
