@@ -237,37 +237,23 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
         let pages = &round.pages;
         let slowed = round.vcpus < VcpuSpeed::FULL;
         let slowed = if slowed { format!("  vCPUs at {}", round.vcpus) } else { String::new() };
-        let same = match pages.same.0 {
-            0 => String::new(),
-            same => format!("  {same} same as others"),
-        };
-        let known = match pages.known.0 {
-            0 => String::new(),
-            known => format!("  {known} known there"),
-        };
-        let changed = match pages.changed.0 {
-            0 => String::new(),
-            changed => format!("  {changed} in part"),
-        };
-        let lacking = match round.lacking.0 {
-            0 => String::new(),
-            lacking => format!("  {lacking} lacking there"),
-        };
-        let held = match pages.withheld.0 {
-            0 => String::new(),
-            held => format!("  {held} held back"),
-        };
-        let left = match pages.unsent.0 {
-            0 => String::new(),
-            left => format!("  {left} left for later"),
-        };
-        let coded = match pages.coded.0 {
-            0 => String::new(),
-            coded => format!("  {coded} coded"),
-        };
+        let notes = [
+            (pages.coded, "coded"),
+            (pages.changed, "in part"),
+            (pages.same, "same as others"),
+            (pages.known, "known there"),
+            (round.lacking, "lacking there"),
+            (pages.withheld, "held back"),
+            (pages.unsent, "left for later"),
+        ];
+        let notes: String = notes
+            .iter()
+            .filter(|(count, _)| count.0 > 0)
+            .map(|(count, words)| format!("  {} {words}", count.0))
+            .collect();
         writeln!(
             text,
-            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{coded}{changed}{same}{known}{lacking}{held}{left}{slowed}",
+            "{:>5} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}{notes}{slowed}",
             round.number,
             time(round.took),
             size(round.bytes),

@@ -48,12 +48,17 @@ impl World {
     /// As [`World::begin_copying`], with more words.
     pub(crate) fn begin_copying_by(&mut self, more: &[&str]) -> Result<Underway> {
         let underway = self.begin(Host::A, Host::B, &[&SLOW[..], more].concat())?;
-        until("pages that are copied", || {
-            let progress = &self.show(&underway)?["progress"];
-            let copied = progress["ram_done_bytes"].as_u64().unwrap_or(0);
-            Ok((progress["stage"] == "copying" && copied > 8 << 20).then_some(()))
-        })?;
+        self.has_copied_in(&underway, "copying")?;
         Ok(underway)
+    }
+
+    /// Waits until a move that is in this stage has copied pages.
+    pub(crate) fn has_copied_in(&self, underway: &Underway, stage: &str) -> Result<()> {
+        until(&format!("pages that are copied while {stage}"), || {
+            let progress = &self.show(underway)?["progress"];
+            let copied = progress["ram_done_bytes"].as_u64().unwrap_or(0);
+            Ok((progress["stage"] == stage && copied > 8 << 20).then_some(()))
+        })
     }
 
     /// Begins a move and returns in the midst of its switchover, with the guest paused; it then
@@ -61,11 +66,7 @@ impl World {
     pub(crate) fn begin_switching(&mut self) -> Result<Underway> {
         let words = [&SLOW[..], &["--algorithm", "stop-and-copy", "--verify"]].concat();
         let underway = self.begin(Host::A, Host::B, &words)?;
-        until("a guest that is switched over", || {
-            let progress = &self.show(&underway)?["progress"];
-            let copied = progress["ram_done_bytes"].as_u64().unwrap_or(0);
-            Ok((progress["stage"] == "switching over" && copied > 8 << 20).then_some(()))
-        })?;
+        self.has_copied_in(&underway, "switching over")?;
         self.stands_still()?;
         Ok(underway)
     }

@@ -59,11 +59,7 @@ fn known(receipt: &Receipt) -> PageCount {
 fn comes_back_slowly(world: &mut World) -> Result<Underway> {
     let words = ["--verify", "--compress", "auto", "--bandwidth", "3MB/s"];
     let underway = world.begin(Host::B, Host::A, &[&PRE_COPY[..], &words].concat())?;
-    until("pages that are copied", || {
-        let progress = &world.show(&underway)?["progress"];
-        let copied = progress["ram_done_bytes"].as_u64().unwrap_or(0);
-        Ok((progress["stage"] == "copying" && copied > 8 << 20).then_some(()))
-    })?;
+    world.has_copied_in(&underway, "copying")?;
     Ok(underway)
 }
 
