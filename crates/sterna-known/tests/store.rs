@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -55,6 +55,22 @@ impl Disk {
     fn bytes(&self) -> u64 {
         self.files().iter().map(|file| fs::metadata(file).unwrap().len()).sum()
     }
+
+    /// What all files together had at one moment at least, while others write and remove them: a file
+    /// grows until it is emptied and removed, so one that is still there was at that moment as long as it
+    /// was before. Lengths that are just added up may be of files that never were there together.
+    fn bytes_at_once(&self) -> u64 {
+        let opened = self.files().into_iter().filter_map(|path| File::open(path).ok());
+        let seen: Vec<(u64, File)> = opened.map(|file| (bytes_there(&file), file)).collect();
+        // This is the moment.
+        seen.iter().map(|(before, file)| bytes_there(file).min(*before)).sum()
+    }
+}
+
+/// How long an open file is, unless it has been removed.
+fn bytes_there(file: &File) -> u64 {
+    let found = file.metadata().unwrap();
+    if found.nlink() == 0 { 0 } else { found.len() }
 }
 
 fn page(content: u64) -> PageBytes {
@@ -252,9 +268,7 @@ fn the_budget_holds_while_many_guests_leave_at_once() {
         let most = scope.spawn(|| {
             let mut most = 0;
             while !done.load(Ordering::Relaxed) {
-                // A file may go between it is named and looked at.
-                let sizes = disk.files().into_iter().filter_map(|file| fs::metadata(file).ok());
-                most = most.max(sizes.map(|found| found.len()).sum::<u64>());
+                most = most.max(disk.bytes_at_once());
             }
             most
         });
