@@ -30,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod index;
 mod keys;
 mod running;
 mod store;
@@ -37,8 +38,9 @@ mod union;
 mod writing;
 
 pub use image::Image;
+pub use index::Effort;
 pub use keys::fresh_hasher;
-pub use running::{Effort, RunningGuests};
+pub use running::RunningGuests;
 pub use store::{ImageInfo, ImageStore, Kept};
 pub use union::Union;
 

@@ -1,17 +1,15 @@
 //! The RAM of guests that run here.
 
+use crate::index::{Effort, Index, Pieces};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 use sterna_page::coding::PageBytes;
 use sterna_page::known::KnownPages;
 use sterna_page::sent::{ContentHash, ContentHasher};
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageSet, is_zero};
 use sterna_sys::memory::GuestMemory;
 
-/// Pages that a thread looks at before it asks whether there is time for more.
+/// Pages of a piece.
 const PIECE_PAGES: u64 = 256;
 
 /// Guests of which no more than so many are looked at: their number must fit beside a page's.
@@ -21,8 +19,7 @@ const GUESTS_MAX: usize = 1 << 8;
 pub struct RunningGuests {
     hasher: ContentHasher,
     memories: Vec<Arc<GuestMemory>>,
-    /// Half of a page's hash and where it is, ascending by the former, each half once.
-    pages: Vec<(u64, Place)>,
+    pages: Index<Place>,
 }
 
 /// A page of one of the guests.
@@ -43,23 +40,10 @@ impl Place {
     }
 }
 
-/// How much is looked at.
-#[derive(Clone, Copy, Debug)]
-pub struct Effort {
-    /// Pages of the index at most.
-    pub pages: PageCount,
-    /// How long it may take.
-    pub time: Duration,
-}
-
-/// What is looked at, by all threads.
-struct Work<'a> {
-    memories: &'a [(Arc<GuestMemory>, PageSet)],
+/// The guests' RAM, and which of it exists.
+struct Rams {
     hasher: ContentHasher,
-    effort: Effort,
-    deadline: Instant,
-    next: AtomicU64,
-    found: Mutex<Vec<(u64, Place)>>,
+    memories: Vec<(Arc<GuestMemory>, PageSet)>,
 }
 
 impl RunningGuests {
@@ -76,24 +60,9 @@ impl RunningGuests {
             let pages = memory.populated()?;
             Ok((memory, pages))
         });
-        let memories = populated.collect::<io::Result<Vec<_>>>()?;
-        let work = Work {
-            memories: &memories,
-            hasher,
-            effort,
-            deadline: Instant::now() + effort.time,
-            next: AtomicU64::new(0),
-            found: Mutex::default(),
-        };
-        let workers = thread::available_parallelism().map_or(1, usize::from);
-        thread::scope(|scope| {
-            (0..workers).for_each(|_| drop(scope.spawn(|| work.look())));
-        });
-        let mut pages = work.found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        pages.sort_unstable_by_key(|(half, _)| *half);
-        pages.dedup_by_key(|(half, _)| *half);
-        pages.shrink_to_fit();
-        let memories = memories.into_iter().map(|(memory, _)| memory).collect();
+        let rams = Rams { hasher, memories: populated.collect::<io::Result<Vec<_>>>()? };
+        let pages = Index::of(&rams, effort);
+        let memories = rams.memories.into_iter().map(|(memory, _)| memory).collect();
         Ok(Self { hasher, memories, pages })
     }
 
@@ -104,48 +73,35 @@ impl RunningGuests {
     }
 }
 
-impl Work<'_> {
-    /// Takes pieces until there are no more, or there is no time or room for more.
-    fn look(&self) {
-        let mut found = Vec::new();
-        while Instant::now() < self.deadline {
-            let piece = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some((guest, first)) = self.piece(piece) else { return };
-            found.clear();
-            self.look_at(guest, first, &mut found);
-            let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = self.effort.pages.0.saturating_sub(all.len() as u64);
-            found.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-            all.append(&mut found);
-            if all.len() as u64 >= self.effort.pages.0 {
-                return;
-            }
-        }
+impl Pieces for Rams {
+    type Place = Place;
+
+    fn count(&self) -> u64 {
+        self.memories.iter().map(|(_, pages)| pieces(pages)).sum()
     }
 
-    /// A piece by its number: of which guest, from which page on.
-    fn piece(&self, mut number: u64) -> Option<(usize, u64)> {
-        for (guest, (_, pages)) in self.memories.iter().enumerate() {
-            let pieces = pages.capacity().0.div_ceil(PIECE_PAGES);
-            if number < pieces {
-                return Some((guest, number * PIECE_PAGES));
+    fn look_at(&self, mut piece: u64, found: &mut Vec<(u64, Place)>) {
+        for (guest, (memory, populated)) in self.memories.iter().enumerate() {
+            if piece >= pieces(populated) {
+                piece -= pieces(populated);
+                continue;
             }
-            number -= pieces;
+            let first = piece * PIECE_PAGES;
+            let end = (first + PIECE_PAGES).min(populated.capacity().0);
+            let mut bytes = [0; PAGE_SIZE];
+            for page in (first..end).map(PageNumber).filter(|page| populated.contains(*page)) {
+                // A page that cannot be read is none that is known.
+                if memory.read(page, &mut bytes).is_ok() && !is_zero(&bytes) {
+                    found.push((self.hasher.hash(&bytes).half(), Place::new(guest, page)));
+                }
+            }
+            return;
         }
-        None
     }
+}
 
-    fn look_at(&self, guest: usize, first: u64, found: &mut Vec<(u64, Place)>) {
-        let (memory, populated) = &self.memories[guest];
-        let end = (first + PIECE_PAGES).min(populated.capacity().0);
-        let mut bytes = [0; PAGE_SIZE];
-        for page in (first..end).map(PageNumber).filter(|page| populated.contains(*page)) {
-            // A page that cannot be read is none that is known.
-            if memory.read(page, &mut bytes).is_ok() && !is_zero(&bytes) {
-                found.push((self.hasher.hash(&bytes).half(), Place::new(guest, page)));
-            }
-        }
-    }
+fn pieces(pages: &PageSet) -> u64 {
+    pages.capacity().0.div_ceil(PIECE_PAGES)
 }
 
 impl KnownPages for RunningGuests {
@@ -154,14 +110,11 @@ impl KnownPages for RunningGuests {
     }
 
     fn summary(&self) -> Vec<u64> {
-        self.pages.iter().map(|(half, _)| *half).collect()
+        self.pages.halves()
     }
 
     fn read(&self, hash: ContentHash, page: &mut PageBytes) -> bool {
-        let Ok(at) = self.pages.binary_search_by_key(&hash.half(), |(half, _)| *half) else {
-            return false;
-        };
-        let place = self.pages[at].1;
+        let Some(place) = self.pages.find(hash) else { return false };
         self.memories[place.guest()].read(place.page(), page).is_ok()
     }
 }
