@@ -8,10 +8,12 @@
 //! | [`uffd`] | userfaultfds: made here or taken from another process; write protection, missing pages |
 //! | [`pagemap`] | which pages of a process were written since the last scan |
 //! | [`process`] | other processes: pidfd, descriptors, mappings, detached start |
+//! | [`cached`] | which parts of a file the kernel has in memory |
 //! | [`cgroup`] | a limit on the processor time of some threads |
 //! | [`preload`] | the library that makes a hypervisor create its userfaultfd |
 
 mod address;
+pub mod cached;
 pub mod cgroup;
 pub mod memory;
 pub mod pagemap;
