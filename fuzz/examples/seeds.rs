@@ -216,6 +216,7 @@ fn page_streams() -> Vec<Seed> {
         PageFrame::Coded { run: run(0, 20), coder: Coder::ZstdFast, length: 1 },
         PageFrame::Coded { run: run(20, 3), coder: Coder::Words, length: 1 },
         PageFrame::Known(run(25, 180)),
+        PageFrame::OnDisk(run(40, 190)),
         PageFrame::Same(run(30, 40)),
         PageFrame::Changed { run: run(100, 150), length: 1 },
         PageFrame::Same(run(60, 40)),

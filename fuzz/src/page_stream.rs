@@ -10,10 +10,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use sterna_engine::fuzzing::{PagesEnd, page_stream as receive};
 use sterna_page::coding::{Coder, Encoders, PageBytes, code_bytes_max};
 use sterna_page::delta::{self, LineHasher};
-use sterna_page::known::KnownPages;
+use sterna_page::known::{DiskBlock, KnownPages};
 use sterna_page::sent::{ContentHash, ContentHasher};
 use sterna_page::{PAGE_SIZE, PageNumber, RamBlock, RamLayout};
-use sterna_proto::pages::Reference;
+use sterna_proto::pages::{OnDisk, Reference};
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 
 /// Pages of the guest's two blocks. Neither ends at a multiple of [`CHUNK`], so that frames may
@@ -32,6 +32,7 @@ const RAW: u8 = 1;
 const SAME: u8 = 7;
 const KNOWN: u8 = 8;
 const CHANGED: u8 = 9;
+const ON_DISK: u8 = 10;
 const CODED: u8 = 16;
 const CUT: u8 = 0xff;
 
@@ -122,6 +123,16 @@ fn payload(header: &[u8; HEADER], fill: u8, bytes: &mut Vec<u8>) {
             bytes.truncate(bytes.len() - 1);
         }
     }
+    if header[0] == ON_DISK {
+        for page in 0..count {
+            let content = content(fill, page);
+            let block = DiskBlock { disk: u16::from(fill), number: content.into() };
+            bytes.extend(OnDisk { hash: Had::hash(content), block }.encode());
+        }
+        if fill == CUT && count > 0 {
+            bytes.truncate(bytes.len() - 1);
+        }
+    }
     if header[0] == SAME {
         for page in 0..count {
             bytes.extend(reference(fill, first(header), page).encode());
@@ -133,12 +144,18 @@ fn payload(header: &[u8; HEADER], fill: u8, bytes: &mut Vec<u8>) {
 }
 
 /// What this host has: pages of any one byte, of which half are right, a quarter are damaged, and a
-/// quarter have gone.
+/// quarter have gone; and disks with the same blocks, of which nobody knows the numbers from 192 on.
 struct Had;
 
 impl Had {
     fn is_right(content: u8) -> bool {
         content < 128
+    }
+
+    fn read(content: u8, page: &mut PageBytes) -> bool {
+        page.fill(content);
+        page[1] ^= u8::from(!Self::is_right(content));
+        content < 192
     }
 
     fn hash(content: u8) -> ContentHash {
@@ -159,9 +176,15 @@ impl KnownPages for Had {
         static CONTENTS: LazyLock<HashMap<ContentHash, u8>> =
             LazyLock::new(|| (0..=u8::MAX).map(|content| (Had::hash(content), content)).collect());
         let Some(content) = CONTENTS.get(&hash).copied() else { return false };
-        page.fill(content);
-        page[1] ^= u8::from(!Self::is_right(content));
-        content < 192
+        Self::read(content, page)
+    }
+
+    fn has_disks(&self) -> bool {
+        true
+    }
+
+    fn read_block(&self, block: DiskBlock, page: &mut PageBytes) -> bool {
+        u8::try_from(block.number).is_ok_and(|content| Self::read(content, page))
     }
 }
 
@@ -244,7 +267,8 @@ impl Model {
         let first = first(header);
         let refused = Next::End(PagesEnd::Refused);
         let coded = coder(header).is_some() || is_changed(header);
-        if !coded && (header[1..4] != [0; 3] || ![1, 2, 3, 4, SAME, KNOWN].contains(&kind)) {
+        if !coded && (header[1..4] != [0; 3] || ![1, 2, 3, 4, SAME, KNOWN, ON_DISK].contains(&kind))
+        {
             return refused;
         }
         if kind == 4 {
@@ -260,7 +284,7 @@ impl Model {
         if count == 0 || !ours || !in_ram || first % CHUNK + count > CHUNK {
             return refused;
         }
-        if (kind == RAW || kind == SAME || kind == KNOWN || coded) && fill == CUT {
+        if ([RAW, SAME, KNOWN, ON_DISK].contains(&kind) || coded) && fill == CUT {
             return Next::End(PagesEnd::Cut);
         }
         if kind == SAME {
@@ -270,7 +294,7 @@ impl Model {
         for page in 0..count {
             let (at, content) = (first + page, content(fill, page));
             let right = match kind {
-                KNOWN => Had::is_right(content),
+                KNOWN | ON_DISK => Had::is_right(content),
                 CHANGED => Had::is_right(content) && !self.lacking.contains(&at),
                 _ => true,
             };
@@ -280,7 +304,7 @@ impl Model {
             }
             self.lacking.remove(&at);
             match kind {
-                RAW | KNOWN | CHANGED | CODED.. => drop(self.filled.insert(at, content)),
+                RAW | KNOWN | CHANGED | ON_DISK | CODED.. => drop(self.filled.insert(at, content)),
                 _ => drop(self.filled.remove(&at)),
             }
         }

@@ -1,16 +1,21 @@
-//! What this host has of a guest that comes: its own image, and the RAM of guests of its group.
+//! What this host has of a guest that comes: its own image, the RAM of guests of its group, and its disks;
+//! and what it knows of the disks of a guest that leaves.
 
 use crate::agent::Agent;
 use crate::guest::Request;
+use serde::Deserialize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use sterna_known::{Effort, RunningGuests, Union, fresh_hasher};
-use sterna_page::known::KnownPages;
+use sterna_engine::Disks;
+use sterna_known::{CachedBlocks, Effort, RunningGuests, SharedDisks, Union, fresh_hasher};
+use sterna_page::known::{DiskBlocks, KnownPages};
 use sterna_page::sent::ContentHasher;
 use sterna_page::{PAGE_SIZE_BYTES, PageCount};
-use sterna_proto::message::GuestId;
+use sterna_proto::message::{GuestId, Offer};
+use sterna_vmm::GuestDefinition;
 
-/// How long the RAM of other guests is looked at; the guest that comes still runs where it is.
+/// How long the RAM of other guests is looked at, or what is cached of disks; the guest still runs where it is.
 const LOOKING_MAX: Duration = Duration::from_secs(2);
 
 impl Agent {
@@ -22,9 +27,17 @@ impl Agent {
                 .inspect_err(|error| tracing::warn!(%error, "no pages can be known"))
                 .ok()?,
         };
-        let places = [self.image_of(guest), self.siblings_of(guest, hasher)];
+        let places =
+            [self.image_of(guest), self.siblings_of(guest, hasher), self.disks_of(guest, hasher)];
         let places: Vec<Arc<dyn KnownPages>> = places.into_iter().flatten().collect();
         (!places.is_empty()).then(|| Arc::new(Union::new(hasher, places)) as Arc<dyn KnownPages>)
+    }
+
+    /// Its disks, if they can be read here.
+    fn disks_of(&self, guest: GuestId, hasher: ContentHasher) -> Option<Arc<dyn KnownPages>> {
+        let record = self.journal.guest(guest).ok()??;
+        let disks = SharedDisks::open(&paths(&record.definition), hasher)?;
+        Some(Arc::new(disks))
     }
 
     /// What guests of its group have in RAM.
@@ -53,4 +66,28 @@ impl Agent {
             }
         }
     }
+}
+
+/// The disks of a guest that leaves, in the order of its definition, as the destination has them too.
+pub(crate) struct GuestDisks(Vec<PathBuf>);
+
+impl GuestDisks {
+    /// Those of the guest that is offered, if it has any.
+    pub(crate) fn of(offer: &Offer) -> Option<Arc<dyn Disks>> {
+        let definition = GuestDefinition::deserialize(&offer.definition).ok()?;
+        let paths = paths(&definition);
+        (!paths.is_empty()).then(|| Arc::new(Self(paths)) as Arc<dyn Disks>)
+    }
+}
+
+impl Disks for GuestDisks {
+    fn look(&self, hasher: ContentHasher, pages: PageCount) -> Arc<dyn DiskBlocks> {
+        let blocks = CachedBlocks::look(&self.0, hasher, Effort { pages, time: LOOKING_MAX });
+        tracing::info!(blocks = blocks.len(), "blocks of the guest's disks are cached here");
+        Arc::new(blocks)
+    }
+}
+
+fn paths(definition: &GuestDefinition) -> Vec<PathBuf> {
+    definition.disks.iter().map(|disk| disk.path.clone()).collect()
 }

@@ -83,6 +83,9 @@ pub struct PagesByCoding {
     /// As hashes: the destination got the content by itself.
     #[serde(default)]
     pub known: PageCount,
+    /// As blocks of the guest's disks: the destination read them there.
+    #[serde(default)]
+    pub on_disk: PageCount,
     /// As what had changed of them.
     #[serde(default)]
     pub changed: PageCount,
@@ -159,6 +162,12 @@ impl PagesByCoding {
     pub fn sent_with_content(&self) -> PageCount {
         self.raw + self.coded + self.changed
     }
+
+    /// Pages whose content the destination got by itself.
+    #[must_use]
+    pub fn got_there(&self) -> PageCount {
+        self.known + self.on_disk
+    }
 }
 
 impl std::ops::AddAssign for PagesByCoding {
@@ -173,6 +182,7 @@ impl std::ops::AddAssign for PagesByCoding {
         self.owed += other.owed;
         self.same += other.same;
         self.known += other.known;
+        self.on_disk += other.on_disk;
         self.changed += other.changed;
         self.coded += other.coded;
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use sterna_core::destination::Ending;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::source::Found;
-use sterna_page::PageSet;
-use sterna_page::known::KnownPages;
+use sterna_page::known::{DiskBlocks, KnownPages};
+use sterna_page::sent::ContentHasher;
+use sterna_page::{PageCount, PageSet};
 use sterna_proto::message::{AttemptId, JournalId, Offer, Reason};
 use sterna_sys::memory::GuestMemory;
 use sterna_vmm::Destination;
@@ -27,6 +28,13 @@ pub trait Keeper: Send + Sync {
     /// The guest of this attempt has left, and its hypervisor has ended; nothing changes its RAM any more.
     /// Pages of `changing` are likely to differ when it comes back.
     fn keep(&self, attempt: AttemptId, memory: Arc<GuestMemory>, changing: PageSet);
+}
+
+/// The disks of a guest that leaves.
+pub trait Disks: Send + Sync {
+    /// Looks which blocks of them hold what, under this hasher, as far as that can be told soon; no more blocks
+    /// than the guest has pages.
+    fn look(&self, hasher: ContentHasher, pages: PageCount) -> Arc<dyn DiskBlocks>;
 }
 
 /// A move that the journal knows, and what is left of its guest.

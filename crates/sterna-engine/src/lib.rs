@@ -38,7 +38,7 @@ pub mod source;
 mod watch;
 mod words;
 
-pub use host::{FoundMove, Host, Keeper, SourceJournal};
+pub use host::{Disks, FoundMove, Host, Keeper, SourceJournal};
 pub use inquiry::inquire;
 pub use observe::{Observed, observe};
 pub use probe::{LinkTrial, try_link};

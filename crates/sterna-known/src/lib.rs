@@ -1,5 +1,5 @@
-//! Pages that a host has already when a guest comes to it: of guests of its kind that run here, and of its
-//! own RAM, kept when it left (memory reuse: Akiyama et al., CLOUD 2012; Knauth and Fetzer, VeCycle,
+//! Pages that a host has already when a guest comes to it: of guests of its kind that run here, of disks that
+//! the guest has here as well as where it comes from, and of its own RAM, kept when it left (memory reuse: Akiyama et al., CLOUD 2012; Knauth and Fetzer, VeCycle,
 //! Middleware 2015).
 //!
 //! Nothing is trusted: whoever reads a page makes sure of its hash.
@@ -8,6 +8,11 @@
 //!
 //! [`RunningGuests`] is an index of what their RAM held when a guest began to come, made within a given time.
 //! What they have written since is not found, or found wrong.
+//!
+//! # Disks
+//!
+//! [`CachedBlocks`] tells the source which blocks of the guest's disks hold what, [`SharedDisks`] reads them at
+//! the destination (Jo et al., VEE 2013, who watch the guest's requests instead of hashing what is cached).
 //!
 //! # Kept images
 //!
@@ -29,6 +34,7 @@
 
 #![forbid(unsafe_code)]
 
+mod disks;
 mod image;
 mod index;
 mod keys;
@@ -37,6 +43,7 @@ mod store;
 mod union;
 mod writing;
 
+pub use disks::{CachedBlocks, SharedDisks};
 pub use image::Image;
 pub use index::Effort;
 pub use keys::fresh_hasher;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use sterna_page::coding::PageBytes;
-use sterna_page::known::KnownPages;
+use sterna_page::known::{DiskBlock, KnownPages};
 use sterna_page::sent::{ContentHash, ContentHasher};
 
 /// What any of several places has; all of them hash under one key.
@@ -30,6 +30,14 @@ impl KnownPages for Union {
         halves.sort_unstable();
         halves.dedup();
         halves
+    }
+
+    fn has_disks(&self) -> bool {
+        self.places.iter().any(|place| place.has_disks())
+    }
+
+    fn read_block(&self, block: DiskBlock, page: &mut PageBytes) -> bool {
+        self.places.iter().any(|place| place.read_block(block, page))
     }
 
     fn read(&self, hash: ContentHash, page: &mut PageBytes) -> bool {

@@ -11,6 +11,7 @@
 //! round, or is not sent in this round at all.
 
 use crate::coding::PageBytes;
+use crate::known::DiskBlock;
 use crate::{PageCount, PageNumber, PageSet};
 use hashbrown::HashTable;
 use std::fmt;
@@ -93,6 +94,8 @@ pub enum Known {
     Like(PageNumber, Base),
     /// As this hash: the destination can get the content by itself.
     There(ContentHash),
+    /// As this hash and the block of a disk that had that content.
+    OnDisk(ContentHash, DiskBlock),
     /// With its content.
     No,
 }
@@ -307,7 +310,7 @@ mod tests {
                     }
                     match sent.send(PageNumber(*page), content(*number)) {
                         Known::No => there[index] = *number,
-                        Known::There(_) => prop_assert!(false, "nothing is there"),
+                        Known::There(_) | Known::OnDisk(..) => prop_assert!(false, "nothing is there"),
                         Known::Unchanged => {
                             prop_assert_eq!(before[index], *number);
                             continue;

@@ -100,6 +100,9 @@ pub enum Coding {
     Changed,
     /// Pages that the destination can get by itself, as hashes. Granted only where it has some.
     Known,
+    /// Pages that blocks of the guest's disks hold, as their hashes and these blocks; only with `known`. Granted
+    /// only where some of the disks can be read.
+    OnDisk,
     /// Pages that follow the guest after it has been handed over.
     Owed,
     /// None: the hypervisors copy the guest among themselves.

@@ -5,6 +5,7 @@
 //!  | kind | length  | count | first page     |  then, for kind `raw`: count × 4096 bytes
 //!                                               for kind `owed`: one bit a page, lowest first
 //!                                               for kind `known`: count × 16 bytes
+//!                                               for kind `on disk`: count × 24 bytes
 //!                                               for kind `changed`: length bytes of deltas
 //!                                               for a coder's kind: length bytes of its code
 //! ```
@@ -16,7 +17,8 @@
 
 use crate::limits::RUN_PAGES_MAX;
 use sterna_page::coding::{Coder, code_bytes_max};
-use sterna_page::sent::CONTENT_HASH_BYTES;
+use sterna_page::known::{DISK_BLOCK_BYTES, DiskBlock};
+use sterna_page::sent::{CONTENT_HASH_BYTES, ContentHash};
 use sterna_page::{PAGE_SIZE, PageNumber, PageRun};
 use thiserror::Error;
 
@@ -46,6 +48,9 @@ pub enum PageFrame {
     Same(PageRun),
     /// Hashes follow, of 16 bytes each: the destination gets the pages by itself, or says that it cannot.
     Known(PageRun),
+    /// Hashes follow, and blocks of the guest's disks: 24 bytes each, see [`OnDisk`]. The destination reads
+    /// the pages there, or says that they are not there.
+    OnDisk(PageRun),
     /// What has changed of the pages follows; see [`sterna_page::delta`].
     Changed {
         /// The pages.
@@ -92,6 +97,38 @@ impl Reference {
     pub fn decode(bytes: [u8; REFERENCE_BYTES]) -> Self {
         let number = u64::from_le_bytes(bytes);
         Self { page: PageNumber(number & !Self::COMES), comes: number & Self::COMES != 0 }
+    }
+}
+
+/// Bytes of an [`OnDisk`].
+pub const ON_DISK_BYTES: usize = CONTENT_HASH_BYTES + DISK_BLOCK_BYTES;
+
+/// A page that the destination can read from a disk: on the wire its hash, then the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDisk {
+    /// Of the page.
+    pub hash: ContentHash,
+    /// Where it should be. Nothing is trusted by this.
+    pub block: DiskBlock,
+}
+
+impl OnDisk {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(self) -> [u8; ON_DISK_BYTES] {
+        let mut bytes = [0; ON_DISK_BYTES];
+        let (hash, block) = bytes.split_at_mut(CONTENT_HASH_BYTES);
+        hash.copy_from_slice(&self.hash.encode());
+        block.copy_from_slice(&self.block.encode());
+        bytes
+    }
+
+    /// Reads its bytes.
+    #[must_use]
+    pub fn decode(bytes: [u8; ON_DISK_BYTES]) -> Self {
+        let hash = *bytes.first_chunk().expect("longer than a hash");
+        let block = *bytes.last_chunk().expect("longer than a block");
+        Self { hash: ContentHash::decode(hash), block: DiskBlock::decode(block) }
     }
 }
 
@@ -142,6 +179,9 @@ impl PageFrame {
             Self::Known(run) => usize::try_from(run.count.0)
                 .expect("a frame has at most RUN_PAGES_MAX pages")
                 .saturating_mul(CONTENT_HASH_BYTES),
+            Self::OnDisk(run) => usize::try_from(run.count.0)
+                .expect("a frame has at most RUN_PAGES_MAX pages")
+                .saturating_mul(ON_DISK_BYTES),
             Self::Changed { length, .. } | Self::Coded { length, .. } => *length as usize,
             Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } | Self::Wanted(_) => 0,
         }
@@ -160,6 +200,7 @@ impl PageFrame {
             Self::Same(run) => (7, Self::count(*run), run.first.0),
             Self::Known(run) => (8, Self::count(*run), run.first.0),
             Self::Changed { run, .. } => (CHANGED, Self::count(*run), run.first.0),
+            Self::OnDisk(run) => (10, Self::count(*run), run.first.0),
             Self::Coded { run, coder, .. } => {
                 (CODED + *coder as u8, Self::count(*run), run.first.0)
             }
@@ -228,6 +269,7 @@ impl PageFrame {
             6 => run().map(|run| Self::Wanted(run.first)),
             7 => run().map(Self::Same),
             8 => run().map(Self::Known),
+            10 => run().map(Self::OnDisk),
             kind => Err(FrameError::Kind(kind)),
         }
     }
@@ -255,6 +297,7 @@ mod tests {
             PageFrame::Wanted(PageNumber(1 << 40)),
             PageFrame::Same(run),
             PageFrame::Known(run),
+            PageFrame::OnDisk(run),
             PageFrame::Changed { run, length: 1 },
             PageFrame::Changed { run, length: length_max(RUN_PAGES_MAX) },
             PageFrame::Coded { run, coder: Coder::Sparse, length: 1 },
@@ -267,6 +310,10 @@ mod tests {
         assert_eq!(PageFrame::Owed(PageRun::new(0, 9)).payload_bytes(), 2);
         assert_eq!(PageFrame::Same(PageRun::new(0, 9)).payload_bytes(), 72);
         assert_eq!(PageFrame::Known(PageRun::new(0, 9)).payload_bytes(), 144);
+        assert_eq!(PageFrame::OnDisk(PageRun::new(0, 9)).payload_bytes(), 216);
+        let hash = ContentHash::decode([5; CONTENT_HASH_BYTES]);
+        let on_disk = OnDisk { hash, block: DiskBlock { disk: 3, number: 1 << 40 } };
+        assert_eq!(OnDisk::decode(on_disk.encode()), on_disk);
         for comes in [false, true] {
             let reference = Reference { page: PageNumber(1 << 40), comes };
             assert_eq!(Reference::decode(reference.encode()), reference);

@@ -6,12 +6,13 @@ use sterna_page::PageCount;
 
 /// From the bottom of a bar to its top: a coding's name, which is its style as well, and its
 /// meaning.
-pub(crate) const CODINGS: [(&str, &str); 12] = [
+pub(crate) const CODINGS: [(&str, &str); 13] = [
     ("raw", "raw"),
     ("coded", "coded: in fewer bytes"),
     ("changed", "changed: only in part"),
     ("same", "same: as another page"),
     ("known", "known: the destination had it"),
+    ("on-disk", "on disk: the destination read it there"),
     ("zero", "zero"),
     ("absent", "absent: no such page"),
     ("unchanged", "unchanged: compared again"),
@@ -22,13 +23,14 @@ pub(crate) const CODINGS: [(&str, &str); 12] = [
 ];
 
 /// Pages of a coding, in the order of [`CODINGS`].
-pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 12] {
+pub(crate) fn by_coding(pages: &PagesByCoding) -> [PageCount; 13] {
     [
         pages.raw,
         pages.coded,
         pages.changed,
         pages.same,
         pages.known,
+        pages.on_disk,
         pages.zero,
         pages.absent,
         pages.unchanged,

@@ -285,10 +285,10 @@ prop_compose! {
     ) -> Round {
         let [raw, zero, absent, unchanged, dirtied, withheld, unsent, owed] = pages.map(PageCount);
         let postponed = dirtied;
-        let (coded, same, known, changed) = (absent, zero, raw, unsent);
+        let (coded, same, known, on_disk, changed) = (absent, zero, raw, owed, unsent);
         let pages = PagesByCoding {
             raw, zero, absent, unchanged, postponed, withheld, unsent, owed, coded, changed, same,
-            known,
+            known, on_disk,
         };
         let number = u32::try_from(number_of).unwrap_or(u32::MAX);
         Round { number, started, took, pages, bytes, dirtied, ..Round::default() }

@@ -242,6 +242,7 @@ fn rounds(text: &mut String, rounds: &[Round]) -> fmt::Result {
             (pages.changed, "in part"),
             (pages.same, "same as others"),
             (pages.known, "known there"),
+            (pages.on_disk, "on disk there"),
             (round.lacking, "lacking there"),
             (pages.withheld, "held back"),
             (pages.unsent, "left for later"),

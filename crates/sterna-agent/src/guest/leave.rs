@@ -3,6 +3,7 @@
 use super::{Activity, Guest, Request, Task};
 use crate::agent::{Agent, Records, blocking, vmm_error};
 use crate::host::cpu;
+use crate::known::GuestDisks;
 use crate::moves::Move;
 use crate::records::{OutgoingRecord, Place};
 use rustls::pki_types::ServerName;
@@ -175,6 +176,9 @@ pub(super) fn offer(
         // What the destination turns out not to have needs another round.
         if request.algorithm.start().tracking() == Tracking::Needed {
             codings.push(Coding::Known);
+            if !definition.disks.is_empty() {
+                codings.push(Coding::OnDisk);
+            }
         }
     }
     // Costs both sides a connection, so it is asked for only where it may be used.
@@ -289,6 +293,7 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
         push: outgoing.request.push,
         keeper: agent.keeper(),
+        disks: GuestDisks::of(&outgoing.offer),
         to: target.address,
         to_name: target.name,
         identity: agent.identity.clone(),

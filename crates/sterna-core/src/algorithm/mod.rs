@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+use sterna_page::known::DISK_BLOCK_BYTES;
 use sterna_page::sent::CONTENT_HASH_BYTES;
 use sterna_page::{PAGE_SIZE, PageCount};
 
@@ -226,9 +227,11 @@ pub fn link_bytes_per_second(rounds: &[Round]) -> Option<f64> {
 fn page_bytes(rounds: &[Round]) -> f64 {
     const MOST: f64 = PAGE_SIZE as f64;
     let Some(round) = telling(rounds) else { return MOST };
-    let PagesByCoding { same, known, unchanged, .. } = round.pages;
+    let PagesByCoding { same, known, on_disk, unchanged, .. } = round.pages;
     let pages = round.pages.sent_with_content() + same + unchanged;
-    let bytes = round.bytes.saturating_sub(known.0 * CONTENT_HASH_BYTES as u64);
+    let hashes = (known + on_disk).0 * CONTENT_HASH_BYTES as u64;
+    let blocks = on_disk.0 * DISK_BLOCK_BYTES as u64;
+    let bytes = round.bytes.saturating_sub(hashes + blocks);
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let mean = bytes as f64 / pages.0 as f64;
     if mean.is_finite() { mean.clamp(1.0, MOST) } else { MOST }
@@ -238,7 +241,7 @@ fn page_bytes(rounds: &[Round]) -> f64 {
 /// in which the destination got most pages by itself, as the link then idled.
 fn telling(rounds: &[Round]) -> Option<&Round> {
     let large = |r: &&Round| r.bytes >= RATE_SAMPLE_BYTES_MIN && !r.took.is_zero();
-    let busy = |r: &&Round| large(r) && r.pages.known.0 <= r.pages.sent_with_content().0;
+    let busy = |r: &&Round| large(r) && r.pages.got_there().0 <= r.pages.sent_with_content().0;
     let newest = rounds.iter().rev();
     let newest_of_all = || rounds.iter().rfind(|r| !r.took.is_zero());
     newest.clone().find(busy).or_else(|| newest.clone().find(large)).or_else(newest_of_all)

@@ -113,9 +113,10 @@ impl<'a> Model<'a> {
             changed,
             same,
             known,
+            on_disk,
             ..
         } = first.pages;
-        let sent = (raw + coded + changed + same + known + zero).0;
+        let sent = (raw + coded + changed + same + known + on_disk + zero).0;
         if sent == 0 {
             return None;
         }

@@ -362,8 +362,11 @@ impl Driver {
                 let wanted =
                     [Coding::Same, Coding::Known].iter().all(|c| offer.codings.contains(c));
                 let known = wanted.then(|| self.service.host.known_pages(self.attempt)).flatten();
-                if known.is_some() {
+                if let Some(known) = &known {
                     codings.push(Coding::Known);
+                    if known.has_disks() && offer.codings.contains(&Coding::OnDisk) {
+                        codings.push(Coding::OnDisk);
+                    }
                 }
                 self.open_streams(token, streams, memory, known);
                 let journal = self.service.host.journal();

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 use sterna_core::receipt::PagesByCoding;
 use sterna_page::delta::{self, LineHasher};
-use sterna_page::known::{KnownPages, Summary};
+use sterna_page::known::{DiskBlock, DiskBlocks, KnownPages, Summary};
 use sterna_page::sent::{ContentHash, ContentHasher};
 use sterna_page::{PAGE_SIZE, PageNumber, PageRun, PageSet, RamBlock, RamLayout};
 use sterna_proto::pages::{PageFrame, Reference};
@@ -80,7 +80,7 @@ impl Streams {
         cluster: &Cluster,
         streams: u16,
         bandwidth: Option<u64>,
-        known: Option<Arc<dyn KnownPages>>,
+        known: Option<Arc<Had>>,
     ) -> Self {
         let (source, destination) = (memory(), memory());
         let (tell, events) = channel();
@@ -92,7 +92,8 @@ impl Streams {
             links.push(sending);
             let following = Following::new(Arc::clone(&destination), channel().0);
             let (memory, arrivals) = (Arc::clone(&destination), Arc::clone(&arrivals));
-            let place = Place { memory, following, arrivals, known: known.clone() };
+            let known = known.clone().map(|had| had as Arc<dyn KnownPages>);
+            let place = Place { memory, following, arrivals, known };
             let receiver = PageReceiver::new(receiving, place, stream);
             let tell = tell.clone();
             thread::spawn(move || {
@@ -110,7 +111,8 @@ impl Streams {
                 None => Alike::new(source.pages(), [9; 32]).with_deltas(6),
                 Some(known) => {
                     let summary = Summary::new(known.summary()).unwrap();
-                    Alike::with(source.pages(), known.hasher(), summary).with_deltas(6)
+                    let alike = Alike::with(source.pages(), known.hasher(), summary);
+                    alike.with_disks(Arc::clone(known) as Arc<dyn DiskBlocks>).with_deltas(6)
                 }
             }),
         };
@@ -231,24 +233,21 @@ fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![3 => Just(Fate::Fine), 1 => Just(Fate::Damaged), 1 => Just(Fate::Gone)]
 }
 
-/// Pages that the destination had.
+/// Pages that the destination had: every other as a block of a disk, of which the source knows.
+#[derive(Debug)]
 struct Had(Vec<([u8; PAGE_SIZE], Fate)>);
 
-impl KnownPages for Had {
-    fn hasher(&self) -> ContentHasher {
-        ContentHasher::new([8; 32])
+impl Had {
+    fn place(&self, hash: ContentHash) -> Option<usize> {
+        self.0.iter().position(|(page, _)| KnownPages::hasher(self).hash(page) == hash)
     }
 
-    fn summary(&self) -> Vec<u64> {
-        let halves = self.0.iter().map(|(page, _)| self.hasher().hash(page).half());
-        halves.collect::<BTreeSet<u64>>().into_iter().collect()
+    fn is_on_disk(place: usize) -> bool {
+        place % 2 == 1
     }
 
-    fn read(&self, hash: ContentHash, page: &mut [u8; PAGE_SIZE]) -> bool {
-        let Some((had, fate)) = self.0.iter().find(|(had, _)| self.hasher().hash(had) == hash)
-        else {
-            return false;
-        };
+    fn read(&self, place: usize, page: &mut [u8; PAGE_SIZE]) -> bool {
+        let (had, fate) = &self.0[place];
         *page = *had;
         match fate {
             Fate::Fine => true,
@@ -258,6 +257,41 @@ impl KnownPages for Had {
             }
             Fate::Gone => false,
         }
+    }
+}
+
+impl KnownPages for Had {
+    fn hasher(&self) -> ContentHasher {
+        ContentHasher::new([8; 32])
+    }
+
+    fn summary(&self) -> Vec<u64> {
+        let told = (0..).zip(&self.0).filter(|(place, _)| !Self::is_on_disk(*place));
+        let halves = told.map(|(_, (page, _))| self.hasher().hash(page).half());
+        halves.collect::<BTreeSet<u64>>().into_iter().collect()
+    }
+
+    fn read(&self, hash: ContentHash, page: &mut [u8; PAGE_SIZE]) -> bool {
+        self.place(hash).is_some_and(|place| self.read(place, page))
+    }
+
+    fn has_disks(&self) -> bool {
+        true
+    }
+
+    fn read_block(&self, block: DiskBlock, page: &mut [u8; PAGE_SIZE]) -> bool {
+        self.read(usize::try_from(block.number).unwrap(), page)
+    }
+}
+
+impl DiskBlocks for Had {
+    fn find(&self, hash: ContentHash) -> Option<DiskBlock> {
+        let place = self.place(hash).filter(|place| Self::is_on_disk(*place))?;
+        Some(DiskBlock { disk: 0, number: place as u64 })
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -319,7 +353,7 @@ proptest! {
         ),
     ) {
         let had = had.into_iter().filter_map(|(write, fate)| Some((page_of(write)?, fate)));
-        let known: Arc<dyn KnownPages> = Arc::new(Had(had.collect()));
+        let known = Arc::new(Had(had.collect()));
         let cluster = Cluster::new();
         let mut streams = Streams::with(&cluster, streams, Some(20_000_000), Some(known));
         let mut lacking = PageSet::empty(streams.source.pages());
@@ -333,7 +367,7 @@ proptest! {
         }
         let none = PageSet::empty(streams.source.pages());
         let last = streams.send_if(lacking, none, false);
-        prop_assert_eq!(last.known.0, 0);
+        prop_assert_eq!(last.got_there().0, 0);
         prop_assert_eq!(streams.arrivals.lacking(), []);
         streams.assert_equal();
     }
@@ -341,21 +375,26 @@ proptest! {
 
 #[test]
 fn what_the_destination_has_is_sent_as_hashes_and_what_it_lacks_once_more() {
-    let pages: Vec<_> = (0..3).map(|seed| page_of(Write::Noise(seed)).unwrap()).collect();
-    let known = Had(vec![(pages[0], Fate::Fine), (pages[1], Fate::Damaged)]);
+    // On both streams.
+    const APART: u64 = CHUNK_PAGES / 2;
+    let pages: Vec<_> = (0..5).map(|seed| page_of(Write::Noise(seed)).unwrap()).collect();
+    let fates = [Fate::Fine, Fate::Fine, Fate::Damaged, Fate::Damaged];
+    let known = Had(pages.iter().copied().zip(fates).collect());
     let cluster = Cluster::new();
     let mut streams = Streams::with(&cluster, 2, Some(20_000_000), Some(Arc::new(known)));
     for (page, content) in (0..).zip(&pages) {
-        streams.source.write(PageNumber(page * CHUNK_PAGES), content).unwrap();
+        streams.source.write(PageNumber(page * APART), content).unwrap();
     }
     let none = PageSet::empty(streams.source.pages());
     let populated = streams.source.populated().unwrap();
     let first = streams.send(populated, none.clone());
-    assert_eq!((first.known.0, (first.raw + first.coded).0), (2, 1), "{first:?}");
+    let ways = |sent: &PagesByCoding| [sent.known.0, sent.on_disk.0, (sent.raw + sent.coded).0];
+    assert_eq!(ways(&first), [2, 2, 1], "{first:?}");
     let lacking = streams.lacking();
-    assert_eq!(lacking.iter().collect::<Vec<_>>(), [PageNumber(CHUNK_PAGES)]);
+    let damaged = [2, 3].map(|page| PageNumber(page * APART));
+    assert_eq!(lacking.iter().collect::<Vec<_>>(), damaged);
     let second = streams.send(lacking, none);
-    assert_eq!((second.known.0, (second.raw + second.coded).0), (0, 1), "{second:?}");
+    assert_eq!(ways(&second), [0, 0, 2], "{second:?}");
     assert_eq!(streams.arrivals.lacking(), []);
     streams.assert_equal();
 }
@@ -414,6 +453,9 @@ fn references_that_lie_are_refused() {
     let hash = PageFrame::Known(PageRun::new(3, 1));
     let unknown = refused(&[(hash, &[7; 16])]);
     assert!(matches!(unknown, ReceiveError::Misplaced { .. }), "{unknown}");
+    let block = PageFrame::OnDisk(PageRun::new(3, 1));
+    let unread = refused(&[(block, &[7; 24])]);
+    assert!(matches!(unread, ReceiveError::Misplaced { .. }), "{unread}");
     // One that the destination has, or that this stream brought, is none.
     let fine = refused(&[(same, &to(CHUNK_PAGES, false)), (same, &to(0, true))]);
     assert!(matches!(fine, ReceiveError::Io(_)), "{fine}");

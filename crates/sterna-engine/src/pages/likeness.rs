@@ -5,11 +5,12 @@
 //! pages are hashed, so it is taken for a twentieth at least: a guest's kernel alone has as many.
 
 use super::{Deltas, usize_of};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_page::coding::PageBytes;
 use sterna_page::delta::{LineHasher, Lines};
-use sterna_page::known::Summary;
+use sterna_page::known::{DiskBlock, DiskBlocks, Summary};
 use sterna_page::sent::{Base, ContentHash, ContentHasher, Known, Sent};
 use sterna_page::{PageCount, PageNumber, PageRun, PageSet, is_zero};
 
@@ -19,6 +20,9 @@ const SHARE_MIN: f64 = 0.05;
 /// A page that the destination gets by itself takes it as long as so many hashes: it is read, unsealed and
 /// hashed, while the source hashes the next.
 const GETTING_HASHES: f64 = 3.0;
+
+/// The same of a page that it reads from one of the guest's disks.
+const READING_HASHES: f64 = 12.0;
 
 /// What the newest measurement counts for.
 const NEWEST: f64 = 0.1;
@@ -45,6 +49,8 @@ pub(super) enum Way {
     Like(PageNumber, Base),
     /// As its hash.
     There(ContentHash),
+    /// As its hash and a block of a disk.
+    OnDisk(ContentHash, DiskBlock),
     /// As what has changed of it.
     Changed(Lines),
     /// With its content.
@@ -56,24 +62,52 @@ struct State {
     sent: Sent,
     /// What the destination can get by itself.
     known: Option<Summary>,
+    /// What it can read on the guest's disks.
+    blocks: Option<Arc<dyn DiskBlocks>>,
+    /// What it was sent for, and could not get.
+    refused: HashSet<ContentHash>,
     /// Whether it has the time to say so if it cannot.
     may_lack: bool,
 }
 
-/// Whether a page takes less if the destination gets it by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Getting {
-    Pays,
-    Costs,
+/// Where a page takes less if the destination gets it by itself.
+#[derive(Clone, Copy, Debug)]
+struct Pays {
+    known: bool,
+    on_disk: bool,
+}
+
+impl Pays {
+    /// Where a page with its content takes so long, if anybody knows, and a hash so many seconds.
+    fn of(page_takes: Option<Duration>, hash: f64) -> Self {
+        let pays = |hashes| page_takes.is_none_or(|takes| takes.as_secs_f64() >= hash * hashes);
+        Self { known: pays(GETTING_HASHES), on_disk: pays(READING_HASHES) }
+    }
 }
 
 impl State {
-    fn send(&mut self, page: PageNumber, hash: ContentHash, getting: Getting) -> Known {
-        let may_get = self.may_lack && getting == Getting::Pays;
-        match (self.sent.send(page, hash), &self.known) {
-            (Known::No, Some(known)) if may_get && known.holds(hash) => Known::There(hash),
-            (known, _) => known,
+    fn send(&mut self, page: PageNumber, hash: ContentHash, pays: Pays) -> Known {
+        match self.sent.send(page, hash) {
+            Known::No if self.may_lack && !self.refused.contains(&hash) => self.get(hash, pays),
+            known => known,
         }
+    }
+
+    /// How the destination can get a page by itself.
+    fn get(&self, hash: ContentHash, pays: Pays) -> Known {
+        let known = self.known.as_ref().filter(|_| pays.known);
+        if known.is_some_and(|known| known.holds(hash)) {
+            return Known::There(hash);
+        }
+        let blocks = self.blocks.as_ref().filter(|_| pays.on_disk);
+        let block = blocks.and_then(|blocks| blocks.find(hash));
+        block.map_or(Known::No, |block| Known::OnDisk(hash, block))
+    }
+
+    /// Whether there is anything that it can get.
+    fn may_get(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| !known.is_empty())
+            || self.blocks.as_ref().is_some_and(|blocks| !blocks.is_empty())
     }
 }
 
@@ -89,8 +123,20 @@ impl Alike {
     }
 
     fn hashing(pages: PageCount, hasher: ContentHasher, known: Option<Summary>) -> Self {
-        let state = State { sent: Sent::new(pages), known, may_lack: false };
+        let state = State {
+            sent: Sent::new(pages),
+            known,
+            blocks: None,
+            refused: HashSet::new(),
+            may_lack: false,
+        };
         Self { state: Arc::new(Mutex::new(state)), hasher, pages, lines: None }
+    }
+
+    /// The same, where the destination can read these blocks of the guest's disks.
+    pub(crate) fn with_disks(self, blocks: Arc<dyn DiskBlocks>) -> Self {
+        self.lock().blocks = Some(blocks);
+        self
     }
 
     /// The same, where pages may go as what has changed of them.
@@ -109,12 +155,13 @@ impl Alike {
     /// say. Returns those that must be sent again.
     pub(super) fn lacking(&self, run: PageRun) -> Vec<PageNumber> {
         let mut state = self.lock();
-        let State { sent, known, .. } = &mut *state;
+        let may_get = state.may_get();
+        let State { sent, refused, .. } = &mut *state;
         let pages = (run.first.0..run.first.0 + run.count.0).map(PageNumber);
         let lacking = pages.filter(|page| {
             let Some(hash) = sent.content(*page) else { return false };
-            if let Some(known) = known {
-                known.refuse(hash);
+            if may_get {
+                refused.insert(hash);
             }
             sent.forget(*page);
             true
@@ -142,8 +189,7 @@ impl Likeness {
     /// Of one of so many streams.
     pub(super) fn new(alike: Alike, streams: u16) -> Self {
         let deltas = alike.lines.map(|lines| Deltas::new(lines, alike.pages, streams));
-        let there = alike.lock().known.as_ref().is_some_and(|known| !known.is_empty());
-        let share = if there { 1.0 } else { SHARE_MIN };
+        let share = if alike.lock().may_get() { 1.0 } else { SHARE_MIN };
         Self { alike, deltas, hash: HASH_AT_FIRST, share }
     }
 
@@ -170,17 +216,14 @@ impl Likeness {
             numbers.zip(pages).for_each(|(page, _)| sent.forget(page));
             return vec![Way::Whole; pages.len()];
         }
-        let getting = match page_takes {
-            Some(takes) if takes.as_secs_f64() < self.hash * GETTING_HASHES => Getting::Costs,
-            _ => Getting::Pays,
-        };
+        let pays = Pays::of(page_takes, self.hash);
         let hashes = self.hashes(pages);
         let mut state = self.alike.lock();
         let known: Vec<(Option<ContentHash>, Known)> = numbers
             .clone()
             .zip(&hashes)
             .map(|(page, hash)| match hash {
-                Some(hash) => (state.sent.content(page), state.send(page, *hash, getting)),
+                Some(hash) => (state.sent.content(page), state.send(page, *hash, pays)),
                 None => {
                     state.sent.forget(page);
                     (None, Known::No)
@@ -192,6 +235,7 @@ impl Likeness {
             (Known::Unchanged, _) => Way::Unchanged,
             (Known::Like(page, base), _) => Way::Like(page, base),
             (Known::There(hash), _) => Way::There(hash),
+            (Known::OnDisk(hash, block), _) => Way::OnDisk(hash, block),
             (Known::No, None) => Way::Whole,
             (Known::No, Some(hash)) => {
                 let deltas = self.deltas.as_mut();
@@ -277,6 +321,45 @@ mod tests {
         assert_eq!(send(Some(Duration::from_millis(1)), false), [Way::Whole; 2]);
         // Two hashes' time: worth a hash, if it is the page of another, and not what getting it takes.
         assert_eq!(send(Some(Duration::from_micros(4)), true), [Way::Whole; 2]);
+    }
+
+    /// A disk of one block, of this content.
+    #[derive(Debug)]
+    struct OneBlock(ContentHash);
+
+    impl DiskBlocks for OneBlock {
+        fn find(&self, hash: ContentHash) -> Option<DiskBlock> {
+            (hash == self.0).then_some(DiskBlock { disk: 2, number: 9 })
+        }
+
+        fn len(&self) -> usize {
+            1
+        }
+    }
+
+    #[test]
+    fn what_is_on_a_disk_and_nowhere_else_is_read_there_until_it_was_not_found() {
+        let hasher = ContentHasher::new([5; 32]);
+        let [there, on_disk] = [7, 8].map(|content| hasher.hash(&[content; PAGE_SIZE]));
+        let summary = Summary::new(vec![there.half()]).unwrap();
+        let alike = Alike::with(PageCount(16), hasher, summary);
+        let alike = alike.with_disks(Arc::new(OneBlock(on_disk)));
+        let send = |contents: &[u8], takes, may_lack| {
+            alike.begin(Arc::new(PageSet::full(PageCount(16))), may_lack);
+            let run = PageRun::new(0, contents.len() as u64);
+            let ways = Likeness::new(alike.clone(), 1).send(run, &pages(contents), takes);
+            // As if the destination could get none of them.
+            (ways, alike.lacking(run).len())
+        };
+        let (slow, fast) = (Some(Duration::from_millis(1)), Some(Duration::from_micros(10)));
+        assert_eq!(send(&[8], slow, false).0, [Way::Whole], "the last round");
+        let hash_only = [Way::There(there), Way::Whole];
+        assert_eq!(send(&[7, 9], fast, true).0, hash_only, "reading takes longer");
+        let block = DiskBlock { disk: 2, number: 9 };
+        alike.lock().refused.clear();
+        let both = [Way::There(there), Way::OnDisk(on_disk, block), Way::Whole];
+        assert_eq!(send(&[7, 8, 9], slow, true), (both.to_vec(), 3));
+        assert_eq!(send(&[7, 8, 9], slow, true).0, [Way::Whole; 3], "it could get none");
     }
 
     #[test]

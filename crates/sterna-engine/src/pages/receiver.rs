@@ -4,13 +4,13 @@ use super::{CHUNK_PAGES, read_bits, stream_of, usize_of};
 use crate::destination::{Arrivals, Following, NeverCame};
 use std::io::{self, Read};
 use std::sync::Arc;
-use sterna_page::coding::{CodeError, Coder, Decoders, code_bytes_max};
+use sterna_page::coding::{CodeError, Coder, Decoders, PageBytes, code_bytes_max};
 use sterna_page::delta::{self, BadDelta};
 use sterna_page::known::KnownPages;
 use sterna_page::sent::ContentHash;
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet};
 use sterna_proto::message::ReasonCode;
-use sterna_proto::pages::{HEADER_BYTES, PageFrame, Reference};
+use sterna_proto::pages::{HEADER_BYTES, OnDisk, PageFrame, Reference};
 use sterna_sys::memory::GuestMemory;
 use thiserror::Error;
 
@@ -144,6 +144,7 @@ impl<R: Read> PageReceiver<R> {
                 PageFrame::Raw(run) => self.raw(run).map(|()| None)?,
                 PageFrame::Same(run) => self.same(run).map(|()| None)?,
                 PageFrame::Known(run) => self.known(run).map(|()| None)?,
+                PageFrame::OnDisk(run) => self.on_disk(run).map(|()| None)?,
                 PageFrame::Changed { run, length } => {
                     self.changed(run, length as usize).map(|()| None)?
                 }
@@ -224,20 +225,42 @@ impl<R: Read> PageReceiver<R> {
         self.take_those(run, &got)
     }
 
-    /// Gets pages from where this host has them, and makes sure that they are right.
+    /// Gets pages from where this host has them.
     fn known(&mut self, run: PageRun) -> Result<(), ReceiveError> {
-        let hashes = self.stand_ins(run)?;
-        let Some(known) = &self.place.known else {
+        let read = |known: &dyn KnownPages, hash, page: &mut PageBytes| {
+            let hash = ContentHash::decode(hash);
+            known.read(hash, page).then_some(hash)
+        };
+        self.get(run, read)
+    }
+
+    /// Reads pages on the guest's disks.
+    fn on_disk(&mut self, run: PageRun) -> Result<(), ReceiveError> {
+        let read = |known: &dyn KnownPages, bytes, page: &mut PageBytes| {
+            let OnDisk { hash, block } = OnDisk::decode(bytes);
+            known.read_block(block, page).then_some(hash)
+        };
+        self.get(run, read)
+    }
+
+    /// Gets pages by `read` from what stands for them, and makes sure that they are those of the hashes that
+    /// it tells.
+    fn get<const N: usize>(
+        &mut self,
+        run: PageRun,
+        read: impl Fn(&dyn KnownPages, [u8; N], &mut PageBytes) -> Option<ContentHash>,
+    ) -> Result<(), ReceiveError> {
+        let stand_ins = self.stand_ins(run)?;
+        let Some(known) = self.place.known.as_deref() else {
             return Err(ReceiveError::Misplaced { run, stream: self.stream });
         };
         let hasher = known.hasher();
         let pages = self.buffer.as_chunks_mut::<PAGE_SIZE>().0;
         let got: Vec<bool> = pages
             .iter_mut()
-            .zip(hashes)
-            .map(|(page, hash)| {
-                let hash = ContentHash::decode(hash);
-                known.read(hash, page) && hasher.hash(page) == hash
+            .zip(stand_ins)
+            .map(|(page, bytes)| {
+                read(known, bytes, page).is_some_and(|hash| hasher.hash(page) == hash)
             })
             .collect();
         self.take_those(run, &got)

@@ -15,7 +15,7 @@ use sterna_page::coding::{Coder, PageBytes, PageClass, classify};
 use sterna_page::delta::{self, Lines};
 use sterna_page::sent::{Base, ContentHash};
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet, is_zero};
-use sterna_proto::pages::{HEADER_BYTES, PageFrame, Reference};
+use sterna_proto::pages::{HEADER_BYTES, OnDisk, PageFrame, Reference};
 use sterna_sys::memory::GuestMemory;
 
 /// What a stream does next.
@@ -280,6 +280,10 @@ impl PageSender {
                     self.sent.pages.known += run.count;
                     self.send_stand_ins(PageFrame::Known(run), alike)?;
                 }
+                Class::OnDisk(_) => {
+                    self.sent.pages.on_disk += run.count;
+                    self.send_stand_ins(PageFrame::OnDisk(run), alike)?;
+                }
                 Class::Changed(_) => self.send_changed(run, start, alike)?,
                 Class::Any => self.send_raw(run, start)?,
                 Class::Looked(class) => self.send_class(class, run, start)?,
@@ -296,6 +300,7 @@ impl PageSender {
             match class {
                 Class::Like(reference) => self.stand_ins.extend_from_slice(&reference.encode()),
                 Class::There(hash) => self.stand_ins.extend_from_slice(&hash.encode()),
+                Class::OnDisk(place) => self.stand_ins.extend_from_slice(&place.encode()),
                 _ => {}
             }
         }
@@ -374,9 +379,10 @@ impl PageSender {
         };
         coding.measured(length, content, |coding| match frame {
             PageFrame::Coded { length, .. } => write(coding.code(length as usize)),
-            PageFrame::Same(_) | PageFrame::Known(_) | PageFrame::Changed { .. } => {
-                write(stand_ins)
-            }
+            PageFrame::Same(_)
+            | PageFrame::Known(_)
+            | PageFrame::OnDisk(_)
+            | PageFrame::Changed { .. } => write(stand_ins),
             _ => write(&buffer[payload]),
         })
     }
@@ -392,6 +398,8 @@ enum Class {
     Like(Reference),
     /// The destination gets it by itself.
     There(ContentHash),
+    /// It reads it on a disk.
+    OnDisk(OnDisk),
     /// These lines of it have changed since it was last sent.
     Changed(Lines),
     Looked(PageClass),
@@ -407,6 +415,7 @@ impl Class {
                 return Self::Like(Reference { page, comes: base == Base::Coming });
             }
             Way::There(hash) => return Self::There(hash),
+            Way::OnDisk(hash, block) => return Self::OnDisk(OnDisk { hash, block }),
             Way::Changed(lines) => return Self::Changed(lines),
             Way::Whole => {}
         }
@@ -429,6 +438,7 @@ impl Class {
                 (self, next),
                 (Self::Like(_), Self::Like(_))
                     | (Self::There(_), Self::There(_))
+                    | (Self::OnDisk(_), Self::OnDisk(_))
                     | (Self::Changed(_), Self::Changed(_))
             )
     }

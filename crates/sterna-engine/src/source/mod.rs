@@ -13,7 +13,7 @@ mod mover;
 mod native;
 mod suspects;
 
-use crate::host::{Keeper, SourceJournal};
+use crate::host::{Disks, Keeper, SourceJournal};
 use crate::identity::Identity;
 use crate::watch::Watch;
 use driver::Driver;
@@ -58,6 +58,8 @@ pub struct Move {
     pub push: PushOrder,
     /// Who takes the guest's RAM once it has left, if anybody does.
     pub keeper: Option<Arc<dyn Keeper>>,
+    /// The guest's disks, if the destination may read what is on them.
+    pub disks: Option<Arc<dyn Disks>>,
     /// Where the destination listens.
     pub to: SocketAddr,
     /// The name the destination's certificate must have.

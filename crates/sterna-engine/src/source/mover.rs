@@ -250,7 +250,12 @@ impl Mover {
             let (hasher, known) = heard
                 .map_err(|error| Event::Failed(Reason::new(error.code(), words::chain(&error))))?;
             tracing::debug!(pages = known.len(), "the destination has pages already");
-            return Ok(Some(with_deltas(Alike::with(pages, hasher, known))));
+            let alike = with_deltas(Alike::with(pages, hasher, known));
+            let disks = self.request.disks.as_ref().filter(|_| granted(Coding::OnDisk));
+            return Ok(Some(match disks {
+                Some(disks) => alike.with_disks(disks.look(hasher, pages)),
+                None => alike,
+            }));
         }
         Ok(granted(Coding::Same).then(|| with_deltas(Alike::new(pages, rand::random()))))
     }

@@ -309,6 +309,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
         bandwidth_bytes_per_second: None,
         push: PushOrder::default(),
         keeper: None,
+        disks: None,
         to,
         to_name: "b".try_into().unwrap(),
         identity: from.identity.clone(),

@@ -10,6 +10,7 @@ mod held_back;
 mod inflated;
 mod kept;
 mod native;
+mod on_disk;
 mod page_sizes;
 mod planning;
 mod refusals;

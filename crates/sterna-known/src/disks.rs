@@ -1,0 +1,223 @@
+//! The disks of a guest, which both hosts of a move reach.
+//!
+//! Much of a guest's RAM is its cache of its disks. The source finds out which blocks: it looks at those that
+//! its own kernel has in memory, as they were read or written for the guest, and so asks no disk for anything.
+//! The destination reads the blocks that it is told of from the disk itself, past its own cache: what is there
+//! may be of an earlier stay, and nothing that is read now may be there when the guest comes.
+
+use crate::index::{Effort, Index, Pieces};
+use rustix::fs::OFlags;
+use rustix::io::preadv;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSliceMut, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use sterna_page::coding::PageBytes;
+use sterna_page::known::{DiskBlock, DiskBlocks, KnownPages};
+use sterna_page::sent::{ContentHash, ContentHasher};
+use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, is_zero};
+use sterna_sys::cached::{cached, read_cached};
+
+/// What the kernel is asked about at once.
+const PIECE_BYTES: u64 = 64 << 20;
+
+/// Blocks that are read from the cache at once.
+const BATCH_BLOCKS: usize = 64;
+
+/// Blocks that are read from a disk at once: pages that lie together mostly are from blocks that do.
+const CHUNK_BLOCKS: usize = 32;
+
+/// Chunks that are kept for what is asked for next.
+const CHUNKS: usize = 32;
+
+/// What the kernel has of a guest's disks in memory, by content: 16 bytes a block.
+#[derive(Debug)]
+pub struct CachedBlocks(Index<DiskBlock>);
+
+/// The disks while they are looked at.
+struct Cached {
+    hasher: ContentHasher,
+    disks: Vec<(u16, Disk)>,
+}
+
+/// A file or device that is open, and how many whole blocks it has.
+struct Disk {
+    file: File,
+    blocks: u64,
+}
+
+impl Disk {
+    /// Opens what may be a disk; nothing else, as some devices do something when they are opened.
+    fn open(path: &Path, flags: OFlags) -> io::Result<Self> {
+        let kind = fs::metadata(path)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::other("it is neither a file nor a block device"));
+        }
+        let flags = (flags | OFlags::NONBLOCK).bits().cast_signed();
+        let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let blocks = file.seek(SeekFrom::End(0))? / PAGE_SIZE_BYTES;
+        Ok(Self { file, blocks })
+    }
+
+    /// Those of these disks that can be opened, with their numbers.
+    fn open_all(paths: &[PathBuf], flags: OFlags) -> impl Iterator<Item = (u16, Self)> {
+        (0..=u16::MAX).zip(paths).filter_map(move |(number, path)| {
+            let opened = Self::open(path, flags);
+            if let Err(error) = &opened {
+                tracing::debug!(disk = %path.display(), %error, "no blocks of it are used");
+            }
+            Some((number, opened.ok()?))
+        })
+    }
+}
+
+impl CachedBlocks {
+    /// Looks at the guest's disks, in the order of its definition, as far as `effort` goes.
+    #[must_use]
+    pub fn look(disks: &[PathBuf], hasher: ContentHasher, effort: Effort) -> Self {
+        let disks = Disk::open_all(disks, OFlags::empty()).collect();
+        Self(Index::of(&Cached { hasher, disks }, effort))
+    }
+}
+
+impl DiskBlocks for CachedBlocks {
+    fn find(&self, hash: ContentHash) -> Option<DiskBlock> {
+        self.0.find(hash)
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Pieces for Cached {
+    type Place = DiskBlock;
+
+    fn count(&self) -> u64 {
+        self.disks.iter().map(|(_, disk)| pieces(disk)).sum()
+    }
+
+    fn look_at(&self, mut piece: u64, found: &mut Vec<(u64, DiskBlock)>) {
+        for (number, disk) in &self.disks {
+            if piece < pieces(disk) {
+                return self.look_at_piece((*number, disk), piece * PIECE_BYTES, found);
+            }
+            piece -= pieces(disk);
+        }
+    }
+}
+
+impl Cached {
+    fn look_at_piece(&self, disk: (u16, &Disk), start: u64, found: &mut Vec<(u64, DiskBlock)>) {
+        let (number, Disk { file, blocks }) = disk;
+        let end = (start + PIECE_BYTES).min(blocks * PAGE_SIZE_BYTES);
+        // Of what the kernel does not tell it has nothing.
+        let parts = cached(file, start..end).unwrap_or_default();
+        let mut buffer = vec![0; BATCH_BLOCKS * PAGE_SIZE];
+        for part in parts {
+            let mut at = part.start;
+            while at < part.end {
+                let most = usize::try_from(part.end - at).unwrap_or(usize::MAX).min(buffer.len());
+                // What has gone meanwhile is not waited for.
+                let read = read_cached(file, &mut buffer[..most], at).unwrap_or(0);
+                let whole = buffer[..read].as_chunks::<PAGE_SIZE>().0;
+                for (block, content) in (at / PAGE_SIZE_BYTES..).zip(whole) {
+                    if !is_zero(content) {
+                        let place = DiskBlock { disk: number, number: block };
+                        found.push((self.hasher.hash(content).half(), place));
+                    }
+                }
+                if whole.is_empty() {
+                    break;
+                }
+                at += whole.len() as u64 * PAGE_SIZE_BYTES;
+            }
+        }
+    }
+}
+
+fn pieces(disk: &Disk) -> u64 {
+    (disk.blocks * PAGE_SIZE_BYTES).div_ceil(PIECE_BYTES)
+}
+
+/// The disks of a guest that comes.
+pub struct SharedDisks {
+    hasher: ContentHasher,
+    disks: Vec<(u16, Disk)>,
+    chunks: Vec<Mutex<Chunk>>,
+}
+
+/// Blocks that lie together, as they were when they were read.
+#[derive(Default)]
+struct Chunk {
+    /// Disk, and number of the chunk.
+    of: Option<(u16, u64)>,
+    /// How many of the blocks there are.
+    filled: usize,
+    blocks: Vec<Block>,
+}
+
+/// Placed so that a disk can be read into it directly.
+#[derive(Clone)]
+#[repr(C, align(4096))]
+struct Block(PageBytes);
+
+impl SharedDisks {
+    /// Those of the guest's disks, in the order of its definition, that can be read past the cache; `None` if
+    /// there is none.
+    #[must_use]
+    pub fn open(disks: &[PathBuf], hasher: ContentHasher) -> Option<Self> {
+        let disks: Vec<_> = Disk::open_all(disks, OFlags::DIRECT).collect();
+        let chunks = (0..CHUNKS).map(|_| Mutex::default()).collect();
+        (!disks.is_empty()).then_some(Self { hasher, disks, chunks })
+    }
+}
+
+impl Chunk {
+    /// Reads a chunk of a disk. One that cannot be read has no blocks.
+    fn read(&mut self, disk: &Disk, of: (u16, u64)) {
+        let start = of.1 * CHUNK_BLOCKS as u64 * PAGE_SIZE_BYTES;
+        self.blocks.resize(CHUNK_BLOCKS, Block([0; PAGE_SIZE]));
+        let mut slices: Vec<IoSliceMut<'_>> =
+            self.blocks.iter_mut().map(|block| IoSliceMut::new(&mut block.0)).collect();
+        let read = preadv(&disk.file, &mut slices, start);
+        (self.of, self.filled) = (Some(of), read.map_or(0, |bytes| bytes / PAGE_SIZE));
+    }
+}
+
+impl KnownPages for SharedDisks {
+    fn hasher(&self) -> ContentHasher {
+        self.hasher
+    }
+
+    fn summary(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    fn read(&self, _hash: ContentHash, _page: &mut PageBytes) -> bool {
+        false
+    }
+
+    fn has_disks(&self) -> bool {
+        true
+    }
+
+    fn read_block(&self, block: DiskBlock, page: &mut PageBytes) -> bool {
+        let found = self.disks.iter().find(|(number, _)| *number == block.disk);
+        let Some((_, disk)) = found.filter(|(_, disk)| block.number < disk.blocks) else {
+            return false;
+        };
+        let (number, place) =
+            (block.number / CHUNK_BLOCKS as u64, block.number % CHUNK_BLOCKS as u64);
+        let slot = usize::try_from(number % CHUNKS as u64).expect("there are few");
+        let mut chunk = self.chunks[slot].lock().unwrap_or_else(PoisonError::into_inner);
+        let of = (block.disk, number);
+        if chunk.of != Some(of) {
+            chunk.read(disk, of);
+        }
+        let place = usize::try_from(place).expect("a chunk is small");
+        let read = chunk.blocks.get(place).filter(|_| place < chunk.filled);
+        read.map(|block| *page = block.0).is_some()
+    }
+}
