@@ -9,6 +9,7 @@
 //! | [`pagemap`] | which pages of a process were written since the last scan |
 //! | [`process`] | other processes: pidfd, descriptors, mappings, detached start |
 //! | [`cached`] | which parts of a file the kernel has in memory |
+//! | [`tcp`] | what the kernel tells of a TCP connection |
 //! | [`cgroup`] | a limit on the processor time of some threads |
 //! | [`preload`] | the library that makes a hypervisor create its userfaultfd |
 
@@ -19,6 +20,7 @@ pub mod memory;
 pub mod pagemap;
 pub mod preload;
 pub mod process;
+pub mod tcp;
 pub mod uffd;
 
 pub use address::AddressRange;

@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use sterna_sys::tcp::held_up_by_receiver;
 
 /// Data that stays unacknowledged this long ends the connection: a cut link is noticed while
 /// pages are being written, not when the kernel gives up a quarter of an hour later.
@@ -72,6 +73,12 @@ impl Metered {
     pub(crate) fn settle(&self) -> io::Result<()> {
         self.tcp.set_read_timeout(None)?;
         self.tcp.set_write_timeout(None)
+    }
+
+    /// For how long this side has waited for the other to take what it has, all in all; zero where the kernel does
+    /// not tell.
+    pub(crate) fn held_up_by_receiver(&self) -> Duration {
+        held_up_by_receiver(&self.tcp).unwrap_or_default()
     }
 
     pub(crate) fn set_read_limit(&self, limit: Duration) -> io::Result<()> {

@@ -1,7 +1,9 @@
 //! How a stream codes its pages: by the coder of which a page takes least, as measured on the way.
 
-use super::gauge::{Gauge, Took};
+use super::cost::{Costs, PageCost};
+use super::gauge::{Gauge, Judged, Others, Took};
 use super::{CHUNK_PAGES, usize_of};
+use crate::link::Metered;
 use rustix::time::{ClockId, clock_gettime};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,36 +16,50 @@ use sterna_page::coding::{Choice, Coder, Encoders, PageBytes, PageClass, Tried, 
 /// round, for which it waits, shall not take long. The strongest coder takes some milliseconds.
 const RUN_PAGES: usize = 64;
 
-/// How long pages must have taken before that tells something.
-const TELLING: Duration = Duration::from_millis(50);
-
-/// Of so many pages it is known how long they took; twice as old ones count for half.
-const CONTENT_PAGES: u64 = 1 << 14;
-
 /// What one stream knows of its coders, of its link, and of its pages.
 #[derive(Debug)]
 pub(super) struct Coding {
     choice: Choice,
     encoders: Encoders,
     gauge: Gauge,
-    /// How long the thread had waited for a processor when that was last asked.
-    queued: Duration,
+    waits: Waits,
     code: Vec<u8>,
-    /// How long it took to code and write pages' content, of late, and of how many pages.
-    content: (Duration, u64),
+    costs: Costs,
     /// What the coders of all streams did.
     did: Arc<Mutex<Coded>>,
 }
 
+/// For whom a stream's thread waits, beside the link.
+#[derive(Debug)]
+struct Waits {
+    connection: Option<Metered>,
+    /// What was last told.
+    before: Others,
+}
+
+impl Waits {
+    /// What has come since the last time.
+    fn newly(&mut self) -> Others {
+        let receiver = self.connection.as_ref().map(Metered::held_up_by_receiver);
+        let now = Others { processor: time_queued(), receiver: receiver.unwrap_or_default() };
+        let before = std::mem::replace(&mut self.before, now);
+        Others {
+            processor: now.processor.saturating_sub(before.processor),
+            receiver: now.receiver.saturating_sub(before.receiver),
+        }
+    }
+}
+
 impl Coding {
-    pub(super) fn new(did: Arc<Mutex<Coded>>) -> Self {
+    /// Of a stream on this connection.
+    pub(super) fn new(did: Arc<Mutex<Coded>>, connection: Option<Metered>) -> Self {
         Self {
             choice: Choice::default(),
             encoders: Encoders::default(),
             gauge: Gauge::new(Instant::now()),
-            queued: Duration::ZERO,
+            waits: Waits { connection, before: Others::default() },
             code: vec![0; code_bytes_max(usize_of(CHUNK_PAGES))],
-            content: (Duration::ZERO, 0),
+            costs: Costs::default(),
             did,
         }
     }
@@ -51,7 +67,7 @@ impl Coding {
     /// There is something to send again.
     pub(super) fn begin(&mut self) {
         self.gauge.begin(Instant::now());
-        self.queued = time_queued();
+        let _ = self.waits.newly();
     }
 
     /// Whether it pays to look what kind of pages they are.
@@ -64,12 +80,14 @@ impl Coding {
         self.choice.next(class, pages.min(RUN_PAGES), self.gauge.pace())
     }
 
-    /// What a page takes that goes with its content, on average over those of late. Nobody knows before that
-    /// has taken a while: the first ones only fill what lies between this thread and the link.
-    pub(super) fn page_takes(&self) -> Option<Duration> {
-        let (time, pages) = self.content;
-        let pages = u32::try_from(pages).ok().filter(|_| time >= TELLING);
-        pages.and_then(|pages| time.checked_div(pages))
+    /// What a page costs.
+    pub(super) fn page_cost(&self) -> PageCost {
+        self.costs.of_page(&self.gauge)
+    }
+
+    /// The destination gets so many pages by itself.
+    pub(super) fn gets(&mut self, pages: PageCount) {
+        self.costs.gets(pages);
     }
 
     /// Codes pages; [`Coding::code`] is the code, which has so many bytes.
@@ -77,7 +95,7 @@ impl Coding {
         let began = Instant::now();
         let code_bytes = self.encoders.encode(coder, pages, &mut self.code);
         let took = began.elapsed();
-        self.content.0 += took;
+        self.costs.coded(took);
         self.choice.tried(class, coder, Tried { pages: pages.len(), code_bytes, took });
         let did =
             CodedPages { pages: PageCount(pages.len() as u64), bytes: code_bytes as u64, took };
@@ -103,20 +121,12 @@ impl Coding {
         let processor = processor_time().saturating_sub(processor);
         let took = Took { elapsed: now - began, processor };
         if pages > PageCount::ZERO {
-            let (time, known) = self.content;
-            self.content = (time + took.elapsed, known + pages.0);
-            if self.content.1 > CONTENT_PAGES {
-                self.content = (self.content.0 / 2, self.content.1 / 2);
-            }
+            self.costs.wrote(pages, bytes as u64, took.elapsed);
         }
-        let since = self.queued;
-        let queued = &mut self.queued;
-        let newly_queued = || {
-            *queued = time_queued();
-            queued.saturating_sub(since)
-        };
-        if let Some(time) = self.gauge.wrote(bytes, took, now, newly_queued) {
-            self.choice.spent(time);
+        let judged = self.gauge.wrote(bytes, took, now, || self.waits.newly());
+        if let Some(Judged { elapsed, receiver }) = judged {
+            self.choice.spent(elapsed);
+            self.costs.judged(receiver);
         }
         Ok(())
     }
@@ -134,28 +144,4 @@ fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::thread::sleep;
-
-    #[test]
-    fn only_pages_that_go_with_their_content_tell_what_one_takes() {
-        let mut coding = Coding::new(Arc::default());
-        let mut write = |pages, time| {
-            let written = coding.measured(100, PageCount(pages), |_| {
-                sleep(time);
-                Ok(())
-            });
-            written.unwrap();
-            coding.page_takes()
-        };
-        assert_eq!(write(0, TELLING), None, "references and hashes");
-        assert_eq!(write(10, Duration::ZERO), None, "too soon to tell");
-        let takes = write(10, TELLING).unwrap();
-        assert!(takes >= TELLING / 20, "{takes:?}");
-        assert_eq!(write(0, TELLING), Some(takes));
-    }
 }

@@ -1,9 +1,10 @@
 //! How fast a stream sends: what its thread can do, and what the link takes of it.
 //!
 //! The thread's own part is processor time, which waiting does not add to. What is left of the time that
-//! a write takes was spent waiting, for a processor, which the kernel counts, or for the link: a stream that waits for a good part of its time is held
-//! up by it, so what went out meanwhile is what the link takes. A stream that does not wait says nothing
-//! of the link, and is not held to what was once seen.
+//! a write takes was spent waiting: for a processor or for the receiver, both of which the kernel counts, or for
+//! the link. A stream that waits for the link for a good part of its time is held up by it, so what went out
+//! meanwhile is what the link takes; but for what only filled the buffers before it, so that the first time tells
+//! nothing. A stream that does not wait says nothing of the link, and is not held to what was once seen.
 
 use std::time::{Duration, Instant};
 use sterna_page::coding::Pace;
@@ -34,6 +35,26 @@ pub(super) struct Gauge {
     since: Instant,
     bytes: u64,
     waited: Duration,
+    /// Whether it was held up before already, so that the buffers are full.
+    full: bool,
+}
+
+/// What of the time was spent waiting for others than the link.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Others {
+    /// For a processor.
+    pub(super) processor: Duration,
+    /// For the receiver to take what it has.
+    pub(super) receiver: Duration,
+}
+
+/// What an interval has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// How long it was.
+    pub(super) elapsed: Duration,
+    /// Whether the receiver was the limit.
+    pub(super) receiver: bool,
 }
 
 /// What a write took.
@@ -48,27 +69,37 @@ pub(super) struct Took {
 impl Gauge {
     pub(super) fn new(now: Instant) -> Self {
         let pace = Pace { sent: SENT_AT_FIRST, link: f64::INFINITY };
-        Self { pace, since: now, bytes: 0, waited: Duration::ZERO }
+        Self { pace, since: now, bytes: 0, waited: Duration::ZERO, full: false }
     }
 
     pub(super) fn pace(&self) -> Pace {
         self.pace
     }
 
+    /// Whether the link holds the stream up, but nobody knows yet at what pace.
+    pub(super) fn is_judging(&self) -> bool {
+        self.full && self.pace.link.is_infinite()
+    }
+
     /// There is something to send again: what went before says nothing of the link.
     pub(super) fn begin(&mut self, now: Instant) {
+        self.full = false;
+        self.restart(now);
+    }
+
+    fn restart(&mut self, now: Instant) {
         (self.since, self.bytes, self.waited) = (now, 0, Duration::ZERO);
     }
 
-    /// Takes note of a write. Returns how much time has passed, whenever the link was judged anew; `queued` is
-    /// how long the thread has waited for a processor since it was last asked.
+    /// Takes note of a write. Tells whenever the link was judged anew; `others` is for whom else the thread has
+    /// waited since that was last asked.
     pub(super) fn wrote(
         &mut self,
         bytes: usize,
         took: Took,
         now: Instant,
-        queued: impl FnOnce() -> Duration,
-    ) -> Option<Duration> {
+        others: impl FnOnce() -> Others,
+    ) -> Option<Judged> {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let sent = bytes as f64;
         if bytes >= TELLING_BYTES && !took.processor.is_zero() {
@@ -83,14 +114,21 @@ impl Gauge {
         }
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let rate = self.bytes as f64 / elapsed.as_secs_f64();
-        let waited = self.waited.saturating_sub(queued());
-        self.pace.link = if waited.as_secs_f64() > elapsed.as_secs_f64() * WAITING {
-            rate
-        } else {
-            (self.pace.link * GROWTH).max(rate)
-        };
-        self.begin(now);
-        Some(elapsed)
+        let others = others();
+        let waited = self.waited.saturating_sub(others.processor);
+        // The kernel also counts while the stream has something else to do.
+        let by_receiver = others.receiver.min(waited);
+        let by_link = waited - by_receiver;
+        let full = by_link.as_secs_f64() > elapsed.as_secs_f64() * WAITING;
+        if !full {
+            self.pace.link = (self.pace.link * GROWTH).max(rate);
+        } else if self.full {
+            self.pace.link = rate;
+        }
+        self.full = full;
+        self.restart(now);
+        let receiver = by_receiver.as_secs_f64() > elapsed.as_secs_f64() * WAITING;
+        Some(Judged { elapsed, receiver })
     }
 }
 
@@ -107,7 +145,7 @@ mod tests {
             now += MS;
             let processor = Duration::from_micros(100);
             let took = Took { elapsed: processor + waiting, processor };
-            let _ = gauge.wrote(64 << 10, took, now, || Duration::ZERO);
+            let _ = gauge.wrote(64 << 10, took, now, Others::default);
         }
         now
     }
@@ -118,7 +156,10 @@ mod tests {
         let mut gauge = Gauge::new(begin);
         let now = after(&mut gauge, begin, 60, Duration::ZERO);
         assert!(gauge.pace().link.is_infinite());
-        let now = after(&mut gauge, now, 60, MS / 2);
+        let now = after(&mut gauge, now, 50, MS / 2);
+        assert!(gauge.is_judging(), "the buffers have just become full");
+        let now = after(&mut gauge, now, 50, MS / 2);
+        assert!(!gauge.is_judging());
         let link = gauge.pace().link;
         assert!((65e6..66e6).contains(&link), "{link}");
         // 64 KiB in 0.1 ms of the processor.
@@ -131,21 +172,30 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_processor_is_no_slow_link() {
+    fn neither_a_busy_processor_nor_a_busy_receiver_is_a_slow_link() {
         let begin = Instant::now();
         let mut gauge = Gauge::new(begin);
-        let took = Took { elapsed: MS * 60, processor: MS * 10 };
-        let _ = gauge.wrote(1 << 20, took, begin + MS * 60, || MS * 45);
-        assert!(gauge.pace().link.is_infinite());
-        let _ = gauge.wrote(1 << 20, took, begin + MS * 120, || MS * 20);
-        assert!(gauge.pace().link.is_finite());
+        let mut now = begin;
+        let mut wrote = |processor, receiver| {
+            now += MS * 60;
+            let took = Took { elapsed: MS * 60, processor: MS * 10 };
+            let judged = gauge.wrote(1 << 20, took, now, || Others { processor, receiver });
+            (judged.unwrap().receiver, gauge.pace().link.is_finite())
+        };
+        let none = Duration::ZERO;
+        for _ in 0..3 {
+            assert_eq!(wrote(MS * 45, none), (false, false), "the processor");
+            assert_eq!(wrote(none, MS * 45), (true, false), "the receiver");
+        }
+        assert_eq!(wrote(MS * 20, none), (false, false), "full");
+        assert_eq!(wrote(MS * 20, MS * 10), (false, true));
     }
 
     #[test]
     fn time_without_anything_to_send_does_not_make_a_link_slow() {
         let begin = Instant::now();
         let mut gauge = Gauge::new(begin);
-        let now = after(&mut gauge, begin, 40, MS / 2);
+        let now = after(&mut gauge, begin, 140, MS / 2);
         // A round has ended; the next begins.
         let later = now + MS * 500;
         gauge.begin(later);
@@ -159,9 +209,10 @@ mod tests {
         let begin = Instant::now();
         let mut gauge = Gauge::new(begin);
         let took = Took { elapsed: MS, processor: MS };
-        let none = || Duration::ZERO;
+        let none = Others::default;
         assert_eq!(gauge.wrote(100, took, begin + MS * 49, none), None);
-        assert_eq!(gauge.wrote(100, took, begin + MS * 51, none), Some(MS * 51));
+        let judged = Judged { elapsed: MS * 51, receiver: false };
+        assert_eq!(gauge.wrote(100, took, begin + MS * 51, none), Some(judged));
         assert_eq!(gauge.wrote(100, took, begin + MS * 52, none), None);
     }
 }

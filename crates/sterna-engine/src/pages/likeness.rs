@@ -4,6 +4,7 @@
 //! for a page with its content, it is worth it where the hash takes less than *h T*. What *h* is shows only where
 //! pages are hashed, so it is taken for a twentieth at least: a guest's kernel alone has as many.
 
+use super::cost::PageCost;
 use super::{Deltas, usize_of};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,9 @@ const GETTING_HASHES: f64 = 3.0;
 
 /// The same of a page that it reads from one of the guest's disks.
 const READING_HASHES: f64 = 12.0;
+
+/// How many times as long as thought getting may take before pages are sent to see what that takes.
+const GETTING_TIMES_MAX: f64 = 2.0;
 
 /// What the newest measurement counts for.
 const NEWEST: f64 = 0.1;
@@ -78,9 +82,13 @@ struct Pays {
 }
 
 impl Pays {
-    /// Where a page with its content takes so long, if anybody knows, and a hash so many seconds.
-    fn of(page_takes: Option<Duration>, hash: f64) -> Self {
-        let pays = |hashes| page_takes.is_none_or(|takes| takes.as_secs_f64() >= hash * hashes);
+    /// Where a page costs that much, and a hash so many seconds. While nobody knows, as long as the destination
+    /// does not fall behind.
+    fn of(PageCost { takes, getting_times }: PageCost, hash: f64) -> Self {
+        let pays = |hashes| match takes {
+            Some(takes) => takes.as_secs_f64() >= hash * hashes * getting_times,
+            None => getting_times <= GETTING_TIMES_MAX,
+        };
         Self { known: pays(GETTING_HASHES), on_disk: pays(READING_HASHES) }
     }
 }
@@ -200,23 +208,18 @@ impl Likeness {
         }
     }
 
-    /// How the pages of a run are to be sent, each of which takes so long otherwise, as far as known. They
+    /// How the pages of a run are to be sent, each of which costs that much otherwise. They
     /// count as sent so from now on, so they must be, in this order.
-    pub(super) fn send(
-        &mut self,
-        run: PageRun,
-        pages: &[PageBytes],
-        page_takes: Option<Duration>,
-    ) -> Vec<Way> {
+    pub(super) fn send(&mut self, run: PageRun, pages: &[PageBytes], cost: PageCost) -> Vec<Way> {
         debug_assert_eq!(pages.len(), usize_of(run.count.0));
         let numbers = (run.first.0..).map(PageNumber);
         let spared = |takes: Duration| self.share.max(SHARE_MIN) * takes.as_secs_f64();
-        if page_takes.is_some_and(|takes| self.hash >= spared(takes)) {
+        if cost.takes.is_some_and(|takes| self.hash >= spared(takes)) {
             let State { sent, .. } = &mut *self.alike.lock();
             numbers.zip(pages).for_each(|(page, _)| sent.forget(page));
             return vec![Way::Whole; pages.len()];
         }
-        let pays = Pays::of(page_takes, self.hash);
+        let pays = Pays::of(cost, self.hash);
         let hashes = self.hashes(pages);
         let mut state = self.alike.lock();
         let known: Vec<(Option<ContentHash>, Known)> = numbers
@@ -291,6 +294,15 @@ mod tests {
         Likeness::new(alike, 1)
     }
 
+    /// What a page costs if it takes so long with its content.
+    fn takes(takes: impl Into<Option<Duration>>) -> PageCost {
+        PageCost { takes: takes.into(), getting_times: 1.0 }
+    }
+
+    fn slow() -> PageCost {
+        takes(Duration::from_millis(1))
+    }
+
     fn pages(contents: &[u8]) -> Vec<PageBytes> {
         contents.iter().map(|content| [*content; PAGE_SIZE]).collect()
     }
@@ -298,8 +310,7 @@ mod tests {
     #[test]
     fn on_a_slow_link_pages_are_sent_once() {
         let mut likeness = likeness();
-        let slow = Some(Duration::from_millis(1));
-        let known = likeness.send(PageRun::new(0, 5), &pages(&[7, 0, 7, 8, 7]), slow);
+        let known = likeness.send(PageRun::new(0, 5), &pages(&[7, 0, 7, 8, 7]), slow());
         let like = Way::Like(PageNumber(0), Base::Coming);
         assert_eq!(known, [Way::Whole, Way::Whole, like, Way::Whole, like]);
         assert!(likeness.share > SHARE_MIN);
@@ -309,18 +320,23 @@ mod tests {
     fn the_destination_gets_pages_by_itself_where_that_takes_less() {
         let hasher = ContentHasher::new([5; 32]);
         let there = hasher.hash(&[7; PAGE_SIZE]);
-        let send = |takes, may_lack| {
+        let send = |cost, may_lack| {
             let summary = Summary::new(vec![there.half()]).unwrap();
             let alike = Alike::with(PageCount(16), hasher, summary);
             alike.begin(Arc::new(PageSet::full(PageCount(16))), may_lack);
-            Likeness::new(alike, 1).send(PageRun::new(0, 2), &pages(&[7, 8]), takes)
+            Likeness::new(alike, 1).send(PageRun::new(0, 2), &pages(&[7, 8]), cost)
         };
         let gotten = [Way::There(there), Way::Whole];
-        assert_eq!(send(None, true), gotten, "nobody knows yet");
-        assert_eq!(send(Some(Duration::from_millis(1)), true), gotten);
-        assert_eq!(send(Some(Duration::from_millis(1)), false), [Way::Whole; 2]);
+        assert_eq!(send(takes(None), true), gotten, "nobody knows yet");
+        assert_eq!(send(slow(), true), gotten);
+        assert_eq!(send(slow(), false), [Way::Whole; 2]);
         // Two hashes' time: worth a hash, if it is the page of another, and not what getting it takes.
-        assert_eq!(send(Some(Duration::from_micros(4)), true), [Way::Whole; 2]);
+        assert_eq!(send(takes(Duration::from_micros(4)), true), [Way::Whole; 2]);
+        // The destination falls behind.
+        let behind = |cost| PageCost { getting_times: 60.0, ..cost };
+        assert_eq!(send(behind(takes(None)), true), [Way::Whole; 2]);
+        assert_eq!(send(behind(takes(Duration::from_micros(40))), true), [Way::Whole; 2]);
+        assert_eq!(send(behind(slow()), true), gotten);
     }
 
     /// A disk of one block, of this content.
@@ -344,14 +360,14 @@ mod tests {
         let summary = Summary::new(vec![there.half()]).unwrap();
         let alike = Alike::with(PageCount(16), hasher, summary);
         let alike = alike.with_disks(Arc::new(OneBlock(on_disk)));
-        let send = |contents: &[u8], takes, may_lack| {
+        let send = |contents: &[u8], cost, may_lack| {
             alike.begin(Arc::new(PageSet::full(PageCount(16))), may_lack);
             let run = PageRun::new(0, contents.len() as u64);
-            let ways = Likeness::new(alike.clone(), 1).send(run, &pages(contents), takes);
+            let ways = Likeness::new(alike.clone(), 1).send(run, &pages(contents), cost);
             // As if the destination could get none of them.
             (ways, alike.lacking(run).len())
         };
-        let (slow, fast) = (Some(Duration::from_millis(1)), Some(Duration::from_micros(10)));
+        let (slow, fast) = (slow(), takes(Duration::from_micros(10)));
         assert_eq!(send(&[8], slow, false).0, [Way::Whole], "the last round");
         let hash_only = [Way::There(there), Way::Whole];
         assert_eq!(send(&[7, 9], fast, true).0, hash_only, "reading takes longer");
@@ -365,10 +381,9 @@ mod tests {
     #[test]
     fn on_a_link_faster_than_hashes_nobody_hashes_and_what_was_known_is_forgotten() {
         let mut likeness = likeness();
-        likeness.send(PageRun::new(0, 1), &pages(&[7]), None);
-        let slow = Some(Duration::from_millis(1));
-        let fast = Some(Duration::from_nanos(500));
+        likeness.send(PageRun::new(0, 1), &pages(&[7]), takes(None));
+        let fast = takes(Duration::from_nanos(500));
         assert_eq!(likeness.send(PageRun::new(0, 2), &pages(&[9, 9]), fast), [Way::Whole; 2]);
-        assert_eq!(likeness.send(PageRun::new(2, 1), &pages(&[7]), slow), [Way::Whole]);
+        assert_eq!(likeness.send(PageRun::new(2, 1), &pages(&[7]), slow()), [Way::Whole]);
     }
 }

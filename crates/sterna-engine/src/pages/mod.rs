@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod both_ends;
 mod coding;
+mod cost;
 mod deltas;
 mod follow;
 mod gauge;

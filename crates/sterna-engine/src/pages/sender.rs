@@ -64,7 +64,9 @@ impl PageSender {
         (stream, streams): (u16, u16),
         common: &Common,
     ) -> Self {
+        let coded = manner.coded.clone();
         Self {
+            coding: coded.map(|did| Coding::new(did, link.socket.try_clone().ok())),
             link,
             memory: Arc::clone(memory),
             pacer: Arc::clone(&manner.pacer),
@@ -72,7 +74,6 @@ impl PageSender {
             streams,
             buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
             stand_ins: Vec::new(),
-            coding: manner.coded.clone().map(Coding::new),
             likeness: manner.alike.clone().map(|alike| Likeness::new(alike, streams)),
             hashes: Hashes::new(manner.hashes, memory.pages(), streams),
             common: common.clone(),
@@ -253,7 +254,7 @@ impl PageSender {
             return Vec::new();
         };
         let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[..usize_of(part.count.0)];
-        likeness.send(part, pages, coding.page_takes())
+        likeness.send(part, pages, coding.page_cost())
     }
 
     /// Sends what the buffer holds of `part`, pages of one class together.
@@ -375,6 +376,10 @@ impl PageSender {
         let Some(coding) = &mut self.coding else { return write(&buffer[payload]) };
         let content = match frame {
             PageFrame::Raw(run) | PageFrame::Coded { run, .. } => run.count,
+            PageFrame::Known(run) | PageFrame::OnDisk(run) => {
+                coding.gets(run.count);
+                PageCount::ZERO
+            }
             _ => PageCount::ZERO,
         };
         coding.measured(length, content, |coding| match frame {
