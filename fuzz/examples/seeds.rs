@@ -235,7 +235,7 @@ fn known_pages() -> Vec<u8> {
     let halves = [3_u64, 0x1234_5678_9abc, u64::MAX];
     let header = KnownHeader { key: [7; 32], count: halves.len() as u64 };
     let halves = halves.iter().flat_map(|half| half.to_le_bytes());
-    std::iter::once(1).chain(header.encode()).chain(halves).collect()
+    std::iter::once(3).chain(header.encode()).chain(halves).collect()
 }
 
 fn page_codes() -> Vec<Seed> {

@@ -12,7 +12,7 @@ use sterna_proto::control::{
     ControlHeader, ControlKind, HEADER_BYTES, Numbering, decode_message, encode_message,
 };
 use sterna_proto::inquiry::{Answer, Inquiry};
-use sterna_proto::known::{KNOWN_HEADER_BYTES, KnownHeader, count_max};
+use sterna_proto::known::{KNOWN_HEADER_BYTES, KnownHeader};
 use sterna_proto::limits::{DEVICE_STATE_BYTES_MAX, MESSAGE_BYTES_MAX, REASONS_MAX};
 use sterna_proto::message::{Envelope, ToDestination, ToSource};
 use sterna_proto::preamble::{
@@ -72,7 +72,7 @@ pub(crate) fn known_pages(data: &[u8]) -> Verdict {
     let pages = PageCount((*pages).into());
     let Some((key, summary)) = hear(data, pages) else { return Verdict::Refused };
     let count = summary.len() as u64;
-    assert!(count <= count_max(pages));
+    assert!(count <= pages.0);
     assert!(data.starts_with(&KnownHeader { key, count }.encode()));
     let halves = &data[KNOWN_HEADER_BYTES..][..summary.len() * 8];
     for half in halves.as_chunks().0.iter().copied().map(u64::from_le_bytes) {

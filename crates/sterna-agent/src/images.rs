@@ -5,9 +5,8 @@ use crate::settings::Settings;
 use std::io;
 use std::sync::Arc;
 use sterna_engine::Keeper;
-use sterna_known::{ImageError, ImageStore};
+use sterna_known::{Image, ImageError, ImageStore};
 use sterna_page::PageSet;
-use sterna_page::known::KnownPages;
 use sterna_proto::message::{AttemptId, GuestId};
 use sterna_sys::memory::GuestMemory;
 
@@ -60,9 +59,9 @@ impl Agent {
     }
 
     /// What this host kept of a guest.
-    pub(crate) fn image_of(&self, guest: GuestId) -> Option<Arc<dyn KnownPages>> {
+    pub(crate) fn image_of(&self, guest: GuestId) -> Option<Image> {
         match self.images.as_ref()?.find(guest.0) {
-            Ok(found) => found.map(|image| Arc::new(image) as Arc<dyn KnownPages>),
+            Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%guest, %error, "a kept image cannot be used");
                 None

@@ -27,38 +27,45 @@ impl Agent {
                 .inspect_err(|error| tracing::warn!(%error, "no pages can be known"))
                 .ok()?,
         };
-        let places =
-            [self.image_of(guest), self.siblings_of(guest, hasher), self.disks_of(guest, hasher)];
+        let definition = self.journal.guest(guest).ok()??.definition;
+        let image = self.image_of(guest);
+        // No more may be told of than it has pages, and its own come first.
+        let mut room = PageCount(definition.memory_bytes / PAGE_SIZE_BYTES);
+        room.0 = room.0.saturating_sub(image.as_ref().map_or(0, |image| image.pages().0));
+        let siblings = definition.group.as_deref();
+        let siblings = siblings.and_then(|group| self.siblings_of(guest, group, hasher, room));
+        let disks = SharedDisks::open(&paths(&definition), hasher);
+        let places = [
+            image.map(|image| Arc::new(image) as Arc<dyn KnownPages>),
+            siblings.map(|known| Arc::new(known) as Arc<dyn KnownPages>),
+            disks.map(|disks| Arc::new(disks) as Arc<dyn KnownPages>),
+        ];
         let places: Vec<Arc<dyn KnownPages>> = places.into_iter().flatten().collect();
         (!places.is_empty()).then(|| Arc::new(Union::new(hasher, places)) as Arc<dyn KnownPages>)
     }
 
-    /// Its disks, if they can be read here.
-    fn disks_of(&self, guest: GuestId, hasher: ContentHasher) -> Option<Arc<dyn KnownPages>> {
-        let record = self.journal.guest(guest).ok()??;
-        let disks = SharedDisks::open(&paths(&record.definition), hasher)?;
-        Some(Arc::new(disks))
-    }
-
-    /// What guests of its group have in RAM.
-    fn siblings_of(&self, guest: GuestId, hasher: ContentHasher) -> Option<Arc<dyn KnownPages>> {
-        let record = self.journal.guest(guest).ok()??;
-        let group = record.definition.group?;
+    /// What guests of its group have in RAM, as far as there is room.
+    fn siblings_of(
+        &self,
+        guest: GuestId,
+        group: &str,
+        hasher: ContentHasher,
+        room: PageCount,
+    ) -> Option<RunningGuests> {
         let others = self.guests.all().into_iter().filter(|other| other.id != guest);
         let memories: Vec<_> = others
             .filter_map(|other| {
-                other.ask_blocking(|reply| Request::Ram(group.clone(), reply)).flatten()
+                other.ask_blocking(|reply| Request::Ram(group.to_owned(), reply)).flatten()
             })
             .collect();
         if memories.is_empty() {
             return None;
         }
-        let pages = PageCount(record.definition.memory_bytes / PAGE_SIZE_BYTES);
-        let (siblings, effort) = (memories.len(), Effort { pages, time: LOOKING_MAX });
+        let (siblings, effort) = (memories.len(), Effort { pages: room, time: LOOKING_MAX });
         match RunningGuests::look(memories, hasher, effort) {
             Ok(known) => {
                 tracing::info!(%guest, siblings, pages = known.pages().0, "guests of its group run here");
-                Some(Arc::new(known))
+                Some(known)
             }
             Err(error) => {
                 tracing::warn!(%guest, %error, "the RAM of its group cannot be looked at");

@@ -32,8 +32,8 @@ pub trait Keeper: Send + Sync {
 
 /// The disks of a guest that leaves.
 pub trait Disks: Send + Sync {
-    /// Looks which blocks of them hold what, under this hasher, as far as that can be told soon; no more blocks
-    /// than the guest has pages.
+    /// Looks which blocks of them hold what, under this hasher, as far as that can be told soon, with no
+    /// more than four bytes for each of the guest's pages.
     fn look(&self, hasher: ContentHasher, pages: PageCount) -> Arc<dyn DiskBlocks>;
 }
 

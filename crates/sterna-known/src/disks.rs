@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use sterna_page::coding::PageBytes;
 use sterna_page::known::{DiskBlock, DiskBlocks, KnownPages};
 use sterna_page::sent::{ContentHash, ContentHasher};
-use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, is_zero};
+use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageCount, is_zero};
 use sterna_sys::cached::{cached, read_cached};
 
 /// What the kernel is asked about at once.
@@ -31,14 +31,25 @@ const CHUNK_BLOCKS: usize = 32;
 /// Chunks that are kept for what is asked for next.
 const CHUNKS: usize = 32;
 
-/// What the kernel has of a guest's disks in memory, by content: 16 bytes a block.
+/// Of a guest's pages, at most one of so many has a block in the index.
+const PAGES_PER_BLOCK: u64 = 2;
+
+/// What the kernel has of a guest's disks in memory, by content: 8 bytes a block, and so 4 for a page of the guest
+/// at most. A part of each hash tells enough: one page of a thousand that is on no disk may be taken for a block,
+/// if there are four million, and is sent after all when the destination has looked there.
 #[derive(Debug)]
-pub struct CachedBlocks(Index<DiskBlock>);
+pub struct CachedBlocks {
+    /// 32 bits of a hash, then as many of a block: its number where all disks are one.
+    entries: Vec<u64>,
+    /// The disks, and how many blocks lie before each.
+    disks: Vec<(u16, u64)>,
+}
 
 /// The disks while they are looked at.
 struct Cached {
     hasher: ContentHasher,
-    disks: Vec<(u16, Disk)>,
+    /// With their numbers, and how many blocks lie before each.
+    disks: Vec<(u16, u64, Disk)>,
 }
 
 /// A file or device that is open, and how many whole blocks it has.
@@ -76,32 +87,60 @@ impl CachedBlocks {
     /// Looks at the guest's disks, in the order of its definition, as far as `effort` goes.
     #[must_use]
     pub fn look(disks: &[PathBuf], hasher: ContentHasher, effort: Effort) -> Self {
-        let disks = Disk::open_all(disks, OFlags::empty()).collect();
-        Self(Index::of(&Cached { hasher, disks }, effort))
+        let mut before = 0;
+        let placed = Disk::open_all(disks, OFlags::empty()).map(|(number, disk)| {
+            let first = before;
+            before += disk.blocks;
+            (number, first, disk)
+        });
+        let cached = Cached { hasher, disks: placed.collect() };
+        let pages = PageCount(effort.pages.0 / PAGES_PER_BLOCK);
+        let index = Index::of(&cached, Effort { pages, ..effort });
+        let entry = |(half, block): (u64, u32)| upper(half) | u64::from(block);
+        let mut entries: Vec<u64> = index.into_entries().into_iter().map(entry).collect();
+        entries.shrink_to_fit();
+        let disks = cached.disks.iter().map(|(number, first, _)| (*number, *first)).collect();
+        Self { entries, disks }
     }
+
+    /// Bytes that this has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<u64>()
+    }
+}
+
+/// The upper half of a number's bits.
+fn upper(number: u64) -> u64 {
+    number & !u64::from(u32::MAX)
 }
 
 impl DiskBlocks for CachedBlocks {
     fn find(&self, hash: ContentHash) -> Option<DiskBlock> {
-        self.0.find(hash)
+        let wanted = upper(hash.half());
+        let at = self.entries.partition_point(|entry| upper(*entry) < wanted);
+        let entry = self.entries.get(at).filter(|entry| upper(**entry) == wanted)?;
+        let block = entry & u64::from(u32::MAX);
+        let (disk, first) = self.disks.iter().rfind(|(_, first)| *first <= block)?;
+        Some(DiskBlock { disk: *disk, number: block - first })
     }
 
     fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 }
 
 impl Pieces for Cached {
-    type Place = DiskBlock;
+    type Place = u32;
 
     fn count(&self) -> u64 {
-        self.disks.iter().map(|(_, disk)| pieces(disk)).sum()
+        self.disks.iter().map(|(.., disk)| pieces(disk)).sum()
     }
 
-    fn look_at(&self, mut piece: u64, found: &mut Vec<(u64, DiskBlock)>) {
-        for (number, disk) in &self.disks {
+    fn look_at(&self, mut piece: u64, found: &mut Vec<(u64, u32)>) {
+        for (_, before, disk) in &self.disks {
             if piece < pieces(disk) {
-                return self.look_at_piece((*number, disk), piece * PIECE_BYTES, found);
+                return self.look_at_piece((*before, disk), piece * PIECE_BYTES, found);
             }
             piece -= pieces(disk);
         }
@@ -109,8 +148,8 @@ impl Pieces for Cached {
 }
 
 impl Cached {
-    fn look_at_piece(&self, disk: (u16, &Disk), start: u64, found: &mut Vec<(u64, DiskBlock)>) {
-        let (number, Disk { file, blocks }) = disk;
+    fn look_at_piece(&self, disk: (u64, &Disk), start: u64, found: &mut Vec<(u64, u32)>) {
+        let (before, Disk { file, blocks }) = disk;
         let end = (start + PIECE_BYTES).min(blocks * PAGE_SIZE_BYTES);
         // Of what the kernel does not tell it has nothing.
         let parts = cached(file, start..end).unwrap_or_default();
@@ -123,8 +162,9 @@ impl Cached {
                 let read = read_cached(file, &mut buffer[..most], at).unwrap_or(0);
                 let whole = buffer[..read].as_chunks::<PAGE_SIZE>().0;
                 for (block, content) in (at / PAGE_SIZE_BYTES..).zip(whole) {
+                    // Beyond 16 TiB blocks have no number here.
+                    let Ok(place) = u32::try_from(before + block) else { return };
                     if !is_zero(content) {
-                        let place = DiskBlock { disk: number, number: block };
                         found.push((self.hasher.hash(content).half(), place));
                     }
                 }

@@ -15,10 +15,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
-use sterna_page::PAGE_SIZE;
 use sterna_page::coding::PageBytes;
 use sterna_page::known::KnownPages;
 use sterna_page::sent::{CONTENT_HASH_BYTES, ContentHash, ContentHasher};
+use sterna_page::{PAGE_SIZE, PageCount};
 use uuid::Uuid;
 
 const MAGIC: &[u8; 8] = b"sternaI1";
@@ -129,6 +129,12 @@ impl Image {
         let mut places: Vec<u32> = (0..header.pages).collect();
         places.sort_unstable_by_key(|place| hashes[*place as usize]);
         Ok(Self { file, seal, hasher: keys.hasher, hashes, places })
+    }
+
+    /// Pages in it.
+    #[must_use]
+    pub fn pages(&self) -> PageCount {
+        PageCount(self.places.len() as u64)
     }
 
     fn place_of(&self, hash: ContentHash) -> Option<u32> {

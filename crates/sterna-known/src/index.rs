@@ -72,6 +72,11 @@ impl<P: Copy + Send> Index<P> {
         self.0.iter().map(|(half, _)| *half).collect()
     }
 
+    /// Halves and places, ascending by the former.
+    pub(crate) fn into_entries(self) -> Vec<(u64, P)> {
+        self.0
+    }
+
     /// Where a page with this hash was, most probably.
     pub(crate) fn find(&self, hash: ContentHash) -> Option<P> {
         let found = self.0.binary_search_by_key(&hash.half(), |(half, _)| *half);

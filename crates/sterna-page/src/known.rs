@@ -112,6 +112,12 @@ impl Summary {
         }
     }
 
+    /// Bytes that this has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.halves.capacity() * size_of::<u64>()
+    }
+
     /// How many pages there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   hashes   page ─▶ hash of what was last sent of it      16 bytes a page
-//!   index    hash ─▶ one page of which that was sent       at most 10 bytes a page
+//!   index    hash ─▶ one page of which that was sent       at most 12 bytes a page
 //! ```
 //!
 //! A page may be referred to while the destination surely has that content in it: if it was sent in this
@@ -113,7 +113,7 @@ pub enum Base {
 #[derive(Debug)]
 pub struct Sent {
     hashes: Vec<ContentHash>,
-    index: HashTable<u64>,
+    index: HashTable<u32>,
     /// Pages that this round may change at the destination.
     round: Arc<PageSet>,
     /// Those of them that it has been found not to change after all.
@@ -129,7 +129,8 @@ impl Sent {
         let count = usize::try_from(pages.0).expect("pages in memory are counted by usize");
         Self {
             hashes: vec![ContentHash::NONE; count],
-            index: HashTable::new(),
+            // As large as it may become: growing would need both.
+            index: HashTable::with_capacity(count),
             round: Arc::new(PageSet::empty(pages)),
             settled: PageSet::empty(pages),
             coming: PageSet::empty(pages),
@@ -164,7 +165,10 @@ impl Sent {
             }
             None => {
                 let hashes = &self.hashes;
-                self.index.insert_unique(hash.half(), page.0, |page| place(hashes, *page));
+                // Guests of more than 16 TiB have pages that nobody refers to.
+                if let Ok(page) = u32::try_from(page.0) {
+                    self.index.insert_unique(hash.half(), page, |page| place(hashes, *page));
+                }
                 Known::No
             }
         }
@@ -182,9 +186,18 @@ impl Sent {
         if before == ContentHash::NONE {
             return;
         }
-        if let Ok(entry) = self.index.find_entry(before.half(), |known| *known == page.0) {
+        let same = |known: &u32| u64::from(*known) == page.0;
+        if let Ok(entry) = self.index.find_entry(before.half(), same) {
             entry.remove();
         }
+    }
+
+    /// Bytes that this has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let sets = [&self.round, &self.settled, &self.coming].map(PageSet::bytes);
+        let hashes = self.hashes.capacity() * CONTENT_HASH_BYTES;
+        hashes + self.index.allocation_size() + sets.iter().sum::<usize>()
     }
 
     /// Whether a page may be referred to, and as what.
@@ -200,13 +213,16 @@ impl Sent {
 
     /// A page of which this content was last sent.
     fn find(&self, hash: ContentHash) -> Option<PageNumber> {
-        let same = |page: &u64| self.hash_of(PageNumber(*page)) == hash;
-        self.index.find(hash.half(), same).copied().map(PageNumber)
+        let same = |page: &u32| self.hash_of(PageNumber(u64::from(*page))) == hash;
+        self.index.find(hash.half(), same).map(|page| PageNumber(u64::from(*page)))
     }
 
     fn replace(&mut self, hash: ContentHash, old: PageNumber, new: PageNumber) {
-        if let Some(known) = self.index.find_mut(hash.half(), |known| *known == old.0) {
-            *known = new.0;
+        let same = |known: &u32| u64::from(*known) == old.0;
+        match (self.index.find_entry(hash.half(), same), u32::try_from(new.0)) {
+            (Ok(mut entry), Ok(new)) => *entry.get_mut() = new,
+            (Ok(entry), Err(_)) => drop(entry.remove()),
+            (Err(_), _) => {}
         }
     }
 
@@ -223,7 +239,7 @@ impl Sent {
     }
 }
 
-fn place(hashes: &[ContentHash], page: u64) -> u64 {
+fn place(hashes: &[ContentHash], page: u32) -> u64 {
     usize::try_from(page).map_or(0, |page| hashes[page].half())
 }
 

@@ -34,6 +34,12 @@ impl PageSet {
         PageCount(self.bits.len() as u64)
     }
 
+    /// Bytes that this has.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.bits.as_slice())
+    }
+
     /// Number of pages in the set.
     #[must_use]
     pub fn count(&self) -> PageCount {

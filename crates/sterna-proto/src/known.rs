@@ -5,14 +5,13 @@
 //!  | key        | count  |  count × 8 bytes: first halves of hashes, ascending
 //! ```
 
-use crate::limits::KNOWN_PER_PAGE_MAX;
 use sterna_page::PageCount;
 use thiserror::Error;
 
 /// Length of a [`KnownHeader`] on the wire, in bytes.
 pub const KNOWN_HEADER_BYTES: usize = 40;
 
-/// What comes before the hashes.
+/// What comes before the hashes. For a guest no more are told of than it has pages, so that they take 0.2 % of its RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownHeader {
     /// Under which the hashes are made.
@@ -21,20 +20,14 @@ pub struct KnownHeader {
     pub count: u64,
 }
 
-/// More hashes than any honest destination has.
+/// More hashes than may be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{count} known pages for a guest of {} pages: at most {KNOWN_PER_PAGE_MAX} for each", .pages.0)]
+#[error("{count} known pages for a guest of {} pages: no more than it has", .pages.0)]
 pub struct TooMany {
     /// So many were announced.
     pub count: u64,
     /// Pages of the guest.
     pub pages: PageCount,
-}
-
-/// How many hashes a guest of `pages` pages may be told of.
-#[must_use]
-pub fn count_max(pages: PageCount) -> u64 {
-    pages.0.saturating_mul(KNOWN_PER_PAGE_MAX)
 }
 
 impl KnownHeader {
@@ -56,7 +49,7 @@ impl KnownHeader {
         key.copy_from_slice(&bytes[..32]);
         count.copy_from_slice(&bytes[32..]);
         let count = u64::from_le_bytes(count);
-        match count <= count_max(pages) {
+        match count <= pages.0 {
             true => Ok(Self { key, count }),
             false => Err(TooMany { count, pages }),
         }
@@ -70,7 +63,7 @@ mod tests {
     #[test]
     fn a_header_survives_the_wire_and_no_guest_is_told_too_much() {
         let pages = PageCount(10);
-        let header = KnownHeader { key: [3; 32], count: count_max(pages) };
+        let header = KnownHeader { key: [3; 32], count: pages.0 };
         assert_eq!(KnownHeader::decode(&header.encode(), pages), Ok(header));
         let count = header.count + 1;
         let more = KnownHeader { count, ..header };

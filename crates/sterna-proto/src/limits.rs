@@ -15,8 +15,5 @@ pub const STREAMS_MAX: u16 = 64;
 /// Refusal reasons in one answer at most.
 pub const REASONS_MAX: usize = 64;
 
-/// Hashes of known pages for each page of the guest at most: 0.8 % of its RAM.
-pub const KNOWN_PER_PAGE_MAX: u64 = 4;
-
 /// Runs of pages that an answer says could not be got, at most.
 pub const LACKING_RUNS_MAX: usize = 4096;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sterna_page::PageCount;
 use sterna_page::known::{Disorder, KnownPages, Summary};
 use sterna_page::sent::ContentHasher;
-use sterna_proto::known::{KNOWN_HEADER_BYTES, KnownHeader, TooMany, count_max};
+use sterna_proto::known::{KNOWN_HEADER_BYTES, KnownHeader, TooMany};
 use sterna_proto::message::ReasonCode;
 use thiserror::Error;
 
@@ -20,7 +20,7 @@ const PIECE: usize = 8192;
 /// may be told no more.
 pub(crate) fn tell(mut link: Link, known: &dyn KnownPages, pages: PageCount) -> io::Result<()> {
     let halves = known.summary();
-    let most = usize::try_from(count_max(pages)).unwrap_or(usize::MAX);
+    let most = usize::try_from(pages.0).unwrap_or(usize::MAX);
     let halves = &halves[..halves.len().min(most)];
     let header = KnownHeader { key: known.hasher().key(), count: halves.len() as u64 };
     link.write_all(&header.encode())?;
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_destination_that_lies_about_what_it_has_is_refused() {
-        let pages = PageCount(1);
+        let pages = PageCount(2);
         let (hasher, heard) = hear(summary(2, &[4, 9]).as_slice(), pages).unwrap();
         assert_eq!((hasher.key(), heard.len()), ([5; 32], 2));
         let cut = hear(summary(2, &[4]).as_slice(), pages).unwrap_err();

@@ -6,7 +6,6 @@
 
 use super::cost::PageCost;
 use super::{Deltas, usize_of};
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_page::coding::PageBytes;
@@ -24,6 +23,11 @@ const GETTING_HASHES: f64 = 3.0;
 
 /// The same of a page that it reads from one of the guest's disks.
 const READING_HASHES: f64 = 12.0;
+
+/// What the destination has is of no more use after a round in which it was told to get fewer than one of so many
+/// pages, if the round had some at least.
+const TOLD_SHARE: u64 = 16;
+const ASKED_MIN: u64 = 256;
 
 /// How many times as long as thought getting may take before pages are sent to see what that takes.
 const GETTING_TIMES_MAX: f64 = 2.0;
@@ -68,8 +72,11 @@ struct State {
     known: Option<Summary>,
     /// What it can read on the guest's disks.
     blocks: Option<Arc<dyn DiskBlocks>>,
-    /// What it was sent for, and could not get.
-    refused: HashSet<ContentHash>,
+    /// Pages that it could not get.
+    refused: PageSet,
+    /// Of the pages of this round: how many it could perhaps get, and how many it was told to.
+    asked: u64,
+    told: u64,
     /// Whether it has the time to say so if it cannot.
     may_lack: bool,
 }
@@ -96,7 +103,12 @@ impl Pays {
 impl State {
     fn send(&mut self, page: PageNumber, hash: ContentHash, pays: Pays) -> Known {
         match self.sent.send(page, hash) {
-            Known::No if self.may_lack && !self.refused.contains(&hash) => self.get(hash, pays),
+            Known::No if self.may_lack && !self.refused.contains(page) => {
+                let known = self.get(hash, pays);
+                self.asked += 1;
+                self.told += u64::from(known != Known::No);
+                known
+            }
             known => known,
         }
     }
@@ -110,6 +122,14 @@ impl State {
         let blocks = self.blocks.as_ref().filter(|_| pays.on_disk);
         let block = blocks.and_then(|blocks| blocks.find(hash));
         block.map_or(Known::No, |block| Known::OnDisk(hash, block))
+    }
+
+    /// Frees what is of no more use.
+    fn forget_what_is_not_gotten(&mut self) {
+        let (asked, told) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.told));
+        if asked >= ASKED_MIN && told < asked / TOLD_SHARE {
+            (self.known, self.blocks) = (None, None);
+        }
     }
 
     /// Whether there is anything that it can get.
@@ -135,7 +155,9 @@ impl Alike {
             sent: Sent::new(pages),
             known,
             blocks: None,
-            refused: HashSet::new(),
+            refused: PageSet::empty(pages),
+            asked: 0,
+            told: 0,
             may_lack: false,
         };
         Self { state: Arc::new(Mutex::new(state)), hasher, pages, lines: None }
@@ -157,22 +179,22 @@ impl Alike {
         let mut state = self.lock();
         state.sent.begin(pages);
         state.may_lack = may_lack;
+        state.forget_what_is_not_gotten();
     }
 
     /// The destination does not have what was sent of these pages as hashes or references, or does not
     /// say. Returns those that must be sent again.
     pub(super) fn lacking(&self, run: PageRun) -> Vec<PageNumber> {
         let mut state = self.lock();
-        let may_get = state.may_get();
         let State { sent, refused, .. } = &mut *state;
         let pages = (run.first.0..run.first.0 + run.count.0).map(PageNumber);
         let lacking = pages.filter(|page| {
-            let Some(hash) = sent.content(*page) else { return false };
-            if may_get {
-                refused.insert(hash);
+            let is_lacking = sent.content(*page).is_some();
+            if is_lacking {
+                refused.insert(*page);
+                sent.forget(*page);
             }
-            sent.forget(*page);
-            true
+            is_lacking
         });
         lacking.collect()
     }
@@ -222,6 +244,7 @@ impl Likeness {
         let pays = Pays::of(cost, self.hash);
         let hashes = self.hashes(pages);
         let mut state = self.alike.lock();
+        let may_get = state.may_get();
         let known: Vec<(Option<ContentHash>, Known)> = numbers
             .clone()
             .zip(&hashes)
@@ -241,7 +264,8 @@ impl Likeness {
             (Known::OnDisk(hash, block), _) => Way::OnDisk(hash, block),
             (Known::No, None) => Way::Whole,
             (Known::No, Some(hash)) => {
-                let deltas = self.deltas.as_mut();
+                // There is room for one or the other.
+                let deltas = self.deltas.as_mut().filter(|_| !may_get);
                 let lines = deltas.and_then(|deltas| deltas.send(page, bytes, (before, hash)));
                 lines.map_or(Way::Whole, Way::Changed)
             }
@@ -368,14 +392,56 @@ mod tests {
             (ways, alike.lacking(run).len())
         };
         let (slow, fast) = (slow(), takes(Duration::from_micros(10)));
+        let refused =
+            || std::mem::replace(&mut alike.lock().refused, PageSet::empty(PageCount(16)));
         assert_eq!(send(&[8], slow, false).0, [Way::Whole], "the last round");
+        assert_eq!(refused().count(), PageCount(1));
         let hash_only = [Way::There(there), Way::Whole];
-        assert_eq!(send(&[7, 9], fast, true).0, hash_only, "reading takes longer");
+        assert_eq!(send(&[7, 8], fast, true).0, hash_only, "reading takes longer");
+        assert_eq!(refused().count(), PageCount(2));
         let block = DiskBlock { disk: 2, number: 9 };
-        alike.lock().refused.clear();
         let both = [Way::There(there), Way::OnDisk(on_disk, block), Way::Whole];
         assert_eq!(send(&[7, 8, 9], slow, true), (both.to_vec(), 3));
         assert_eq!(send(&[7, 8, 9], slow, true).0, [Way::Whole; 3], "it could get none");
+    }
+
+    /// Of a guest of which every page is of its own, and every page is sent again, after the destination had all.
+    #[test]
+    fn tables_take_a_hundredth_of_ram_at_most() {
+        // As many as a table has room for, and one more.
+        for pages in [1 << 14, (1 << 14) / 8 * 7 + 1] {
+            let hasher = ContentHasher::new([5; 32]);
+            let content = |page: u64, round: u64| {
+                let mut content = [1; PAGE_SIZE];
+                content[..8].copy_from_slice(&(round << 32 | page).to_le_bytes());
+                content
+            };
+            let mut halves: Vec<u64> =
+                (0..pages).map(|page| hasher.hash(&content(page, 0)).half()).collect();
+            halves.sort_unstable();
+            let summary = Summary::new(halves).unwrap();
+            let alike = Alike::with(PageCount(pages), hasher, summary);
+            let alike = alike.with_disks(Arc::new(OneBlock(hasher.hash(&[9; PAGE_SIZE]))));
+            let mut likeness = Likeness::new(alike.with_deltas(1), 1);
+            let mut shares = Vec::new();
+            for round in 0..4 {
+                likeness.alike.begin(Arc::new(PageSet::full(PageCount(pages))), true);
+                likeness.begin();
+                for page in 0..pages {
+                    likeness.send(PageRun::new(page, 1), &[content(page, round)], slow());
+                }
+                let State { sent, known, blocks, refused, .. } = &*likeness.alike.lock();
+                // What a source of blocks may have; see `Disks::look`.
+                let blocks = blocks.as_ref().map_or(0, |_| usize_of(pages) * 4);
+                let known = known.as_ref().map_or(0, Summary::bytes);
+                let deltas = likeness.deltas.as_ref().map_or(0, Deltas::bytes);
+                let bytes = sent.bytes() + known + blocks + refused.bytes() + deltas;
+                shares.push(bytes * 1000 / (usize_of(pages) * PAGE_SIZE));
+            }
+            assert!(shares.iter().all(|share| *share < 10), "{shares:?} thousandths");
+            // Else this would have measured nothing.
+            assert!(shares.iter().all(|share| *share >= 8), "{shares:?} thousandths");
+        }
     }
 
     #[test]
