@@ -35,6 +35,10 @@ const NEWEST: f64 = 0.25;
 /// Coding that takes this much less is worth it: what is measured is never exact.
 const MARGIN: f64 = 0.98;
 
+/// The same where the link could take more than the thread sends. What coding spares then is processor time only,
+/// of which the receiver needs some to decode, and the guest's vCPUs have less.
+const MARGIN_WITHOUT_LIMIT: f64 = 0.8;
+
 /// How fast a stream's thread sends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
@@ -160,7 +164,8 @@ impl Choice {
             a.1.total_cmp(&b.1).then(a.2.total_cmp(&b.2))
         };
         let (coder, time, _) = coded.min_by(least)?;
-        (time < raw(pace) * MARGIN).then_some((coder, time))
+        let margin = if pace.link > pace.sent { MARGIN_WITHOUT_LIMIT } else { MARGIN };
+        (time < raw(pace) * margin).then_some((coder, time))
     }
 
     /// Takes note of what was coded.

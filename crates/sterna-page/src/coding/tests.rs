@@ -206,6 +206,23 @@ fn the_slower_the_link_the_stronger_the_coder() {
 }
 
 #[test]
+fn where_no_link_is_the_limit_coding_must_spare_more() {
+    let at = |ratio, link| {
+        let mut choice = knowing(PageClass::Bytes, &[(Coder::Lz4, 4e9, ratio)]);
+        for coder in [Coder::ZstdFast, Coder::ZstdStrong] {
+            let took = Duration::from_secs(1);
+            choice.tried(PageClass::Bytes, coder, Tried { pages: 1, code_bytes: 4096, took });
+        }
+        choice.next(PageClass::Bytes, RUN, Pace { sent: 2e9, link }).0
+    };
+    // 0.45 of 0.5 ns, and of 0.53.
+    assert_eq!(at(0.4, f64::INFINITY), None);
+    assert_eq!(at(0.4, 1.9e9), Some(Coder::Lz4));
+    // 0.3 of 0.5.
+    assert_eq!(at(0.1, f64::INFINITY), Some(Coder::Lz4));
+}
+
+#[test]
 fn what_is_not_known_is_tried_on_few_pages_and_then_seldom() {
     let mut choice = Choice::default();
     let pace = Pace { sent: 2e9, link: f64::INFINITY };
