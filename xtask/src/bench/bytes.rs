@@ -63,13 +63,14 @@ pub(crate) fn scenarios(disk: &Path) -> Result<Vec<Scenario>> {
     };
     let mut scenarios = Vec::new();
     for (name, mix) in MIXES {
-        scenarios.push(Scenario::new(&format!("{FILL} {name}"), MEMORY, guest(FILL, mix)?));
+        let first = Scenario::new(&format!("{FILL} {name}"), MEMORY, guest(FILL, mix)?);
+        scenarios.push(Scenario { bound: true, ..first });
     }
     let text = Mix::only(Kind::Text).to_string();
     let cache = guest(FILL_BESIDE_CACHE, &text)?.disk(DiskUse::Cache, Rate(0));
     let system =
         Scenario::new(&format!("{FILL} of a Debian's files in the page cache"), MEMORY, cache);
-    scenarios.push(Scenario { disk: Some(disk.into()), ..system });
+    scenarios.push(Scenario { disk: Some(disk.into()), bound: true, ..system });
     for percent in CHANGED {
         let set = Bytes(FILL.0 * percent / 100 / PAGE as u64 * PAGE as u64);
         // It rewrites all of it once while it is away, and nothing while it moves.

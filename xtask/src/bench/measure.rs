@@ -44,6 +44,8 @@ pub(crate) struct Run {
     pub(crate) gap_udp_ms: Option<f64>,
     pub(crate) gap_tick_ms: Option<f64>,
     pub(crate) wire_bytes: Option<f64>,
+    /// What it had to be at least.
+    pub(crate) bound_bytes: Option<f64>,
     pub(crate) lost_work_ms: Option<f64>,
     pub(crate) agent_cpu_s: Option<f64>,
     pub(crate) agent_rss_bytes: Option<f64>,

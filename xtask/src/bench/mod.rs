@@ -6,6 +6,7 @@
 //! that failed with its reason. Results go to `target/bench`; see [`results`]. The suite `working-set`
 //! records guests and moves none; see [`working_set`].
 
+mod bound;
 mod bytes;
 mod loopback;
 mod measure;

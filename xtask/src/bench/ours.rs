@@ -13,6 +13,7 @@ use sterna_testkit::net::{Host, LinkRate};
 use sterna_testkit::probe::{ConsoleLog, Window};
 use sterna_testkit::recorder::{Command, Line, Rate, Seed, Share};
 
+use super::bound;
 use super::measure::{BOOT_LIMIT, End, Run, Watcher, millis};
 use super::scenario::{Journey, Scenario};
 use super::usage::{Usage, as_float};
@@ -68,6 +69,9 @@ pub(crate) fn run(scenario: &Scenario, rate: LinkRate, asked: Asked<'_>) -> Resu
     };
     let topology = lab.topology()?;
     let (watcher, baseline) = Watcher::start(console, topology)?;
+    let bound =
+        scenario.bound.then(|| bound::bytes(topology.host(from)?, scenario.disk.as_deref()));
+    let bound = bound.transpose()?;
     let usage = Usage::of(&[lab.agent_pid(Host::A)?, lab.agent_pid(Host::B)?])?;
     let wire_before = topology.link_bytes(from)?.sent.0;
     let following = lab.follow_arrival(to, GUEST, &watcher.console);
@@ -81,6 +85,7 @@ pub(crate) fn run(scenario: &Scenario, rate: LinkRate, asked: Asked<'_>) -> Resu
         None => Run::default(),
     };
     run.wire_bytes = Some(as_float(wire));
+    run.bound_bytes = bound.map(as_float);
     run.agent_cpu_s = Some(cpu);
     run.agent_rss_bytes = Some(resident);
     drop(following);

@@ -42,12 +42,13 @@ const fn figure(
     Figure { name, heading, unit, of }
 }
 
-const FIGURES: [Figure; 20] = [
+const FIGURES: [Figure; 21] = [
     figure("total_ms", "total s", 1e3, |run| run.total_ms),
     figure("downtime_ms", "downtime ms", 1.0, |run| run.downtime_ms),
     figure("gap_udp_ms", "UDP gap ms", 1.0, |run| run.gap_udp_ms),
     figure("gap_tick_ms", "tick gap ms", 1.0, |run| run.gap_tick_ms),
     figure("wire_bytes", "wire MiB", MIB, |run| run.wire_bytes),
+    figure("bound_bytes", "at least MiB", MIB, |run| run.bound_bytes),
     figure("lost_work_ms", "lost work ms", 1.0, |run| run.lost_work_ms),
     figure("agent_cpu_s", "", 1.0, |run| run.agent_cpu_s),
     figure("agent_rss_bytes", "", MIB, |run| run.agent_rss_bytes),

@@ -17,6 +17,8 @@ pub(crate) struct Scenario {
     pub(crate) disk: Option<PathBuf>,
     /// How often the guest moves before it is measured.
     pub(crate) journey: Journey,
+    /// Whether it is reckoned how few bytes the move could have.
+    pub(crate) bound: bool,
 }
 
 /// Which of a guest's moves is measured.
@@ -93,7 +95,14 @@ impl ScenarioArgs {
 impl Scenario {
     /// The first move of a guest without a disk.
     pub(crate) fn new(name: &str, memory: Bytes, workload: Workload) -> Self {
-        Self { name: name.into(), memory, workload, disk: None, journey: Journey::Away }
+        Self {
+            name: name.into(),
+            memory,
+            workload,
+            disk: None,
+            journey: Journey::Away,
+            bound: false,
+        }
     }
 
     /// The table of the design: 1 GiB, 512 MB of text; idle, slower and faster than 1 Gbit/s.
