@@ -27,11 +27,12 @@ const WRITTEN: (Bytes, Rate) = (Bytes(8 << 20), Rate(1 << 20));
 const CHECKED: Rate = Rate(8 << 20);
 
 /// Content by name.
-const MIXES: [(&str, &str); 4] = [
+const MIXES: [(&str, &str); 5] = [
     ("zero-heavy", "zero:70,text:20,random:10"),
     ("text", "text:100"),
     ("heap", "heap:100"),
     ("random", "random:100"),
+    ("mixed", MIXED),
 ];
 /// Percents of its memory that a guest rewrites before it comes back.
 const CHANGED: [u64; 3] = [5, 20, 50];
@@ -149,6 +150,6 @@ mod tests {
             all.iter().map(|one| one.workload.command_line().unwrap()).collect();
         assert_eq!(lines.len(), MIXES.len() + 1 + CHANGED.len() + 1);
         assert!(lines[2].contains("heap:100"), "{lines:?}");
-        assert!(lines[4].contains("sterna.disk=cache"), "{lines:?}");
+        assert!(lines[5].contains("sterna.disk=cache"), "{lines:?}");
     }
 }

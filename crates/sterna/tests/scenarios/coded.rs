@@ -5,9 +5,9 @@ use sterna_core::receipt::{RamCheck, Receipt};
 use sterna_page::PageCount;
 use sterna_testkit::lab::GuestPlan;
 use sterna_testkit::net::Host;
-use sterna_testkit::recorder::WriteSize;
+use sterna_testkit::recorder::{Bytes, Mix, Rate, Workload, WriteSize};
 
-use crate::kit::{PRE_COPY, World, small_guest};
+use crate::kit::{GUEST, PRE_COPY, World, small_guest};
 
 /// Bytes of what coders were given, and of what they made of it.
 fn coded(receipt: &Receipt) -> (u64, u64) {
@@ -51,6 +51,26 @@ fn pages_that_change_a_little_go_as_what_has_changed() -> Result<()> {
     let changed = receipt.rounds.iter().fold(PageCount::ZERO, |all, r| all + r.pages.changed);
     println!("{changed:?} in part, in {} rounds", receipt.rounds.len());
     ensure!(changed > PageCount(100), "{receipt:#?}");
+    world.runs_only_on(Host::B)?;
+    world.nothing_is_wrong(Host::B)
+}
+
+#[test]
+fn pages_that_others_refer_to_change_while_they_move() -> Result<()> {
+    // Copies of 64 pages, of which half are rewritten all the time, as other copies.
+    let mix = "text:10,dup:90".parse::<Mix>()?;
+    let workload = Workload::new(Bytes::mebibytes(128))
+        .mix(mix)
+        .rewrite(Bytes::mebibytes(64), Rate::mebibytes_per_second(16))
+        .check_at_most(Rate::mebibytes_per_second(20));
+    let plan = GuestPlan::new(GUEST, Bytes::mebibytes(256), workload);
+    let Some(mut world) = World::with("st-c-du", &plan)? else { return Ok(()) };
+    let words = ["--verify", "--compress", "auto", "--bandwidth", "4MB/s"];
+    let receipt = world.begin(Host::A, Host::B, &[&PRE_COPY[..], &words].concat())?.moved()?;
+    ensure!(receipt.ram_digest == RamCheck::Equal, "RAM: {:?}", receipt.ram_digest);
+    let same: Vec<u64> = receipt.rounds.iter().map(|round| round.pages.same.0).collect();
+    println!("pages as others by round: {same:?}");
+    ensure!(same.iter().filter(|pages| **pages > 1000).count() > 1, "{receipt:#?}");
     world.runs_only_on(Host::B)?;
     world.nothing_is_wrong(Host::B)
 }
