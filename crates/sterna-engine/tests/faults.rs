@@ -4,6 +4,7 @@
 
 mod kit;
 
+use kit::cutting::cut_anywhere;
 use kit::identities::Cluster;
 use kit::proxy::Proxy;
 use kit::{
@@ -278,37 +279,7 @@ fn exactly_one_runs(receipt: &Receipt, b: &Site, guest: &SyntheticGuest, what: &
 #[test]
 fn a_link_cut_after_any_number_of_bytes_leaves_exactly_one_guest_running() {
     let (a, b) = sites();
-    let (total, _) = traffic((&a, &b), &small());
-    let mut epoch = 1;
-    let mut moves_when_cut_after = |bytes: u64| {
-        let guest = small();
-        epoch += 1;
-        let receipt = through((&a, &b), &guest, epoch, |proxy| {
-            proxy.rules.cut_after.store(bytes, Ordering::SeqCst);
-        });
-        exactly_one_runs(
-            &receipt,
-            &b,
-            &guest,
-            &format!("cut after {bytes} of about {total} bytes"),
-        );
-        receipt.ending == Ending::Moved
-    };
-    for twentieth in 0..20 {
-        moves_when_cut_after(total * twentieth / 20);
-    }
-    // No two moves carry the same bytes, so the commitment's place is searched for, and looked at
-    // most closely.
-    let (mut undone, mut moved) = (0, total * 2);
-    assert!(!moves_when_cut_after(undone), "nothing moves over a link that carries nothing");
-    assert!(moves_when_cut_after(moved), "a cut after the last byte harms nothing");
-    while moved - undone > 16 {
-        let middle = undone.midpoint(moved);
-        *(if moves_when_cut_after(middle) { &mut moved } else { &mut undone }) = middle;
-    }
-    for number in 0..30 {
-        moves_when_cut_after((undone + 10 * 97).saturating_sub(number * 97));
-    }
+    cut_anywhere((&a, &b), |_, _| {});
 }
 
 /// What is about to be recorded when the link is cut, and whether the guest goes all the same.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; a kit of tests")]
 
+pub(crate) mod cutting;
 pub(crate) mod identities;
 pub(crate) mod proxy;
 
