@@ -4,7 +4,8 @@
 //! and repeated, the link is cut, agents crash between any two events and come back, hypervisors
 //! die, journals and hypervisors fail at what they are asked, operators cancel. The guest writes
 //! all the while, and is moved again, and back, while messages of earlier attempts are still on
-//! their way. `checkers` says what must hold; `canaries` breaks rules on purpose to prove that it
+//! their way. `checkers` says what must hold, `follower` that what is seen is what the protocol of `commitment`
+//! allows, whose every state is looked at there; `canaries` breaks rules on purpose to prove that it
 //! would be noticed; `coverage` that every ending and every fault at every stage has come by.
 //!
 //! `STERNA_SEEDS=n` runs that many seeds, `STERNA_SEED=s` one, with a trace of what happened.
@@ -25,10 +26,14 @@ mod coverage;
 mod destination_side;
 #[path = "pair/faults.rs"]
 mod faults;
+#[path = "commitment/follower.rs"]
+mod follower;
 #[path = "pair/following.rs"]
 mod following;
 #[path = "pair/guest.rs"]
 mod guest;
+#[path = "commitment/model.rs"]
+mod model;
 #[path = "pair/native.rs"]
 mod native;
 #[path = "pair/network.rs"]
@@ -45,7 +50,7 @@ mod source_work;
 mod world;
 
 use crate::coverage::Coverage;
-use crate::world::{Trace, run};
+use crate::world::{Judges, Trace, run};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,7 +68,7 @@ fn number(variable: &str) -> Option<u64> {
 /// Whether a seed's run broke a rule, or panicked.
 fn fails(seed: u64, coverage: &mut Coverage) -> bool {
     let own = std::mem::take(coverage);
-    match catch_unwind(AssertUnwindSafe(|| run(seed, None, Trace::Off, own))) {
+    match catch_unwind(AssertUnwindSafe(|| run(seed, None, Judges::All, Trace::Off, own))) {
         Ok(report) => {
             *coverage = report.coverage;
             report.violation.is_some()
@@ -74,7 +79,7 @@ fn fails(seed: u64, coverage: &mut Coverage) -> bool {
 
 /// Runs a seed again, and says all about it.
 fn explain(seed: u64) -> ! {
-    let report = run(seed, None, Trace::On, Coverage::default());
+    let report = run(seed, None, Judges::All, Trace::On, Coverage::default());
     println!("{}", report.trace.join("\n"));
     match report.violation {
         Some(violation) => panic!("STERNA_SEED={seed}: {violation:?}"),
@@ -85,7 +90,7 @@ fn explain(seed: u64) -> ! {
 #[test]
 fn no_fault_at_any_step_duplicates_loses_or_corrupts_the_guest() {
     if let Some(seed) = number("STERNA_SEED") {
-        let report = run(seed, None, Trace::On, Coverage::default());
+        let report = run(seed, None, Judges::All, Trace::On, Coverage::default());
         println!("{}", report.trace.join("\n"));
         assert_eq!(report.violation, None, "STERNA_SEED={seed}");
         return;

@@ -1,15 +1,20 @@
 //! Canaries: with a rule broken on purpose, the checkers must notice, and notice the right thing.
 
+use crate::checkers::PROTOCOL;
 use crate::coverage::Coverage;
-use crate::world::{Broken, Trace, run};
+use crate::world::{Broken, Judges, Trace, run};
 
 /// Seeds within which a broken rule must be noticed.
 const SEEDS: u64 = 50_000;
 
 fn must_be_caught(broken: Broken, rules: &[&str]) {
+    must_be_caught_by(Judges::Outcome, broken, rules);
+}
+
+fn must_be_caught_by(judges: Judges, broken: Broken, rules: &[&str]) {
     let mut coverage = Coverage::default();
     for seed in 0..SEEDS {
-        let report = run(seed, Some(broken), Trace::Off, coverage);
+        let report = run(seed, Some(broken), judges, Trace::Off, coverage);
         coverage = report.coverage;
         if let Some(violation) = report.violation {
             println!("{broken:?}: seed {seed}, {violation:?}");
@@ -26,6 +31,14 @@ const NEVER_AGAIN: &str = "a guest that ran elsewhere never runs here again";
 const ENDED_EARLY: &str = "a guest is only ended where it ran once it ran elsewhere";
 const BOUNDED: &str = "everything ends in bounded time after the last fault";
 const RAM: &str = "the guest begins with the RAM it was paused with";
+
+#[test]
+fn machines_that_do_not_keep_to_the_protocol_are_caught_before_anything_comes_of_it() {
+    let early = [Broken::ReleaseOnCommit, Broken::ActivateUnrecorded, Broken::OwnedForgotten];
+    for broken in early {
+        must_be_caught_by(Judges::All, broken, &[PROTOCOL]);
+    }
+}
 
 #[test]
 fn a_source_that_resumes_after_it_committed_is_caught() {

@@ -1,12 +1,19 @@
 //! What must hold, judged from outside: the checkers look only at the modelled hypervisors, and at
 //! what the machines said at their end, and know nothing of the machines' states.
 
+use crate::follower::Seen as SeenOfMove;
+use crate::follower::{self, Place};
 use crate::guest::{Hypervisor, Instance, PAGES, Snapshot};
+use crate::model::{Commitment, DestinationSays, Guest, SourceSays};
 use crate::plan::Climate;
-use crate::world::{Attempt, World};
+use crate::world::{Attempt, Judges, World};
 use sterna_core::destination;
+use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::receipt::Ending;
 use sterna_core::speed::VcpuSpeed;
+
+/// The rule of the commitment protocol.
+pub(crate) const PROTOCOL: &str = "a move goes on as the protocol allows";
 
 /// A rule that did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,19 +45,27 @@ pub(crate) struct Checkers {
     /// The hypervisor in which the guest ran last.
     ran_last: usize,
     source_endings: usize,
+    /// The newest attempt, what was seen of it, and where the protocol may be.
+    protocol: Option<(usize, SeenOfMove, Place)>,
+    judges: Judges,
 }
 
 impl Checkers {
-    pub(crate) fn new(world: &World) -> Self {
+    pub(crate) fn new(world: &World, judges: Judges) -> Self {
         Self {
             seen: world.instances.iter().map(Seen::of).collect(),
             ran_last: 0,
             source_endings: 0,
+            protocol: None,
+            judges,
         }
     }
 
     /// Looks at the world after each action.
     pub(crate) fn after_action(&mut self, world: &mut World) {
+        if self.judges == Judges::All {
+            self.follow_protocol(world);
+        }
         for index in self.seen.len()..world.instances.len() {
             self.seen.push(Seen::of(&world.instances[index]));
         }
@@ -69,6 +84,26 @@ impl Checkers {
         if endings != self.source_endings {
             self.source_endings = endings;
             self.source_ended(world);
+        }
+    }
+
+    /// Looks whether the newest attempt goes on as the protocol allows. Of older ones the guest is no longer theirs.
+    fn follow_protocol(&mut self, world: &mut World) {
+        let Some(newest) = world.attempts.len().checked_sub(1) else { return };
+        let seen = seen_of_move(&world.attempts[newest], world);
+        match self.protocol {
+            Some((attempt, before, _)) if attempt == newest && before == seen => {}
+            Some((attempt, _, place)) if attempt == newest => {
+                let next = place.sees(seen);
+                world.note(|| format!("attempt {newest} is seen as {seen:?}"));
+                world.check(next.is_some(), PROTOCOL);
+                self.protocol = next.map(|place| (newest, seen, place));
+            }
+            // It may have been lost before this attempt.
+            _ if seen == follower::seen(&Commitment::begin()) => {
+                self.protocol = Some((newest, seen, Place::begin()));
+            }
+            _ => {}
         }
     }
 
@@ -172,6 +207,37 @@ impl Checkers {
             world.check(moved || !calm, "a move ends well when nothing goes wrong");
         }
     }
+}
+
+fn seen_of_move(attempt: &Attempt, world: &World) -> SeenOfMove {
+    let guest = |instance: &Instance| match instance.hypervisor {
+        Hypervisor::Running => Guest::Runs,
+        Hypervisor::Gone if instance.killed => Guest::Died,
+        Hypervisor::Gone => Guest::Gone,
+        Hypervisor::Empty | Hypervisor::Loaded | Hypervisor::Paused if !instance.has_run => {
+            Guest::Waits
+        }
+        Hypervisor::Empty | Hypervisor::Loaded | Hypervisor::Paused => Guest::Paused,
+    };
+    (
+        guest(&world.instances[attempt.source_instance]),
+        match attempt.source_record {
+            None => SourceSays::Nothing,
+            Some(SourceRecord::Moving { .. }) => SourceSays::Moving,
+            Some(SourceRecord::Released) => SourceSays::Released,
+            Some(SourceRecord::Undone) => SourceSays::Undone,
+        },
+        destination(attempt, world).map_or(Guest::None, guest),
+        match attempt.destination_record {
+            None => DestinationSays::Nothing,
+            Some(DestinationRecord::Receiving) => DestinationSays::Receiving,
+            Some(DestinationRecord::Owned) => DestinationSays::Owned,
+            Some(DestinationRecord::Owing) => DestinationSays::Owing,
+            Some(DestinationRecord::Active) => DestinationSays::Active,
+            Some(DestinationRecord::Lost) => DestinationSays::Lost,
+            Some(DestinationRecord::Refused) => DestinationSays::Refused,
+        },
+    )
 }
 
 fn destination<'a>(attempt: &Attempt, world: &'a World) -> Option<&'a Instance> {

@@ -179,6 +179,15 @@ pub(crate) enum Trace {
     On,
 }
 
+/// By whom a run is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judges {
+    /// By what must hold of guests and endings, and by the protocol.
+    All,
+    /// By the former alone.
+    Outcome,
+}
+
 /// What a run leaves.
 pub(crate) struct Report {
     pub(crate) violation: Option<Violation>,
@@ -187,9 +196,15 @@ pub(crate) struct Report {
 }
 
 /// Runs one seed.
-pub(crate) fn run(seed: u64, broken: Option<Broken>, trace: Trace, coverage: Coverage) -> Report {
+pub(crate) fn run(
+    seed: u64,
+    broken: Option<Broken>,
+    judges: Judges,
+    trace: Trace,
+    coverage: Coverage,
+) -> Report {
     let mut world = World::new(seed, broken, trace, coverage);
-    let mut checkers = Checkers::new(&world);
+    let mut checkers = Checkers::new(&world, judges);
     world.start_attempt(0);
     world.arm_timed_faults();
     let mut actions = 0;
