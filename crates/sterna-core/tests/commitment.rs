@@ -85,6 +85,7 @@ fn no_rule_can_be_broken() {
         Broken::NeverSaidEarly,
         Broken::RunsUnrecorded,
         Broken::EndedOnCommit,
+        Broken::EndedUnrefused,
     ];
     for rule in rules {
         let protocol = Commitment { owed: false, faults: true, broken: Some(rule) };

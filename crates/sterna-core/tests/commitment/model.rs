@@ -144,8 +144,8 @@ pub(crate) struct State {
     pub(crate) there: Guest,
     /// Whether the guest has executed anything there.
     pub(crate) ran_there: bool,
-    /// Whether a hypervisor has died, or could not do what it was asked, or the journal could not record that
-    /// the guest is owned: then it may end paused, or nowhere.
+    /// Whether a hypervisor has died, or could not do what it was asked, or a journal could record neither that
+    /// the guest is owned nor that it is not: then it may end paused, or nowhere.
     pub(crate) broken: bool,
     pub(crate) said: Said,
 }
@@ -176,6 +176,8 @@ pub(crate) enum Broken {
     RunsUnrecorded,
     /// The source ends its guest when it has committed.
     EndedOnCommit,
+    /// The destination ends the hypervisor of a guest that it owns before it has recorded that it gives it up.
+    EndedUnrefused,
 }
 
 impl Commitment {
@@ -308,7 +310,7 @@ impl Commitment {
                     all.push(State { destination: DISCARDS, ..taken });
                 }
                 if asked {
-                    all.push(to(DISCARDS_FIRST));
+                    all.push(to(DISCARDS));
                 }
             }
             Receives => {
@@ -329,14 +331,16 @@ impl Commitment {
                 let owned = if self.owed { DestinationSays::Owing } else { DestinationSays::Owned };
                 all.push(State { destination_says: owned, ..to(Activates) });
                 if self.faults {
-                    // Durable or not. If it is, and a new agent finds it with the hypervisor ended already, nobody
-                    // can tell any more that the guest did not run.
-                    let failed = State { broken: true, ..to(DISCARDS) };
-                    all.push(State { destination_says: owned, ..failed });
-                    all.push(failed);
+                    // Durable or not.
+                    let discards = match self.is_broken(Broken::EndedUnrefused) {
+                        true => DISCARDS,
+                        false => DISCARDS_FIRST,
+                    };
+                    all.push(State { destination_says: owned, ..to(discards) });
+                    all.push(to(discards));
                 }
                 if ended(s.there) {
-                    all.push(State { destination_says: owned, ..to(DISCARDS) });
+                    all.push(State { destination_says: owned, ..to(DISCARDS_FIRST) });
                 }
             }
             Activates => {
@@ -349,7 +353,7 @@ impl Commitment {
                 if self.faults && !self.owed {
                     // It surely did not run, or nobody can tell.
                     if !s.ran_there {
-                        all.push(State { broken: true, ..to(DISCARDS) });
+                        all.push(State { broken: true, ..to(DISCARDS_FIRST) });
                     }
                     all.push(State { broken: true, ..to(Loses) });
                     let briefly =
@@ -368,7 +372,7 @@ impl Commitment {
                         all.push(State { there, ran_there: true, ..says(Word::Owing, Owes) });
                     }
                     if !s.ran_there {
-                        all.push(State { broken: true, ..to(DISCARDS) });
+                        all.push(State { broken: true, ..to(DISCARDS_FIRST) });
                     }
                 }
             }
@@ -416,7 +420,9 @@ impl Commitment {
                     let says = DestinationSays::Refused;
                     all.push(State { destination_says: says, ..at(Refusal::Made, ended) });
                     if self.faults {
-                        all.push(at(Refusal::Failed, ended));
+                        // What is owned and not refused, and has no hypervisor any more, may have run to a new agent.
+                        let broken = s.broken || first;
+                        all.push(State { broken, ..at(Refusal::Failed, ended) });
                         all.push(State { destination_says: says, ..at(Refusal::Failed, ended) });
                     }
                 }
@@ -472,7 +478,7 @@ fn restart_destination(s: &State, all: &mut Vec<State>) {
     all.push(match s.destination_says {
         DestinationSays::Nothing if s.there == Guest::None => to(Idle),
         DestinationSays::Nothing | DestinationSays::Receiving | DestinationSays::Refused => {
-            to(DISCARDS_FIRST)
+            to(DISCARDS)
         }
         DestinationSays::Owned if exists => to(Activates),
         DestinationSays::Owing if exists => to(Owes),
