@@ -17,6 +17,9 @@ use crate::kit::{GUEST, LIMIT, PRE_COPY, Underway, World, small_guest, until};
 
 const KEEP: [&str; 2] = ["--keep-images", "2GB"];
 
+/// On a link on which it pays that the destination gets pages by itself.
+const SPARING: [&str; 5] = ["--verify", "--compress", "auto", "--bandwidth", "25MB/s"];
+
 /// Hosts that keep images, and the guest on host a.
 fn world(prefix: &str, hosts: Hosts) -> Result<Option<World>> {
     let Some(mut world) = World::of(prefix, hosts, &KEEP)? else { return Ok(None) };
@@ -30,7 +33,7 @@ fn images(world: &World, host: Host) -> Result<Vec<Value>> {
 
 /// Moves the guest, compares all of its RAM, and waits until it is kept where it was.
 fn leaves(world: &mut World, from: Host, to: Host) -> Result<Receipt> {
-    let words = [&PRE_COPY[..], &["--verify", "--compress", "auto"]].concat();
+    let words = [&PRE_COPY[..], &SPARING].concat();
     let receipt = world.begin(from, to, &words)?.moved()?;
     ensure!(receipt.ram_digest == RamCheck::Equal, "RAM: {:?}", receipt.ram_digest);
     until("an image of the guest", || {
@@ -130,7 +133,7 @@ fn a_guest_is_sent_only_what_others_of_its_group_do_not_have() -> Result<()> {
         world.lab.follow_console(Host::A, name, &console)?;
         console.wait_for(0, LIMIT, begun)?;
     }
-    let words = [&PRE_COPY[..], &["--verify", "--compress", "auto"]].concat();
+    let words = [&PRE_COPY[..], &SPARING].concat();
     let first = world.begin(Host::A, Host::B, &words)?.moved()?;
     let mut others = Vec::new();
     for name in ["stranger", "twin"] {
