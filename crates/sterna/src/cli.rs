@@ -1,7 +1,9 @@
 //! The command line.
 
 use crate::exit::{self, Exit};
-use crate::{agent, client, doctor, history, images, migrate, moves, pki, plan, vm};
+use crate::{
+    agent, client, completion, doctor, history, images, manual, migrate, moves, pki, plan, vm,
+};
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Move running virtual machines between hosts
@@ -57,6 +59,10 @@ enum Command {
     /// Make the certificates by which hosts know each other
     #[command(subcommand)]
     Pki(pki::PkiCommand),
+    /// Print what makes a shell complete these commands
+    Completion(completion::CompletionArgs),
+    /// Write the manual pages of these commands
+    Manual(manual::ManualArgs),
 }
 
 impl Cli {
@@ -67,6 +73,8 @@ impl Cli {
             Command::Agent(args) => agent::run(args),
             Command::Doctor(args) => doctor::run(&args, &global),
             Command::Pki(command) => pki::run(command),
+            Command::Completion(args) => completion::run(&args),
+            Command::Manual(args) => manual::run(&args),
             Command::Vm(command) => block_on(vm::run(command, &global)),
             Command::Plan(args) => block_on(plan::run(*args, &global)),
             Command::History(args) => block_on(history::run(args, &global)),

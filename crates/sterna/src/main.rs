@@ -5,10 +5,12 @@
 mod agent;
 mod cli;
 mod client;
+mod completion;
 mod doctor;
 mod exit;
 mod history;
 mod images;
+mod manual;
 mod migrate;
 mod moves;
 mod output;
