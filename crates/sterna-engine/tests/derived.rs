@@ -137,13 +137,12 @@ fn what_the_destination_has_is_not_sent_and_what_it_lacks_is() {
     assert!(b.host.arrived(attempt(1)).unwrap().check().unwrap().is_sound());
     let lacking: u64 = receipt.rounds.iter().map(|round| round.lacking.0).sum();
     let pages = pages(&receipt);
-    // But for those that were written before their turn.
-    for got in [pages.known, pages.on_disk] {
-        assert!((3500..=4096).contains(&got.0), "{receipt:#?}");
-    }
+    // But for those that were written before their turn, and of disks some before it was known that reading pays.
+    assert!((3500..=4096).contains(&pages.known.0), "{receipt:#?}");
+    assert!((2000..=4096).contains(&pages.on_disk.0), "{receipt:#?}");
     // Two of seven, which were then sent; and some that the guest wrote.
-    assert!((2000..3500).contains(&lacking), "{receipt:#?}");
-    assert!((lacking..5000).contains(&pages.sent_with_content().0), "{receipt:#?}");
+    assert!((1500..3500).contains(&lacking), "{receipt:#?}");
+    assert!((lacking..6500).contains(&pages.sent_with_content().0), "{receipt:#?}");
     assert!(receipt.rounds.last().unwrap().pages.got_there() == PageCount::ZERO, "{receipt:#?}");
 }
 

@@ -90,6 +90,11 @@ impl Coding {
         self.costs.gets(pages);
     }
 
+    /// It reads so many on disks.
+    pub(super) fn reads(&mut self, pages: PageCount) {
+        self.costs.reads(pages);
+    }
+
     /// Codes pages; [`Coding::code`] is the code, which has so many bytes.
     pub(super) fn encode(&mut self, class: PageClass, coder: Coder, pages: &[PageBytes]) -> usize {
         let began = Instant::now();

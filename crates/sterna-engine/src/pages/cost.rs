@@ -16,6 +16,9 @@ const BACKOFF: f64 = 1.5;
 const RECOVERY: f64 = 0.98;
 const BACKOFF_MAX: f64 = 64.0;
 
+/// So many pages of disks are read at most before anybody knows whether that pays.
+const READ_BLINDLY_MAX: u64 = 1024;
+
 /// What a page costs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageCost {
@@ -23,6 +26,8 @@ pub(super) struct PageCost {
     pub(super) takes: Option<Duration>,
     /// The destination, to get it by itself: how many times as long as thought.
     pub(super) getting_times: f64,
+    /// Whether pages may be read from disks while nobody knows what they take otherwise.
+    pub(super) may_read_blindly: bool,
 }
 
 /// What pages have cost of late.
@@ -36,11 +41,21 @@ pub(super) struct Costs {
     /// Since that was last judged: pages that the destination was to get, and pages that went with their content.
     got: u64,
     sent: u64,
+    /// Pages that were read from disks.
+    read: u64,
 }
 
 impl Default for Costs {
     fn default() -> Self {
-        Self { time: Duration::ZERO, bytes: 0, pages: 0, getting_times: 1.0, got: 0, sent: 0 }
+        Self {
+            time: Duration::ZERO,
+            bytes: 0,
+            pages: 0,
+            getting_times: 1.0,
+            got: 0,
+            sent: 0,
+            read: 0,
+        }
     }
 }
 
@@ -66,6 +81,12 @@ impl Costs {
         self.got += pages.0;
     }
 
+    /// It reads so many on disks.
+    pub(super) fn reads(&mut self, pages: PageCount) {
+        self.got += pages.0;
+        self.read += pages.0;
+    }
+
     /// An interval has ended in which the receiver was, or was not, the limit.
     pub(super) fn judged(&mut self, receiver: bool) {
         if !receiver {
@@ -78,7 +99,11 @@ impl Costs {
 
     /// What a page costs, on a link of which this is known.
     pub(super) fn of_page(&self, gauge: &Gauge) -> PageCost {
-        PageCost { takes: self.page_takes(gauge), getting_times: self.getting_times }
+        PageCost {
+            takes: self.page_takes(gauge),
+            getting_times: self.getting_times,
+            may_read_blindly: self.read < READ_BLINDLY_MAX,
+        }
     }
 
     /// On average over those of late, and what it takes the link at least: now and then pages only fill what lies
@@ -131,6 +156,17 @@ mod tests {
         let _ = gauge.wrote(1_000_000, held_up, begin + MS * 120, Others::default);
         let takes = costs.of_page(&gauge).takes.unwrap();
         assert_eq!(takes.as_micros(), 60);
+    }
+
+    #[test]
+    fn few_pages_are_read_before_it_is_known_whether_that_pays() {
+        let mut costs = Costs::default();
+        let gauge = Gauge::new(Instant::now());
+        costs.gets(PageCount(READ_BLINDLY_MAX));
+        costs.reads(TEN);
+        assert!(costs.of_page(&gauge).may_read_blindly);
+        costs.reads(PageCount(READ_BLINDLY_MAX));
+        assert!(!costs.of_page(&gauge).may_read_blindly);
     }
 
     #[test]

@@ -91,12 +91,13 @@ struct Pays {
 impl Pays {
     /// Where a page costs that much, and a hash so many seconds. While nobody knows, as long as the destination
     /// does not fall behind.
-    fn of(PageCost { takes, getting_times }: PageCost, hash: f64) -> Self {
-        let pays = |hashes| match takes {
+    fn of(cost: PageCost, hash: f64) -> Self {
+        let PageCost { takes, getting_times, may_read_blindly } = cost;
+        let pays = |hashes, blindly| match takes {
             Some(takes) => takes.as_secs_f64() >= hash * hashes * getting_times,
-            None => getting_times <= GETTING_TIMES_MAX,
+            None => blindly && getting_times <= GETTING_TIMES_MAX,
         };
-        Self { known: pays(GETTING_HASHES), on_disk: pays(READING_HASHES) }
+        Self { known: pays(GETTING_HASHES, true), on_disk: pays(READING_HASHES, may_read_blindly) }
     }
 }
 
@@ -320,11 +321,11 @@ mod tests {
 
     /// What a page costs if it takes so long with its content.
     fn takes(takes: impl Into<Option<Duration>>) -> PageCost {
-        PageCost { takes: takes.into(), getting_times: 1.0 }
+        PageCost { takes: takes.into(), getting_times: 1.0, may_read_blindly: true }
     }
 
     fn slow() -> PageCost {
-        takes(Duration::from_millis(1))
+        takes(Duration::from_secs(1))
     }
 
     fn pages(contents: &[u8]) -> Vec<PageBytes> {
@@ -400,6 +401,9 @@ mod tests {
         assert_eq!(send(&[7, 8], fast, true).0, hash_only, "reading takes longer");
         assert_eq!(refused().count(), PageCount(2));
         let block = DiskBlock { disk: 2, number: 9 };
+        let blind = PageCost { may_read_blindly: false, ..takes(None) };
+        assert_eq!(send(&[7, 8], blind, true).0, hash_only, "nobody knows whether it pays");
+        assert_eq!(refused().count(), PageCount(2));
         let both = [Way::There(there), Way::OnDisk(on_disk, block), Way::Whole];
         assert_eq!(send(&[7, 8, 9], slow, true), (both.to_vec(), 3));
         assert_eq!(send(&[7, 8, 9], slow, true).0, [Way::Whole; 3], "it could get none");

@@ -376,8 +376,12 @@ impl PageSender {
         let Some(coding) = &mut self.coding else { return write(&buffer[payload]) };
         let content = match frame {
             PageFrame::Raw(run) | PageFrame::Coded { run, .. } => run.count,
-            PageFrame::Known(run) | PageFrame::OnDisk(run) => {
+            PageFrame::Known(run) => {
                 coding.gets(run.count);
+                PageCount::ZERO
+            }
+            PageFrame::OnDisk(run) => {
+                coding.reads(run.count);
                 PageCount::ZERO
             }
             _ => PageCount::ZERO,
