@@ -5,15 +5,16 @@ use crate::hypervisor::Hypervisor;
 use crate::journal::{Journal, JournalError};
 use crate::moves::Moves;
 use crate::settings::Settings;
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use sterna_api::{ApiError, ErrorCode};
 use sterna_core::journal::SourceRecord;
 use sterna_engine::SourceJournal;
 use sterna_engine::identity::Identity;
-use sterna_known::ImageStore;
-use sterna_proto::message::AttemptId;
+use sterna_known::{ImageStore, Places};
+use sterna_proto::message::{AttemptId, GuestId};
 use sterna_vmm::VmmError;
 use tokio::runtime::Handle;
 
@@ -27,6 +28,8 @@ pub(crate) struct Agent {
     pub(crate) moves: Moves,
     /// RAM of guests that have left, if this host keeps it.
     pub(crate) images: Option<Arc<ImageStore>>,
+    /// Where the disks of guests that have come were read.
+    pub(crate) disk_places: Mutex<HashMap<GuestId, Places>>,
     /// Where tasks are started from threads that are none of the runtime's.
     pub(crate) runtime: Handle,
     ending: AtomicBool,
@@ -53,6 +56,7 @@ impl Agent {
             guests: Arc::default(),
             moves: Moves::default(),
             images,
+            disk_places: Mutex::default(),
             runtime,
             ending: AtomicBool::new(false),
         }

@@ -5,14 +5,14 @@ use crate::agent::Agent;
 use crate::guest::Request;
 use serde::Deserialize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use sterna_engine::Disks;
-use sterna_known::{CachedBlocks, Effort, RunningGuests, SharedDisks, Union, fresh_hasher};
+use sterna_known::{CachedBlocks, Effort, Places, RunningGuests, SharedDisks, Union, fresh_hasher};
 use sterna_page::known::{DiskBlocks, KnownPages};
 use sterna_page::sent::ContentHasher;
 use sterna_page::{PAGE_SIZE_BYTES, PageCount};
-use sterna_proto::message::{GuestId, Offer};
+use sterna_proto::message::{AttemptId, GuestId, Offer};
 use sterna_vmm::GuestDefinition;
 
 /// How long the RAM of other guests is looked at, or what is cached of disks; the guest still runs where it is.
@@ -35,6 +35,9 @@ impl Agent {
         let siblings = definition.group.as_deref();
         let siblings = siblings.and_then(|group| self.siblings_of(guest, group, hasher, room));
         let disks = SharedDisks::open(&paths(&definition), hasher);
+        if let Some(disks) = &disks {
+            self.remember(guest, disks.places());
+        }
         let places = [
             image.map(|image| Arc::new(image) as Arc<dyn KnownPages>),
             siblings.map(|known| Arc::new(known) as Arc<dyn KnownPages>),
@@ -42,6 +45,23 @@ impl Agent {
         ];
         let places: Vec<Arc<dyn KnownPages>> = places.into_iter().flatten().collect();
         (!places.is_empty()).then(|| Arc::new(Union::new(hasher, places)) as Arc<dyn KnownPages>)
+    }
+
+    /// Takes note of where the disks of a guest that comes are read; what is known of guests that are no longer
+    /// here is forgotten.
+    fn remember(&self, guest: GuestId, places: Places) {
+        let mut known = self.disk_places.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|other, _| self.guests.by_id(*other).is_some());
+        known.insert(guest, places);
+    }
+
+    /// The disks of a guest that leaves, if it has any.
+    pub(crate) fn disks_of(&self, attempt: AttemptId, offer: &Offer) -> Option<Arc<dyn Disks>> {
+        let definition = GuestDefinition::deserialize(&offer.definition).ok()?;
+        let known = self.disk_places.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = known.get(&attempt.guest).cloned().unwrap_or_default();
+        let disks = GuestDisks { paths: paths(&definition), places };
+        (!disks.paths.is_empty()).then(|| Arc::new(disks) as Arc<dyn Disks>)
     }
 
     /// What guests of its group have in RAM, as far as there is room.
@@ -76,21 +96,17 @@ impl Agent {
 }
 
 /// The disks of a guest that leaves, in the order of its definition, as the destination has them too.
-pub(crate) struct GuestDisks(Vec<PathBuf>);
-
-impl GuestDisks {
-    /// Those of the guest that is offered, if it has any.
-    pub(crate) fn of(offer: &Offer) -> Option<Arc<dyn Disks>> {
-        let definition = GuestDefinition::deserialize(&offer.definition).ok()?;
-        let paths = paths(&definition);
-        (!paths.is_empty()).then(|| Arc::new(Self(paths)) as Arc<dyn Disks>)
-    }
+struct GuestDisks {
+    paths: Vec<PathBuf>,
+    /// Where they were read when it came.
+    places: Places,
 }
 
 impl Disks for GuestDisks {
     fn look(&self, hasher: ContentHasher, pages: PageCount) -> Arc<dyn DiskBlocks> {
-        let blocks = CachedBlocks::look(&self.0, hasher, Effort { pages, time: LOOKING_MAX });
-        tracing::info!(blocks = blocks.len(), "blocks of the guest's disks are cached here");
+        let effort = Effort { pages, time: LOOKING_MAX };
+        let blocks = CachedBlocks::look(&self.paths, &self.places, hasher, effort);
+        tracing::info!(blocks = blocks.len(), "blocks of the guest's disks were looked at");
         Arc::new(blocks)
     }
 }

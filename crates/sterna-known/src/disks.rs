@@ -3,16 +3,19 @@
 //! Much of a guest's RAM is its cache of its disks. The source finds out which blocks: it looks at those that
 //! its own kernel has in memory, as they were read or written for the guest, and so asks no disk for anything.
 //! The destination reads the blocks that it is told of from the disk itself, past its own cache: what is there
-//! may be of an earlier stay, and nothing that is read now may be there when the guest comes.
+//! may be of an earlier stay, and nothing that is read now may be there when the guest comes. As its hypervisor
+//! drops what is cached when the guest comes, it remembers where it has read ([`Places`]): when the guest goes
+//! on, the blocks there are read again, and looked at as well.
 
 use crate::index::{Effort, Index, Pieces};
 use rustix::fs::OFlags;
 use rustix::io::preadv;
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use sterna_page::coding::PageBytes;
 use sterna_page::known::{DiskBlock, DiskBlocks, KnownPages};
 use sterna_page::sent::{ContentHash, ContentHasher};
@@ -45,11 +48,33 @@ pub struct CachedBlocks {
     disks: Vec<(u16, u64)>,
 }
 
+/// Where on a guest's disks it has been read what the guest has cached: the disks' numbers, and numbers of pieces of
+/// 128 KiB.
+#[derive(Clone, Debug, Default)]
+pub struct Places(Arc<Mutex<HashSet<(u16, u64)>>>);
+
+impl Places {
+    fn add(&self, place: (u16, u64)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+    }
+
+    /// In the order of the disks.
+    fn all(&self) -> Vec<(u16, u64)> {
+        let mut all: Vec<_> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        all.sort_unstable();
+        all
+    }
+}
+
 /// The disks while they are looked at.
-struct Cached {
+struct Looked {
     hasher: ContentHasher,
     /// With their numbers, and how many blocks lie before each.
     disks: Vec<(u16, u64, Disk)>,
+    /// The same, past the cache.
+    direct: Vec<(u16, Disk)>,
+    places: Vec<(u16, u64)>,
 }
 
 /// A file or device that is open, and how many whole blocks it has.
@@ -84,22 +109,26 @@ impl Disk {
 }
 
 impl CachedBlocks {
-    /// Looks at the guest's disks, in the order of its definition, as far as `effort` goes.
+    /// Looks at the guest's disks, in the order of its definition: at what is cached, and at these places, as far
+    /// as `effort` goes.
     #[must_use]
-    pub fn look(disks: &[PathBuf], hasher: ContentHasher, effort: Effort) -> Self {
+    pub fn look(disks: &[PathBuf], places: &Places, hasher: ContentHasher, effort: Effort) -> Self {
+        let places = places.all();
+        let direct = if places.is_empty() { &[] } else { disks };
+        let direct = Disk::open_all(direct, OFlags::DIRECT).collect();
         let mut before = 0;
         let placed = Disk::open_all(disks, OFlags::empty()).map(|(number, disk)| {
             let first = before;
             before += disk.blocks;
             (number, first, disk)
         });
-        let cached = Cached { hasher, disks: placed.collect() };
+        let looked = Looked { hasher, disks: placed.collect(), direct, places };
         let pages = PageCount(effort.pages.0 / PAGES_PER_BLOCK);
-        let index = Index::of(&cached, Effort { pages, ..effort });
+        let index = Index::of(&looked, Effort { pages, ..effort });
         let entry = |(half, block): (u64, u32)| upper(half) | u64::from(block);
         let mut entries: Vec<u64> = index.into_entries().into_iter().map(entry).collect();
         entries.shrink_to_fit();
-        let disks = cached.disks.iter().map(|(number, first, _)| (*number, *first)).collect();
+        let disks = looked.disks.iter().map(|(number, first, _)| (*number, *first)).collect();
         Self { entries, disks }
     }
 
@@ -130,13 +159,15 @@ impl DiskBlocks for CachedBlocks {
     }
 }
 
-impl Pieces for Cached {
+impl Pieces for Looked {
     type Place = u32;
 
     fn count(&self) -> u64 {
-        self.disks.iter().map(|(.., disk)| pieces(disk)).sum()
+        let cached: u64 = self.disks.iter().map(|(.., disk)| pieces(disk)).sum();
+        cached + self.places.len() as u64
     }
 
+    /// What is cached comes first: it costs least.
     fn look_at(&self, mut piece: u64, found: &mut Vec<(u64, u32)>) {
         for (_, before, disk) in &self.disks {
             if piece < pieces(disk) {
@@ -144,10 +175,31 @@ impl Pieces for Cached {
             }
             piece -= pieces(disk);
         }
+        let place = usize::try_from(piece).ok().and_then(|piece| self.places.get(piece));
+        if let Some(place) = place {
+            self.look_at_place(*place, found);
+        }
     }
 }
 
-impl Cached {
+impl Looked {
+    /// What is there now, whatever it was.
+    fn look_at_place(&self, place: (u16, u64), found: &mut Vec<(u64, u32)>) {
+        let (number, chunk) = place;
+        let before = self.disks.iter().find(|(other, ..)| *other == number);
+        let direct = self.direct.iter().find(|(other, _)| *other == number);
+        let (Some((_, before, _)), Some((_, disk))) = (before, direct) else { return };
+        let mut read = Chunk::default();
+        read.read(disk, place);
+        let first = before + chunk * CHUNK_BLOCKS as u64;
+        for (block, content) in (first..).zip(&read.blocks[..read.filled]) {
+            let Ok(block) = u32::try_from(block) else { return };
+            if !is_zero(&content.0) {
+                found.push((self.hasher.hash(&content.0).half(), block));
+            }
+        }
+    }
+
     fn look_at_piece(&self, disk: (u64, &Disk), start: u64, found: &mut Vec<(u64, u32)>) {
         let (before, Disk { file, blocks }) = disk;
         let end = (start + PIECE_BYTES).min(blocks * PAGE_SIZE_BYTES);
@@ -186,6 +238,7 @@ pub struct SharedDisks {
     hasher: ContentHasher,
     disks: Vec<(u16, Disk)>,
     chunks: Vec<Mutex<Chunk>>,
+    places: Places,
 }
 
 /// Blocks that lie together, as they were when they were read.
@@ -210,7 +263,14 @@ impl SharedDisks {
     pub fn open(disks: &[PathBuf], hasher: ContentHasher) -> Option<Self> {
         let disks: Vec<_> = Disk::open_all(disks, OFlags::DIRECT).collect();
         let chunks = (0..CHUNKS).map(|_| Mutex::default()).collect();
-        (!disks.is_empty()).then_some(Self { hasher, disks, chunks })
+        let places = Places::default();
+        (!disks.is_empty()).then_some(Self { hasher, disks, chunks, places })
+    }
+
+    /// Where blocks have been read, also later.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        self.places.clone()
     }
 }
 
@@ -255,6 +315,7 @@ impl KnownPages for SharedDisks {
         let of = (block.disk, number);
         if chunk.of != Some(of) {
             chunk.read(disk, of);
+            self.places.add(of);
         }
         let place = usize::try_from(place).expect("a chunk is small");
         let read = chunk.blocks.get(place).filter(|_| place < chunk.filled);

@@ -43,7 +43,7 @@ mod store;
 mod union;
 mod writing;
 
-pub use disks::{CachedBlocks, SharedDisks};
+pub use disks::{CachedBlocks, Places, SharedDisks};
 pub use image::Image;
 pub use index::Effort;
 pub use keys::fresh_hasher;

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
-use sterna_known::{CachedBlocks, Effort, SharedDisks, fresh_hasher};
+use sterna_known::{CachedBlocks, Effort, Places, SharedDisks, fresh_hasher};
 use sterna_page::coding::PageBytes;
 use sterna_page::known::{DiskBlock, DiskBlocks, KnownPages};
 use sterna_page::sent::ContentHasher;
@@ -47,7 +47,7 @@ fn what_the_kernel_has_of_the_disks_is_found_and_can_be_read() {
     let (folder, hasher) = (folder(), fresh_hasher().unwrap());
     let none = folder.path().join("none");
     let disks = [disk(&folder, "one", 1), none, disk(&folder, "two", 10_000)];
-    let blocks = CachedBlocks::look(&disks, hasher, ALL);
+    let blocks = CachedBlocks::look(&disks, &Places::default(), hasher, ALL);
     assert_eq!(blocks.len() as u64, 2 * BLOCKS);
     assert_eq!(find(&blocks, hasher, 1), Some((0, 0)));
     assert_eq!(find(&blocks, hasher, 10_077), Some((2, 77)));
@@ -67,15 +67,15 @@ fn what_only_the_disk_has_is_not_looked_at() {
     let disks = [disk(&folder, "one", 1)];
     let file = File::open(&disks[0]).unwrap();
     fadvise(&file, 0, None, Advice::DontNeed).unwrap();
-    let blocks = CachedBlocks::look(&disks, hasher, ALL);
+    let blocks = CachedBlocks::look(&disks, &Places::default(), hasher, ALL);
     assert!(blocks.is_empty(), "{} blocks", blocks.len());
     let mut read = vec![0; 64 * PAGE_SIZE];
     fadvise(&file, 0, None, Advice::Random).unwrap();
     file.read_exact_at(&mut read, 0).unwrap();
-    let blocks = CachedBlocks::look(&disks, hasher, ALL);
+    let blocks = CachedBlocks::look(&disks, &Places::default(), hasher, ALL);
     assert!((64..BLOCKS).contains(&(blocks.len() as u64)), "{} blocks", blocks.len());
     let few = Effort { pages: PageCount(10), ..ALL };
-    let blocks = CachedBlocks::look(&disks, hasher, few);
+    let blocks = CachedBlocks::look(&disks, &Places::default(), hasher, few);
     assert_eq!((blocks.len(), blocks.bytes()), (5, 40), "four bytes a page of the guest");
 }
 
@@ -88,7 +88,30 @@ fn a_disk_that_is_read_leaves_nothing_in_the_cache() {
     let mut page = [0; PAGE_SIZE];
     let number = 7;
     assert!(shared.read_block(DiskBlock { disk: 0, number }, &mut page) && page == block(8));
-    assert!(CachedBlocks::look(&disks, hasher, ALL).is_empty());
+    assert!(CachedBlocks::look(&disks, &Places::default(), hasher, ALL).is_empty());
+}
+
+#[test]
+fn what_was_read_here_is_found_when_the_guest_goes_on() {
+    let (folder, hasher) = (folder(), fresh_hasher().unwrap());
+    let disks = [folder.path().join("none"), disk(&folder, "two", 1)];
+    fadvise(File::open(&disks[1]).unwrap(), 0, None, Advice::DontNeed).unwrap();
+    let shared = SharedDisks::open(&disks, hasher).unwrap();
+    let places = shared.places();
+    let mut page = [0; PAGE_SIZE];
+    for number in [40, 41, BLOCKS - 1] {
+        assert!(shared.read_block(DiskBlock { disk: 1, number }, &mut page));
+    }
+    let blocks = CachedBlocks::look(&disks, &places, hasher, ALL);
+    // What lies around was read too: 32 blocks from the 32nd on, and the last ones.
+    assert_eq!(blocks.len() as u64, 32 + BLOCKS % 32);
+    assert_eq!(find(&blocks, hasher, 41), Some((1, 40)));
+    assert_eq!(find(&blocks, hasher, BLOCKS), Some((1, BLOCKS - 1)));
+    assert_eq!(find(&blocks, hasher, 1), None);
+    // The disk has other blocks by now.
+    fs::write(&disks[1], [7; PAGE_SIZE]).unwrap();
+    let blocks = CachedBlocks::look(&disks, &places, hasher, ALL);
+    assert_eq!(blocks.len(), 1);
 }
 
 #[test]
@@ -109,5 +132,5 @@ fn only_files_and_block_devices_are_opened() {
     let (folder, hasher) = (folder(), fresh_hasher().unwrap());
     let none = ["/dev/null".into(), folder.path().to_path_buf(), folder.path().join("none")];
     assert!(SharedDisks::open(&none, hasher).is_none());
-    assert!(CachedBlocks::look(&none, hasher, ALL).is_empty());
+    assert!(CachedBlocks::look(&none, &Places::default(), hasher, ALL).is_empty());
 }

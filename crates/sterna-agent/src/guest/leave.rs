@@ -3,7 +3,6 @@
 use super::{Activity, Guest, Request, Task};
 use crate::agent::{Agent, Records, blocking, vmm_error};
 use crate::host::cpu;
-use crate::known::GuestDisks;
 use crate::moves::Move;
 use crate::records::{OutgoingRecord, Place};
 use rustls::pki_types::ServerName;
@@ -293,7 +292,7 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
         push: outgoing.request.push,
         keeper: agent.keeper(),
-        disks: GuestDisks::of(&outgoing.offer),
+        disks: agent.disks_of(outgoing.attempt, &outgoing.offer),
         to: target.address,
         to_name: target.name,
         identity: agent.identity.clone(),
