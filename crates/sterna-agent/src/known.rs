@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use sterna_engine::Disks;
-use sterna_known::{CachedBlocks, Effort, Places, RunningGuests, SharedDisks, Union, fresh_hasher};
+use sterna_known::{
+    CachedBlocks, Effort, Image, Places, RunningGuests, SharedDisks, Union, fresh_hasher,
+};
 use sterna_page::known::{DiskBlocks, KnownPages};
 use sterna_page::sent::ContentHasher;
 use sterna_page::{PAGE_SIZE_BYTES, PageCount};
@@ -30,11 +32,12 @@ impl Agent {
         let definition = self.journal.guest(guest).ok()??.definition;
         let image = self.image_of(guest);
         // No more may be told of than it has pages, and its own come first.
-        let mut room = PageCount(definition.memory_bytes / PAGE_SIZE_BYTES);
-        room.0 = room.0.saturating_sub(image.as_ref().map_or(0, |image| image.pages().0));
+        let pages = PageCount(definition.memory_bytes / PAGE_SIZE_BYTES);
+        let of_image = image.as_ref().map_or(PageCount::ZERO, Image::pages);
+        let room = PageCount(pages.0.saturating_sub(of_image.0));
         let siblings = definition.group.as_deref();
         let siblings = siblings.and_then(|group| self.siblings_of(guest, group, hasher, room));
-        let disks = SharedDisks::open(&paths(&definition), hasher);
+        let disks = SharedDisks::open(&paths(&definition), hasher, pages);
         if let Some(disks) = &disks {
             self.remember(guest, disks.places());
         }

@@ -15,7 +15,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sterna_page::coding::PageBytes;
 use sterna_page::known::{DiskBlock, DiskBlocks, KnownPages};
 use sterna_page::sent::{ContentHash, ContentHasher};
@@ -48,20 +48,39 @@ pub struct CachedBlocks {
     disks: Vec<(u16, u64)>,
 }
 
+/// Of a guest's pages, at most one of so many has a place that is remembered: a peer that names blocks all over a
+/// disk must not fill memory.
+const PAGES_PER_PLACE: u64 = 8;
+
 /// Where on a guest's disks it has been read what the guest has cached: the disks' numbers, and numbers of pieces of
 /// 128 KiB.
 #[derive(Clone, Debug, Default)]
-pub struct Places(Arc<Mutex<HashSet<(u16, u64)>>>);
+pub struct Places {
+    known: Arc<Mutex<HashSet<(u16, u64)>>>,
+    most: usize,
+}
 
 impl Places {
+    /// None yet, of a guest of so many pages.
+    fn of(pages: PageCount) -> Self {
+        let most = usize::try_from(pages.0 / PAGES_PER_PLACE).unwrap_or(usize::MAX);
+        Self { known: Arc::default(), most }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<(u16, u64)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, place: (u16, u64)) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+        let mut known = self.lock();
+        if known.len() < self.most {
+            known.insert(place);
+        }
     }
 
     /// In the order of the disks.
     fn all(&self) -> Vec<(u16, u64)> {
-        let mut all: Vec<_> =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        let mut all: Vec<_> = self.lock().iter().copied().collect();
         all.sort_unstable();
         all
     }
@@ -257,13 +276,13 @@ struct Chunk {
 struct Block(PageBytes);
 
 impl SharedDisks {
-    /// Those of the guest's disks, in the order of its definition, that can be read past the cache; `None` if
-    /// there is none.
+    /// Those of the disks of a guest of `pages` pages, in the order of its definition, that can be read past the
+    /// cache; `None` if there is none.
     #[must_use]
-    pub fn open(disks: &[PathBuf], hasher: ContentHasher) -> Option<Self> {
+    pub fn open(disks: &[PathBuf], hasher: ContentHasher, pages: PageCount) -> Option<Self> {
         let disks: Vec<_> = Disk::open_all(disks, OFlags::DIRECT).collect();
         let chunks = (0..CHUNKS).map(|_| Mutex::default()).collect();
-        let places = Places::default();
+        let places = Places::of(pages);
         (!disks.is_empty()).then_some(Self { hasher, disks, chunks, places })
     }
 

@@ -52,7 +52,7 @@ fn what_the_kernel_has_of_the_disks_is_found_and_can_be_read() {
     assert_eq!(find(&blocks, hasher, 1), Some((0, 0)));
     assert_eq!(find(&blocks, hasher, 10_077), Some((2, 77)));
     assert_eq!(find(&blocks, hasher, 5_000), None);
-    let shared = SharedDisks::open(&disks, hasher).unwrap();
+    let shared = SharedDisks::open(&disks, hasher, ALL.pages).unwrap();
     assert!(shared.has_disks() && shared.summary().is_empty());
     let mut page = [0; PAGE_SIZE];
     for content in (1..=BLOCKS).chain(10_000..10_000 + BLOCKS) {
@@ -84,7 +84,7 @@ fn a_disk_that_is_read_leaves_nothing_in_the_cache() {
     let (folder, hasher) = (folder(), fresh_hasher().unwrap());
     let disks = [disk(&folder, "one", 1)];
     fadvise(File::open(&disks[0]).unwrap(), 0, None, Advice::DontNeed).unwrap();
-    let shared = SharedDisks::open(&disks, hasher).unwrap();
+    let shared = SharedDisks::open(&disks, hasher, ALL.pages).unwrap();
     let mut page = [0; PAGE_SIZE];
     let number = 7;
     assert!(shared.read_block(DiskBlock { disk: 0, number }, &mut page) && page == block(8));
@@ -96,7 +96,7 @@ fn what_was_read_here_is_found_when_the_guest_goes_on() {
     let (folder, hasher) = (folder(), fresh_hasher().unwrap());
     let disks = [folder.path().join("none"), disk(&folder, "two", 1)];
     fadvise(File::open(&disks[1]).unwrap(), 0, None, Advice::DontNeed).unwrap();
-    let shared = SharedDisks::open(&disks, hasher).unwrap();
+    let shared = SharedDisks::open(&disks, hasher, ALL.pages).unwrap();
     let places = shared.places();
     let mut page = [0; PAGE_SIZE];
     for number in [40, 41, BLOCKS - 1] {
@@ -108,6 +108,12 @@ fn what_was_read_here_is_found_when_the_guest_goes_on() {
     assert_eq!(find(&blocks, hasher, 41), Some((1, 40)));
     assert_eq!(find(&blocks, hasher, BLOCKS), Some((1, BLOCKS - 1)));
     assert_eq!(find(&blocks, hasher, 1), None);
+    // No more places than a guest can have cached.
+    let small = SharedDisks::open(&disks, hasher, PageCount(8)).unwrap();
+    for number in [40, 80, 120] {
+        assert!(small.read_block(DiskBlock { disk: 1, number }, &mut page));
+    }
+    assert_eq!(CachedBlocks::look(&disks, &small.places(), hasher, ALL).len(), 32);
     // The disk has other blocks by now.
     fs::write(&disks[1], [7; PAGE_SIZE]).unwrap();
     let blocks = CachedBlocks::look(&disks, &places, hasher, ALL);
@@ -118,7 +124,7 @@ fn what_was_read_here_is_found_when_the_guest_goes_on() {
 fn blocks_that_a_peer_made_up_are_none() {
     let (folder, hasher) = (folder(), fresh_hasher().unwrap());
     let disks = [disk(&folder, "one", 1)];
-    let shared = SharedDisks::open(&disks, hasher).unwrap();
+    let shared = SharedDisks::open(&disks, hasher, ALL.pages).unwrap();
     let mut page = [0; PAGE_SIZE];
     for (disk, number) in [(1, 0), (u16::MAX, 0), (0, BLOCKS), (0, (1 << 48) - 1)] {
         assert!(!shared.read_block(DiskBlock { disk, number }, &mut page), "{disk} {number}");
@@ -131,6 +137,6 @@ fn blocks_that_a_peer_made_up_are_none() {
 fn only_files_and_block_devices_are_opened() {
     let (folder, hasher) = (folder(), fresh_hasher().unwrap());
     let none = ["/dev/null".into(), folder.path().to_path_buf(), folder.path().join("none")];
-    assert!(SharedDisks::open(&none, hasher).is_none());
+    assert!(SharedDisks::open(&none, hasher, ALL.pages).is_none());
     assert!(CachedBlocks::look(&none, &Places::default(), hasher, ALL).is_empty());
 }
