@@ -5,7 +5,7 @@
 mod kit;
 
 use kit::cutting::cut_anywhere;
-use kit::{Site, attempt, busy, request, run, sites};
+use kit::{Site, attempt, full_of, request, run, sites};
 use std::collections::HashMap;
 use std::sync::Arc;
 use sterna_core::receipt::{Ending, PagesByCoding, RamCheck, Receipt};
@@ -17,7 +17,7 @@ use sterna_page::sent::{ContentHash, ContentHasher};
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, is_zero};
 use sterna_proto::message::Coding;
 use sterna_vmm::Source;
-use sterna_vmm::synthetic::{Content, Rewrite, SyntheticConfig, SyntheticGuest, WriteRate};
+use sterna_vmm::synthetic::{Content, Rewrite, SyntheticConfig, SyntheticGuest};
 
 const HASHER_KEY: [u8; 32] = [7; 32];
 
@@ -119,15 +119,7 @@ fn pages(receipt: &Receipt) -> PagesByCoding {
 #[test]
 fn what_the_destination_has_is_not_sent_and_what_it_lacks_is() {
     let (a, b) = sites();
-    let config = SyntheticConfig {
-        pages: PageCount(8192),
-        populated: PageCount(8192),
-        working_set: PageCount(256),
-        rate: WriteRate::BytesPerSecond(1 << 20),
-        rewrite: Rewrite::Header,
-        content: Content::Random,
-        ..busy()
-    };
+    let config = SyntheticConfig { rewrite: Rewrite::Header, ..full_of(Content::Random) };
     let guest = SyntheticGuest::start(config).unwrap();
     let mut request = request(&a, b.listener.address(), &guest, 1);
     derive(&b, &guest, &mut request);

@@ -4,7 +4,7 @@
 
 mod kit;
 
-use kit::{Site, attempt, busy, request, run, sites};
+use kit::{Site, attempt, busy, full_of, request, run, sites};
 use std::sync::Arc;
 use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
@@ -175,15 +175,7 @@ fn pages_written_again_before_their_turn_wait_for_a_later_round() {
 /// A move over a link on which coding pays, as far as there is something to code.
 fn coded(content: Content) -> Receipt {
     let (a, b) = sites();
-    let config = SyntheticConfig {
-        pages: PageCount(8192),
-        populated: PageCount(8192),
-        working_set: PageCount(256),
-        rate: WriteRate::BytesPerSecond(1 << 20),
-        content,
-        ..busy()
-    };
-    let guest = SyntheticGuest::start(config).unwrap();
+    let guest = SyntheticGuest::start(full_of(content)).unwrap();
     let mut request = request(&a, b.listener.address(), &guest, 1);
     request.offer.codings.push(Coding::Coded);
     request.bandwidth_bytes_per_second = Some(10 << 20);

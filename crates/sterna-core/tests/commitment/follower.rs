@@ -27,9 +27,9 @@ struct Graph {
 
 static GRAPH: LazyLock<Graph> = LazyLock::new(|| {
     let mut graph = Graph { seen: Vec::new(), after: Vec::new(), begin: Vec::new() };
-    [false, true]
-        .into_iter()
-        .for_each(|owed| graph.add(Commitment { owed, faults: true, ..Commitment::default() }));
+    for owed in [false, true] {
+        graph.add(Commitment { owed, faults: true, broken: None });
+    }
     graph
 });
 

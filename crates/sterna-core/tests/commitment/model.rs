@@ -151,7 +151,7 @@ pub(crate) struct State {
 }
 
 /// The protocol.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Commitment {
     /// Whether pages follow the guest.
     pub(crate) owed: bool,

@@ -33,7 +33,7 @@ use sterna_proto::message::{
     AttemptId, Coding, Epoch, GuestId, JournalId, Offer, Reason, ReasonCode, Verify,
 };
 use sterna_vmm::synthetic::{
-    Step, SyntheticConfig, SyntheticDestination, SyntheticGuest, WriteRate,
+    Content, Step, SyntheticConfig, SyntheticDestination, SyntheticGuest, WriteRate,
 };
 use sterna_vmm::{Begin, Destination, DeviceState, Faults, Source, VmmError};
 use uuid::Uuid;
@@ -354,6 +354,18 @@ pub(crate) fn run_watched(
 
 pub(crate) fn busy() -> SyntheticConfig {
     SyntheticConfig::default()
+}
+
+/// A guest of 32 MiB, all of it in use and of this content, of which it rewrites little.
+pub(crate) fn full_of(content: Content) -> SyntheticConfig {
+    SyntheticConfig {
+        pages: PageCount(8192),
+        populated: PageCount(8192),
+        working_set: PageCount(256),
+        rate: WriteRate::BytesPerSecond(1 << 20),
+        content,
+        ..busy()
+    }
 }
 
 /// A small guest: its moves carry about the same number of bytes.
