@@ -223,12 +223,18 @@ fn page_streams() -> Vec<Seed> {
         PageFrame::Coded { run: run(520, 9), coder: Coder::ZstdFast, length: 1 },
         PageFrame::Mark { round: 1 },
     ];
-    let stream = |choice: u8, frames: &[PageFrame]| {
-        let with_fill = |frame: &PageFrame| [&frame.encode()[..], &[0x2a]].concat();
+    let filled = |choice: u8, frames: &[PageFrame], fill: u8| {
+        let with_fill = |frame: &PageFrame| [&frame.encode()[..], &[fill]].concat();
         [vec![choice], frames.iter().flat_map(with_fill).collect()].concat()
     };
+    let stream = |choice, frames: &[PageFrame]| filled(choice, frames, 0x2a);
     let odd = [PageFrame::Raw(run(256, 9)), PageFrame::Zero(run(260, 2))];
-    vec![("page_stream", "one", stream(0, &frames)), ("page_stream", "second", stream(0b101, &odd))]
+    vec![
+        ("page_stream", "one", stream(0, &frames)),
+        ("page_stream", "second", stream(0b101, &odd)),
+        // Codes of pages that do not lie side by side.
+        ("page_stream", "apart", filled(0, &frames, 0x2b)),
+    ]
 }
 
 fn known_pages() -> Vec<u8> {

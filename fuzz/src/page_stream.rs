@@ -213,16 +213,28 @@ fn code(
     encoders: &mut Encoders,
     bytes: &mut Vec<u8>,
 ) -> [u8; HEADER] {
-    let pages: Vec<_> =
-        (0..u64::from(count(header))).map(|page| [content(fill, page); PAGE_SIZE]).collect();
+    let count = u64::from(count(header));
+    let coded = (0..count).filter(|page| is_coded(fill, *page));
+    let pages: Vec<_> = coded.map(|page| [content(fill, page); PAGE_SIZE]).collect();
     let mut code = vec![0; code_bytes_max(pages.len())];
-    let length = encoders.encode(coder, &pages, &mut code);
+    let length = match pages.len() {
+        0 => 1,
+        _ => encoders.encode(coder, &pages, &mut code),
+    };
     let mut header = *header;
     let length_bytes = u32::try_from(length).expect("a code is short").to_le_bytes();
     header[1..4].copy_from_slice(&length_bytes[..3]);
     bytes.extend(header);
+    let bit = |page| u8::from(page < count && is_coded(fill, page)) << (page % 8);
+    bytes.extend((0..count.div_ceil(8)).map(|byte| (byte * 8..byte * 8 + 8).map(bit).sum::<u8>()));
     bytes.extend(&code[..if fill == CUT { length / 2 } else { length }]);
     header
+}
+
+/// Whether page `page` of a frame with a code is of those that are coded: of some frames all, of others some, or
+/// none.
+fn is_coded(fill: u8, page: u64) -> bool {
+    fill == CUT || fill.is_multiple_of(2) || (page + u64::from(fill)).is_multiple_of(3)
 }
 
 /// Whether a header announces deltas.
@@ -291,7 +303,13 @@ impl Model {
             let theirs = |page| (page / CHUNK) % u64::from(streams) != u64::from(stream);
             return self.same(fill, first, count, theirs);
         }
-        for page in 0..count {
+        let is_code = coder(header).is_some();
+        let pages: Vec<u64> =
+            (0..count).filter(|page| !is_code || is_coded(fill, *page)).collect();
+        if pages.is_empty() {
+            return refused;
+        }
+        for page in pages {
             let (at, content) = (first + page, content(fill, page));
             let right = match kind {
                 KNOWN | ON_DISK => Had::is_right(content),

@@ -71,6 +71,7 @@ pub fn page_stream(
                     | ReceiveError::Misplaced { .. }
                     | ReceiveError::NeverCame { .. }
                     | ReceiveError::Code { .. }
+                    | ReceiveError::CodeOfNone { .. }
                     | ReceiveError::Delta { .. } => PagesEnd::Refused,
                     ReceiveError::Memory(_) => PagesEnd::Memory,
                 });

@@ -92,7 +92,9 @@ pub enum Coding {
     Zero,
     /// Pages as they are.
     Raw,
-    /// Pages by the codes of `sterna_page::coding`, whichever of them the source chooses.
+    /// Pages by the codes of `sterna_page::coding`, whichever of them the source chooses, several together
+    /// wherever they lie. (`coded` was of pages that lie side by side.)
+    #[serde(rename = "coded-apart")]
     Coded,
     /// Pages that have the content of others, as references to these.
     Same,

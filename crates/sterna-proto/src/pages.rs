@@ -7,7 +7,8 @@
 //!                                               for kind `known`: count × 16 bytes
 //!                                               for kind `on disk`: count × 24 bytes
 //!                                               for kind `changed`: length bytes of deltas
-//!                                               for a coder's kind: length bytes of its code
+//!                                               for a coder's kind: one bit a page, lowest first,
+//!                                                 then length bytes of its code
 //! ```
 //!
 //! The length is that of a code or of deltas, and zero for all other kinds.
@@ -58,9 +59,9 @@ pub enum PageFrame {
         /// Bytes of all deltas.
         length: u32,
     },
-    /// The pages' code follows.
+    /// Bits follow, and the code of the pages whose bit is set: pages that look alike seldom lie side by side.
     Coded {
-        /// The pages.
+        /// The first of these pages, the last of them, and all between.
         run: PageRun,
         /// Whose code it is. It is the next of this connection's codes for that decoder.
         coder: Coder,
@@ -171,8 +172,7 @@ impl PageFrame {
             Self::Raw(run) => usize::try_from(run.count.0)
                 .expect("a frame has at most RUN_PAGES_MAX pages")
                 .saturating_mul(PAGE_SIZE),
-            Self::Owed(run) => usize::try_from(run.count.0.div_ceil(8))
-                .expect("a frame has at most RUN_PAGES_MAX pages"),
+            Self::Owed(run) => bits_bytes(*run),
             Self::Same(run) => usize::try_from(run.count.0)
                 .expect("a frame has at most RUN_PAGES_MAX pages")
                 .saturating_mul(REFERENCE_BYTES),
@@ -182,7 +182,8 @@ impl PageFrame {
             Self::OnDisk(run) => usize::try_from(run.count.0)
                 .expect("a frame has at most RUN_PAGES_MAX pages")
                 .saturating_mul(ON_DISK_BYTES),
-            Self::Changed { length, .. } | Self::Coded { length, .. } => *length as usize,
+            Self::Changed { length, .. } => *length as usize,
+            Self::Coded { run, length, .. } => bits_bytes(*run) + *length as usize,
             Self::Zero(_) | Self::Absent(_) | Self::Mark { .. } | Self::Wanted(_) => 0,
         }
     }
@@ -275,6 +276,11 @@ impl PageFrame {
     }
 }
 
+/// Bytes of one bit for each page.
+fn bits_bytes(run: PageRun) -> usize {
+    usize::try_from(run.count.0.div_ceil(8)).expect("a frame has at most RUN_PAGES_MAX pages")
+}
+
 /// The longest code of so many pages; deltas are shorter.
 fn length_max(pages: u32) -> u32 {
     u32::try_from(code_bytes_max(pages as usize)).unwrap_or(u32::MAX).min(0xff_ffff)
@@ -308,6 +314,8 @@ mod tests {
         assert_eq!(PageFrame::Raw(PageRun::new(0, 3)).payload_bytes(), 3 * PAGE_SIZE);
         assert_eq!(PageFrame::Zero(run).payload_bytes(), 0);
         assert_eq!(PageFrame::Owed(PageRun::new(0, 9)).payload_bytes(), 2);
+        let coded = PageFrame::Coded { run: PageRun::new(0, 9), coder: Coder::Lz4, length: 5 };
+        assert_eq!(coded.payload_bytes(), 7);
         assert_eq!(PageFrame::Same(PageRun::new(0, 9)).payload_bytes(), 72);
         assert_eq!(PageFrame::Known(PageRun::new(0, 9)).payload_bytes(), 144);
         assert_eq!(PageFrame::OnDisk(PageRun::new(0, 9)).payload_bytes(), 216);

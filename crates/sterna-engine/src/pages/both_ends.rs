@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 use sterna_core::receipt::PagesByCoding;
+use sterna_page::coding::{Coder, Encoders, code_bytes_max};
 use sterna_page::delta::{self, LineHasher};
 use sterna_page::known::{DiskBlock, DiskBlocks, KnownPages, Summary};
 use sterna_page::sent::{ContentHash, ContentHasher};
@@ -418,11 +419,16 @@ fn what_is_there_already_is_not_sent_again() {
 
 /// What a receiver says of these frames, sent as stream 0 of two.
 fn refused(frames: &[(PageFrame, &[u8])]) -> ReceiveError {
+    received(&memory(), frames)
+}
+
+/// The same, of one that writes into this memory.
+fn received(memory: &Arc<GuestMemory>, frames: &[(PageFrame, &[u8])]) -> ReceiveError {
     let bytes: Vec<u8> = frames
         .iter()
         .flat_map(|(frame, payload)| [&frame.encode()[..], payload].concat())
         .collect();
-    let memory = memory();
+    let memory = Arc::clone(memory);
     let arrivals = Arc::new(Arrivals::new(memory.pages(), 2));
     // The other stream has nothing in this round.
     arrivals.ended(1);
@@ -493,6 +499,53 @@ fn of_pages_that_change_again_and_again_only_that_is_sent() {
     streams.send(lacking, absent);
     assert_eq!(streams.arrivals.lacking(), []);
     streams.assert_equal();
+}
+
+#[test]
+fn pages_that_look_alike_are_coded_together_wherever_they_lie() {
+    let cluster = Cluster::new();
+    let mut streams = Streams::new(&cluster, 1, Some(20_000_000));
+    for page in 0..PAGES {
+        let number = u8::try_from(page % 251).unwrap() + 1;
+        let mut content = [0; PAGE_SIZE];
+        match page % 3 {
+            0 => content[usize::from(number)..][..9].fill(number),
+            1 => {}
+            _ => content = page_of(Write::Noise(number)).unwrap(),
+        }
+        streams.source.write(PageNumber(page), &content).unwrap();
+    }
+    let all = PageSet::full(streams.source.pages());
+    let none = PageSet::empty(streams.source.pages());
+    let sent = streams.send(all, none);
+    streams.assert_equal();
+    // Each coder is tried on as many pages that are mostly zero as lie in fifty; they go as one run.
+    assert!(sent.coded.0 >= 16 * Coder::ALL.len() as u64, "{sent:?}");
+}
+
+#[test]
+fn a_code_is_of_the_pages_whose_bits_are_set() {
+    let pages = [[5; PAGE_SIZE], [6; PAGE_SIZE], [7; PAGE_SIZE]];
+    let mut code = vec![0; code_bytes_max(pages.len())];
+    let length = Encoders::default().encode(Coder::Lz4, &pages, &mut code);
+    let frame = |length| PageFrame::Coded { run: PageRun::new(3, 9), coder: Coder::Lz4, length };
+    let with = |bits: [u8; 2]| [&bits[..], &code[..length]].concat();
+    let coded = frame(u32::try_from(length).unwrap());
+    let memory = memory();
+    let fine = received(&memory, &[(coded, &with([0b1001_0000, 1]))]);
+    assert!(matches!(fine, ReceiveError::Io(_)), "{fine}");
+    let mut page = [0; PAGE_SIZE];
+    for (number, byte) in [(6, 0), (7, 5), (8, 0), (9, 0), (10, 6), (11, 7), (12, 0)] {
+        memory.read(PageNumber(number), &mut page).unwrap();
+        assert_eq!(page, [byte; PAGE_SIZE], "page {number}");
+    }
+    let fewer = refused(&[(coded, &with([0b1000_0000, 1]))]);
+    assert!(matches!(fewer, ReceiveError::Code { .. }), "{fewer}");
+    let more = refused(&[(coded, &with([0b1111_0000, 1]))]);
+    assert!(matches!(more, ReceiveError::Code { .. }), "{more}");
+    // The bits beyond the ninth are of no page.
+    let none = refused(&[(coded, &with([0, 0b10]))]);
+    assert!(matches!(none, ReceiveError::CodeOfNone { .. }), "{none}");
 }
 
 #[test]

@@ -118,10 +118,10 @@ impl Coding {
         &mut self,
         bytes: usize,
         pages: PageCount,
-        write: impl FnOnce(&Self) -> io::Result<()>,
+        write: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
         let (began, processor) = (Instant::now(), processor_time());
-        write(self)?;
+        write()?;
         let now = Instant::now();
         let processor = processor_time().saturating_sub(processor);
         let took = Took { elapsed: now - began, processor };

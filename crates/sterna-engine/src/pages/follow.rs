@@ -224,7 +224,7 @@ fn invalid<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> io::E
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// Reads the bits of an `Owed` frame and visits the pages whose bit is set.
+/// Reads bits, one for each page of a run, and visits the pages whose bit is set.
 pub(crate) fn read_bits(
     link: &mut impl Read,
     run: PageRun,

@@ -54,6 +54,12 @@ pub(crate) enum ReceiveError {
         #[source]
         error: CodeError,
     },
+    /// A code of no pages.
+    #[error("a code of none of the pages at page {first:#x}", first = .run.first.0)]
+    CodeOfNone {
+        /// Of which some should be coded.
+        run: PageRun,
+    },
     /// Deltas that are none.
     #[error("bad deltas of pages at page {first:#x}", first = .run.first.0)]
     Delta {
@@ -77,6 +83,7 @@ impl ReceiveError {
             | Self::Misplaced { .. }
             | Self::NeverCame { .. }
             | Self::Code { .. }
+            | Self::CodeOfNone { .. }
             | Self::Delta { .. } => ReasonCode::Protocol,
             Self::Memory(_) => ReasonCode::Hypervisor,
         }
@@ -312,17 +319,29 @@ impl<R: Read> PageReceiver<R> {
     /// them.
     fn coded(&mut self, run: PageRun, coder: Coder, length: usize) -> Result<(), ReceiveError> {
         self.check(run)?;
+        let mut parts: Vec<PageRun> = Vec::new();
+        read_bits(&mut self.link, run, |page| match parts.last_mut() {
+            Some(part) if part.end() == Some(page) => part.count += PageCount(1),
+            _ => parts.push(PageRun::new(page.0, 1)),
+        })?;
+        let count = usize_of(parts.iter().map(|part| part.count.0).sum());
+        if count == 0 {
+            return Err(ReceiveError::CodeOfNone { run });
+        }
         if self.code.is_empty() {
-            let pages = usize::try_from(CHUNK_PAGES).expect("a chunk is small");
-            self.code = vec![0; code_bytes_max(pages)];
+            self.code = vec![0; code_bytes_max(usize_of(CHUNK_PAGES))];
         }
         let code = &mut self.code[..length];
         self.link.read_exact(code)?;
-        let bytes = PageFrame::Raw(run).payload_bytes();
-        let pages = self.buffer[..bytes].as_chunks_mut::<PAGE_SIZE>().0;
+        let pages = &mut self.buffer.as_chunks_mut::<PAGE_SIZE>().0[..count];
         let decoded = self.decoders.decode(coder, code, pages);
         decoded.map_err(|error| ReceiveError::Code { run, coder, error })?;
-        self.take(run)
+        let mut start = 0;
+        for part in parts {
+            self.take_from(start * PAGE_SIZE, part)?;
+            start += usize_of(part.count.0);
+        }
+        Ok(())
     }
 
     /// Gives the guest these pages, which the buffer holds.

@@ -1,17 +1,17 @@
 //! One stream at the sending end: a thread with its share of the guest's pages.
 
 use super::{
-    CHUNK_PAGES, Coding, Follow, Hashes, Likeness, Manner, Pacer, Queue, Sends, Way, bits,
+    CHUNK_PAGES, Coding, Follow, Hashes, Likeness, Manner, Outbox, Queue, Sends, Way, bits,
     chunks_of, parts_on, stream_of, usize_of,
 };
 use crate::link::Link;
-use std::io::{self, IoSlice, Write};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 use sterna_core::source::RoundSent;
-use sterna_page::coding::{Coder, PageBytes, PageClass, classify};
+use sterna_page::coding::{PageBytes, PageClass, classify};
 use sterna_page::delta::{self, Lines};
 use sterna_page::sent::{Base, ContentHash};
 use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet, is_zero};
@@ -40,13 +40,14 @@ pub(super) struct Common {
 }
 
 pub(super) struct PageSender {
-    link: Link,
+    outbox: Outbox,
     memory: Arc<GuestMemory>,
-    pacer: Arc<Pacer>,
     stream: u16,
     streams: u16,
     buffer: Vec<u8>,
-    /// References, hashes or deltas, of the frame that is being sent.
+    /// Pages that are coded together, where they do not lie together.
+    gathered: Vec<PageBytes>,
+    /// References, hashes, deltas or bits, of the frame that is being sent.
     stand_ins: Vec<u8>,
     coding: Option<Coding>,
     likeness: Option<Likeness>,
@@ -67,12 +68,12 @@ impl PageSender {
         let coded = manner.coded.clone();
         Self {
             coding: coded.map(|did| Coding::new(did, link.socket.try_clone().ok())),
-            link,
+            outbox: Outbox::new(link, &manner.pacer),
             memory: Arc::clone(memory),
-            pacer: Arc::clone(&manner.pacer),
             stream,
             streams,
             buffer: vec![0; usize_of(CHUNK_PAGES) * PAGE_SIZE],
+            gathered: Vec::new(),
             stand_ins: Vec::new(),
             likeness: manner.alike.clone().map(|alike| Likeness::new(alike, streams)),
             hashes: Hashes::new(manner.hashes, memory.pages(), streams),
@@ -142,7 +143,7 @@ impl PageSender {
             }
         }
         self.frame(PageFrame::Mark { round: order.round }, 0..0)?;
-        self.link.flush()
+        self.outbox.flush(self.coding.as_mut())
     }
 
     /// Tells which pages of a chunk are owed.
@@ -158,14 +159,16 @@ impl PageSender {
     fn push(&mut self, follow: &Follow) -> io::Result<()> {
         // The guest writes there now.
         self.likeness = None;
-        let mut queue = Queue::new(self.link.round_trip);
-        self.link.socket.bound_queue(queue.bytes())?;
+        let mut queue = Queue::new(self.outbox.link.round_trip);
+        self.outbox.link.socket.bound_queue(queue.bytes())?;
         while let Some((run, sending)) = follow.next() {
             self.sent = RoundSent::default();
             self.send_part(run)?;
+            // Somebody may wait for one of them.
+            self.outbox.flush(self.coding.as_mut())?;
             sending.was_sent(self.sent.pages, self.sent.bytes);
             if let Some(bytes) = queue.sent(self.sent.bytes, Instant::now()) {
-                self.link.socket.bound_queue(bytes)?;
+                self.outbox.link.socket.bound_queue(bytes)?;
             }
         }
         Ok(())
@@ -257,13 +260,19 @@ impl PageSender {
         likeness.send(part, pages, coding.page_cost())
     }
 
-    /// Sends what the buffer holds of `part`, pages of one class together.
+    /// Sends what the buffer holds of `part`: what is coded of it first, so that nothing refers to what comes
+    /// later; then the rest in order.
     fn send_buffer(&mut self, part: PageRun, ways: &[Way]) -> io::Result<()> {
         let look = self.coding.as_ref().is_some_and(Coding::may_code);
         let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[..usize_of(part.count.0)];
         let ways = ways.iter().copied().chain(std::iter::repeat(Way::Whole));
         let class = |(page, way)| Class::of(page, way, look);
-        let classes: Vec<Class> = pages.iter().zip(ways).map(class).collect();
+        let mut classes: Vec<Class> = pages.iter().zip(ways).map(class).collect();
+        if look {
+            for class in PageClass::CODED {
+                self.send_class(class, part.first, &mut classes)?;
+            }
+        }
         let mut start = 0;
         for alike in classes.chunk_by(|one, next| one.goes_with(*next)) {
             let run = PageRun::new(part.first.0 + start as u64, alike.len() as u64);
@@ -286,8 +295,8 @@ impl PageSender {
                     self.send_stand_ins(PageFrame::OnDisk(run), alike)?;
                 }
                 Class::Changed(_) => self.send_changed(run, start, alike)?,
-                Class::Any => self.send_raw(run, start)?,
-                Class::Looked(class) => self.send_class(class, run, start)?,
+                Class::Coded => {}
+                Class::Looked(_) | Class::Any => self.send_raw(run, start)?,
             }
             start += alike.len();
         }
@@ -329,71 +338,71 @@ impl PageSender {
         self.frame(PageFrame::Raw(run), start * PAGE_SIZE..end * PAGE_SIZE)
     }
 
-    /// Sends the pages of a run, all of this class, in the way that takes least.
-    fn send_class(&mut self, class: PageClass, run: PageRun, start: usize) -> io::Result<()> {
-        let (mut start, mut run) = (start, run);
-        while run.count > PageCount::ZERO {
-            let left = usize_of(run.count.0);
-            let chosen = self.coding.as_mut().map(|coding| coding.next(class, left));
-            let (coder, count) = chosen.unwrap_or((None, left));
-            let part = PageRun::new(run.first.0, count as u64);
-            match coder {
-                None => self.send_raw(part, start)?,
-                Some(coder) => self.send_coded(class, coder, part, start)?,
+    /// Codes pages of this class, however they lie in the buffer, whose first page is `first`; those that take least
+    /// as they are become [`Class::Any`].
+    fn send_class(
+        &mut self,
+        class: PageClass,
+        first: PageNumber,
+        classes: &mut [Class],
+    ) -> io::Result<()> {
+        let Some(coding) = &mut self.coding else { return Ok(()) };
+        let places: Vec<usize> =
+            (0..classes.len()).filter(|place| classes[*place] == Class::Looked(class)).collect();
+        let mut left = places.as_slice();
+        while !left.is_empty() {
+            let (coder, count) = coding.next(class, left.len());
+            let (these, rest) = left.split_at(count);
+            left = rest;
+            let becomes = if coder.is_some() { Class::Coded } else { Class::Any };
+            these.iter().for_each(|place| classes[*place] = becomes);
+            let Some(coder) = coder else { continue };
+            let pages = self.buffer.as_chunks::<PAGE_SIZE>().0;
+            let (lowest, highest) = (these[0], these[count - 1]);
+            let pages = if highest - lowest < count {
+                &pages[lowest..=highest]
+            } else {
+                self.gathered.clear();
+                self.gathered.extend(these.iter().map(|place| pages[*place]));
+                &self.gathered
+            };
+            let length = coding.encode(class, coder, pages);
+            let run = PageRun::new(first.0 + lowest as u64, (highest - lowest + 1) as u64);
+            let bits = &mut self.stand_ins;
+            bits.clear();
+            bits.resize((highest - lowest) / 8 + 1, 0);
+            for place in these.iter().map(|place| place - lowest) {
+                bits[place / 8] |= 1 << (place % 8);
             }
-            run = PageRun::new(run.first.0 + count as u64, (left - count) as u64);
-            start += count;
+            let count = PageCount(count as u64);
+            let code = u32::try_from(length).map_err(io::Error::other)?;
+            let frame = PageFrame::Coded { run, coder, length: code };
+            self.sent.pages.coded += count;
+            self.sent.bytes += (HEADER_BYTES + frame.payload_bytes()) as u64;
+            self.outbox.push_code(&frame.encode(), bits, length, (count, coding))?;
         }
         Ok(())
     }
 
-    fn send_coded(
-        &mut self,
-        class: PageClass,
-        coder: Coder,
-        run: PageRun,
-        start: usize,
-    ) -> io::Result<()> {
-        let Some(coding) = &mut self.coding else { return self.send_raw(run, start) };
-        let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[start..start + usize_of(run.count.0)];
-        let length = coding.encode(class, coder, pages);
-        self.sent.pages.coded += run.count;
-        let length = u32::try_from(length).map_err(io::Error::other)?;
-        self.frame(PageFrame::Coded { run, coder, length }, 0..0)
-    }
-
-    /// Sends a frame, whose payload is a code that was just made or else this part of the buffer.
+    /// Sends a frame, whose payload is what stands for its pages or else this part of the buffer.
     fn frame(&mut self, frame: PageFrame, payload: std::ops::Range<usize>) -> io::Result<()> {
-        let header = frame.encode();
-        let length = HEADER_BYTES + frame.payload_bytes();
-        self.sent.bytes += length as u64;
-        let (link, buffer, pacer) = (&mut self.link, &self.buffer, &self.pacer);
-        let stand_ins = &self.stand_ins;
-        let mut write = |payload: &[u8]| {
-            pacer.pace(length as u64);
-            write_all(link, &header, payload)
-        };
-        let Some(coding) = &mut self.coding else { return write(&buffer[payload]) };
-        let content = match frame {
-            PageFrame::Raw(run) | PageFrame::Coded { run, .. } => run.count,
-            PageFrame::Known(run) => {
-                coding.gets(run.count);
-                PageCount::ZERO
-            }
-            PageFrame::OnDisk(run) => {
-                coding.reads(run.count);
-                PageCount::ZERO
-            }
-            _ => PageCount::ZERO,
-        };
-        coding.measured(length, content, |coding| match frame {
-            PageFrame::Coded { length, .. } => write(coding.code(length as usize)),
+        self.sent.bytes += (HEADER_BYTES + frame.payload_bytes()) as u64;
+        let mut content = PageCount::ZERO;
+        let mut coding = self.coding.as_mut();
+        match (frame, &mut coding) {
+            (PageFrame::Raw(run), _) => content = run.count,
+            (PageFrame::Known(run), Some(coding)) => coding.gets(run.count),
+            (PageFrame::OnDisk(run), Some(coding)) => coding.reads(run.count),
+            _ => {}
+        }
+        let payload = match frame {
             PageFrame::Same(_)
             | PageFrame::Known(_)
             | PageFrame::OnDisk(_)
-            | PageFrame::Changed { .. } => write(stand_ins),
-            _ => write(&buffer[payload]),
-        })
+            | PageFrame::Changed { .. } => self.stand_ins.as_slice(),
+            _ => &self.buffer[payload],
+        };
+        self.outbox.push(&frame.encode(), payload, content, coding)
     }
 }
 
@@ -411,8 +420,11 @@ enum Class {
     OnDisk(OnDisk),
     /// These lines of it have changed since it was last sent.
     Changed(Lines),
+    /// It looks like that.
     Looked(PageClass),
-    /// Anything but zero; nobody looked.
+    /// Its code was sent already.
+    Coded,
+    /// Anything but zero; nobody looked, or no code is worth it.
     Any,
 }
 
@@ -451,16 +463,4 @@ impl Class {
                     | (Self::Changed(_), Self::Changed(_))
             )
     }
-}
-
-fn write_all(link: &mut Link, header: &[u8], payload: &[u8]) -> io::Result<()> {
-    let mut slices = [IoSlice::new(header), IoSlice::new(payload)];
-    let mut slices = &mut slices[..];
-    while !slices.is_empty() {
-        match link.write_vectored(slices)? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            written => IoSlice::advance_slices(&mut slices, written),
-        }
-    }
-    Ok(())
 }
