@@ -142,7 +142,7 @@ pub struct CodedPages {
     pub pages: PageCount,
     /// Bytes of code.
     pub bytes: u64,
-    /// How long coding took, all streams together.
+    /// Time of the processor that coding took, all streams together.
     #[serde(with = "crate::time::micros", rename = "took_us")]
     pub took: Duration,
 }

@@ -60,6 +60,7 @@ impl Sample {
         for coder in class.coders() {
             // Its own each, as the code of one says nothing of another's.
             let mut encoders = Encoders::default();
+            encoders.prepare(*coder);
             let began = Instant::now();
             let code_bytes = encoders.encode(*coder, pages, &mut code);
             let tried = Tried { pages: pages.len(), code_bytes, took: began.elapsed() };
@@ -78,7 +79,8 @@ impl Sample {
     /// that the link would carry meanwhile.
     #[must_use]
     pub fn page_bytes(&self, compress: Compress, bytes_per_second: f64, streams: u16) -> f64 {
-        let pace = Pace { sent: SENT, link: bytes_per_second / f64::from(streams.max(1)) };
+        let link = bytes_per_second / f64::from(streams.max(1));
+        let pace = Pace { sent: SENT, slowed: 1.0, link };
         let cost = |class| match compress {
             Compress::None => 1.0,
             Compress::Auto => self.choice.cost(class, pace),

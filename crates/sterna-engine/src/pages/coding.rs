@@ -41,9 +41,11 @@ impl Waits {
     /// What has come since the last time.
     fn newly(&mut self) -> Others {
         let receiver = self.connection.as_ref().map(Metered::held_up_by_receiver);
-        let now = Others { processor: time_queued(), receiver: receiver.unwrap_or_default() };
+        let receiver = receiver.unwrap_or_default();
+        let now = Others { ran: processor_time(), processor: time_queued(), receiver };
         let before = std::mem::replace(&mut self.before, now);
         Others {
+            ran: now.ran.saturating_sub(before.ran),
             processor: now.processor.saturating_sub(before.processor),
             receiver: now.receiver.saturating_sub(before.receiver),
         }
@@ -97,10 +99,11 @@ impl Coding {
 
     /// Codes pages; [`Coding::code`] is the code, which has so many bytes.
     pub(super) fn encode(&mut self, class: PageClass, coder: Coder, pages: &[PageBytes]) -> usize {
-        let began = Instant::now();
+        self.encoders.prepare(coder);
+        let began = processor_time();
         let code_bytes = self.encoders.encode(coder, pages, &mut self.code);
-        let took = began.elapsed();
-        self.costs.coded(took);
+        let took = processor_time().saturating_sub(began);
+        self.costs.coded(took.mul_f64(self.gauge.pace().slowed));
         self.choice.tried(class, coder, Tried { pages: pages.len(), code_bytes, took });
         let did =
             CodedPages { pages: PageCount(pages.len() as u64), bytes: code_bytes as u64, took };

@@ -4,7 +4,8 @@
 //! a write takes was spent waiting: for a processor or for the receiver, both of which the kernel counts, or for
 //! the link. A stream that waits for the link for a good part of its time is held up by it, so what went out
 //! meanwhile is what the link takes; but for what only filled the buffers before it, so that the first time tells
-//! nothing. A stream that does not wait says nothing of the link, and is not held to what was once seen.
+//! nothing. A stream that does not wait says nothing of the link, and is not held to what was once seen. Before any of
+//! that is known the link is taken for one that many have, [`LINK_AT_FIRST`].
 
 use std::time::{Duration, Instant};
 use sterna_page::coding::Pace;
@@ -28,6 +29,13 @@ const TELLING_BYTES: usize = 16 << 10;
 /// What a thread encrypts and sends in a second, until that was measured.
 const SENT_AT_FIRST: f64 = 1e9;
 
+/// What the link takes of one of two streams, until it was judged: 1 Gbit/s. Where it takes more, an interval is spent
+/// on coding for nothing; where it takes less, that many bytes are spared.
+const LINK_AT_FIRST: f64 = 62.5e6;
+
+/// What the newest interval counts for in how much a thread is slowed down.
+const NEWEST_SLOWED: f64 = 0.5;
+
 /// Measures one stream.
 #[derive(Debug)]
 pub(super) struct Gauge {
@@ -37,14 +45,29 @@ pub(super) struct Gauge {
     waited: Duration,
     /// Whether it was held up before already, so that the buffers are full.
     full: bool,
+    /// What is known of the link.
+    known: Known,
 }
 
-/// What of the time was spent waiting for others than the link.
+/// What is known of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// Nothing.
+    Nothing,
+    /// That it has not held the stream up.
+    Wide,
+    /// How much it took once.
+    Judged,
+}
+
+/// What of the time was spent otherwise than waiting for the link.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Others {
-    /// For a processor.
+    /// On a processor.
+    pub(super) ran: Duration,
+    /// Waiting for a processor.
     pub(super) processor: Duration,
-    /// For the receiver to take what it has.
+    /// Waiting for the receiver to take what it has.
     pub(super) receiver: Duration,
 }
 
@@ -68,8 +91,9 @@ pub(super) struct Took {
 
 impl Gauge {
     pub(super) fn new(now: Instant) -> Self {
-        let pace = Pace { sent: SENT_AT_FIRST, link: f64::INFINITY };
-        Self { pace, since: now, bytes: 0, waited: Duration::ZERO, full: false }
+        let pace = Pace { sent: SENT_AT_FIRST, slowed: 1.0, link: LINK_AT_FIRST };
+        let known = Known::Nothing;
+        Self { pace, since: now, bytes: 0, waited: Duration::ZERO, full: false, known }
     }
 
     pub(super) fn pace(&self) -> Pace {
@@ -78,7 +102,7 @@ impl Gauge {
 
     /// Whether the link holds the stream up, but nobody knows yet at what pace.
     pub(super) fn is_judging(&self) -> bool {
-        self.full && self.pace.link.is_infinite()
+        self.full && self.known != Known::Judged
     }
 
     /// There is something to send again: what went before says nothing of the link.
@@ -120,10 +144,23 @@ impl Gauge {
         let by_receiver = others.receiver.min(waited);
         let by_link = waited - by_receiver;
         let full = by_link.as_secs_f64() > elapsed.as_secs_f64() * WAITING;
-        if !full {
-            self.pace.link = (self.pace.link * GROWTH).max(rate);
-        } else if self.full {
-            self.pace.link = rate;
+        match (full, self.full, self.known) {
+            (true, true, _) => {
+                self.pace.link = rate;
+                self.known = Known::Judged;
+            }
+            (true, false, _) => {}
+            (false, _, Known::Nothing) => {
+                self.pace.link = f64::INFINITY;
+                self.known = Known::Wide;
+            }
+            (false, _, Known::Wide | Known::Judged) => {
+                self.pace.link = (self.pace.link * GROWTH).max(rate);
+            }
+        }
+        if !others.ran.is_zero() {
+            let newest = (others.ran + others.processor).as_secs_f64() / others.ran.as_secs_f64();
+            self.pace.slowed += (newest - self.pace.slowed) * NEWEST_SLOWED;
         }
         self.full = full;
         self.restart(now);
@@ -179,7 +216,8 @@ mod tests {
         let mut wrote = |processor, receiver| {
             now += MS * 60;
             let took = Took { elapsed: MS * 60, processor: MS * 10 };
-            let judged = gauge.wrote(1 << 20, took, now, || Others { processor, receiver });
+            let judged =
+                gauge.wrote(1 << 20, took, now, || Others { ran: MS * 10, processor, receiver });
             (judged.unwrap().receiver, gauge.pace().link.is_finite())
         };
         let none = Duration::ZERO;
@@ -202,6 +240,32 @@ mod tests {
         after(&mut gauge, later, 60, MS / 2);
         let link = gauge.pace().link;
         assert!((65e6..66e6).contains(&link), "{link}");
+    }
+
+    #[test]
+    fn a_link_is_taken_for_a_common_one_until_it_was_looked_at() {
+        let begin = Instant::now();
+        let mut gauge = Gauge::new(begin);
+        assert!((gauge.pace().link - LINK_AT_FIRST).abs() < 1.0);
+        after(&mut gauge, begin, 60, MS / 2);
+        assert!((gauge.pace().link - LINK_AT_FIRST).abs() < 1.0, "it is judged when buffers are full");
+        let mut gauge = Gauge::new(begin);
+        after(&mut gauge, begin, 60, Duration::ZERO);
+        assert!(gauge.pace().link.is_infinite());
+    }
+
+    #[test]
+    fn a_thread_is_slowed_down_by_what_it_waits_for_a_processor() {
+        let mut now = Instant::now();
+        let mut gauge = Gauge::new(now);
+        for _ in 0..20 {
+            now += MS * 60;
+            let took = Took { elapsed: MS * 60, processor: MS * 20 };
+            let others = || Others { ran: MS * 20, processor: MS * 40, receiver: MS * 0 };
+            let _ = gauge.wrote(1 << 20, took, now, others);
+        }
+        let slowed = gauge.pace().slowed;
+        assert!((2.9..3.1).contains(&slowed), "{slowed}");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Which coder a stream uses for pages of a class, by what each was measured to do.
 //!
-//! With *c* the bytes of pages that the stream's thread codes in a second, *ρ* the bytes of code for each
-//! of them, *e* the bytes that the thread encrypts and hands over in a second where the link takes all, and
-//! *b* those that the link takes of this stream, a byte of a page takes
+//! With *c* the bytes of pages that the stream's thread codes in a second of the processor, *ρ* the bytes of code
+//! for each of them, *e* the bytes that the thread encrypts and hands over in such a second, *s* how many seconds of
+//! the clock such a second takes, as others want the processors too, and *b* the bytes that the link takes of this
+//! stream in a second, a byte of a page takes
 //!
 //! ```text
-//!   coded   T = max(1/c + ρ/e, ρ/b)        raw   T = max(1/e, 1/b)
+//!   coded   T = max(s (1/c + ρ/e), ρ/b)        raw   T = max(s/e, 1/b)
 //! ```
 //!
 //! as the link takes what was handed over while the thread codes what comes next. The coding with the
@@ -14,7 +15,7 @@
 //! al., Cluster 2009, codes always; the rule is that of a pipeline's slowest stage.)
 //!
 //! What is not measured is not known: each coder of a class is tried on a few pages at first, and again
-//! from time to time, for no more than a fiftieth of the stream's time and of its pages.
+//! from time to time, for no more than a fiftieth of the stream's time and a sixteenth of its pages.
 
 use super::{Coder, PageClass};
 use crate::PAGE_SIZE_BYTES;
@@ -23,14 +24,18 @@ use std::time::Duration;
 /// Pages of a try: enough to see the ratio, and few enough that the strongest coder takes a millisecond.
 const TRY_PAGES: usize = 16;
 
-/// One of so many parts of the time may go into tries, and one of so many pages.
+/// One of so many parts of the time may go into tries.
 const TRY_SHARE: u32 = 50;
+
+/// And one of so many pages: what was seen of a few says little of those that come later, as a guest's kernel lies
+/// together and so do its programs' data.
+const TRY_PAGES_SHARE: usize = 16;
 
 /// A class of which none of so many pages was is not waited for.
 const LOOKED_PAGES: usize = 4096;
 
-/// What the newest measurement counts for.
-const NEWEST: f64 = 0.25;
+/// Of so many pages what was measured is forgotten by two thirds.
+const MEASURED_PAGES: f64 = 48.0;
 
 /// Coding that takes this much less is worth it: what is measured is never exact.
 const MARGIN: f64 = 0.98;
@@ -42,8 +47,10 @@ const MARGIN_WITHOUT_LIMIT: f64 = 0.8;
 /// How fast a stream's thread sends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
-    /// *e*: bytes a second that the thread encrypts and hands over where the link takes all.
+    /// *e*: bytes that the thread encrypts and hands over in a second of the processor.
     pub sent: f64,
+    /// *s*: how many seconds of the clock that takes; 1 or more.
+    pub slowed: f64,
     /// *b*: bytes a second that the link takes; infinite where it was never seen to be full.
     pub link: f64,
 }
@@ -55,14 +62,15 @@ pub struct Tried {
     pub pages: usize,
     /// Bytes of code.
     pub code_bytes: usize,
-    /// How long it took.
+    /// Time of the processor that it took: by the clock, a thread that had to wait for one would seem to be a
+    /// slow coder.
     pub took: Duration,
 }
 
 /// What a coder does for a class.
 #[derive(Clone, Copy, Debug)]
 struct Measure {
-    /// *1/c*: seconds a byte.
+    /// *1/c*: seconds of the processor a byte.
     seconds: f64,
     /// *ρ*
     ratio: f64,
@@ -84,7 +92,7 @@ pub struct Choice {
 
 /// What a byte takes that goes as it is, in seconds.
 fn raw(pace: Pace) -> f64 {
-    (1.0 / pace.sent).max(1.0 / pace.link)
+    (pace.slowed / pace.sent).max(1.0 / pace.link)
 }
 
 fn index(class: PageClass) -> Option<usize> {
@@ -123,7 +131,7 @@ impl Choice {
     }
 
     fn may_try(&self) -> bool {
-        self.trying * TRY_SHARE < self.spent && self.tried_pages * TRY_SHARE as usize <= self.pages
+        self.trying * TRY_SHARE < self.spent && self.tried_pages * TRY_PAGES_SHARE <= self.pages
     }
 
     /// A coder that nothing, or nothing new, is known of.
@@ -157,14 +165,14 @@ impl Choice {
     fn least(&self, class: PageClass, index: usize, pace: Pace) -> Option<(Coder, f64)> {
         let coded = class.coders().iter().filter_map(|coder| {
             let Measure { seconds, ratio } = self.measures[index][*coder as usize]?;
-            let time = (seconds + ratio / pace.sent).max(ratio / pace.link);
+            let time = ((seconds + ratio / pace.sent) * pace.slowed).max(ratio / pace.link);
             Some((*coder, time, ratio))
         });
         let least = |a: &(Coder, f64, f64), b: &(Coder, f64, f64)| {
             a.1.total_cmp(&b.1).then(a.2.total_cmp(&b.2))
         };
         let (coder, time, _) = coded.min_by(least)?;
-        let margin = if pace.link > pace.sent { MARGIN_WITHOUT_LIMIT } else { MARGIN };
+        let margin = if pace.link > pace.sent / pace.slowed { MARGIN_WITHOUT_LIMIT } else { MARGIN };
         (time < raw(pace) * margin).then_some((coder, time))
     }
 
@@ -172,12 +180,14 @@ impl Choice {
     pub fn tried(&mut self, class: PageClass, coder: Coder, tried: Tried) {
         let Some(index) = index(class) else { return };
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let bytes = (tried.pages.max(1) as u64 * PAGE_SIZE_BYTES) as f64;
+        let (pages, bytes) =
+            (tried.pages as f64, (tried.pages.max(1) as u64 * PAGE_SIZE_BYTES) as f64);
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let ratio = tried.code_bytes as f64 / bytes;
         let newest = Measure { seconds: tried.took.as_secs_f64() / bytes, ratio };
         let measure = &mut self.measures[index][coder as usize];
-        let mix = |old: f64, new: f64| old + (new - old) * NEWEST;
+        let weight = 1.0 - (-pages / MEASURED_PAGES).exp();
+        let mix = |old: f64, new: f64| old + (new - old) * weight;
         *measure = Some(measure.map_or(newest, |old| Measure {
             seconds: mix(old.seconds, newest.seconds),
             ratio: mix(old.ratio, newest.ratio),

@@ -8,22 +8,32 @@ use super::{
 /// The encoders of one connection.
 #[derive(Debug, Default)]
 pub struct Encoders {
+    sparse: Sparse,
+    words: Words,
     lz4: Option<Lz4>,
     fast: Option<Zstd>,
     strong: Option<Zstd>,
 }
 
 impl Encoders {
+    /// Makes a coder's tables, if it has none: its first code then takes no longer than the others.
+    pub fn prepare(&mut self, coder: Coder) {
+        let _ = self.encoder(coder);
+    }
+
     /// As [`Encode::encode`], by this coder.
     pub fn encode(&mut self, coder: Coder, pages: &[PageBytes], into: &mut [u8]) -> usize {
-        let encoder: &mut dyn Encode = match coder {
-            Coder::Sparse => &mut Sparse,
-            Coder::Words => &mut Words,
+        self.encoder(coder).encode(pages, into)
+    }
+
+    fn encoder(&mut self, coder: Coder) -> &mut dyn Encode {
+        match coder {
+            Coder::Sparse => &mut self.sparse,
+            Coder::Words => &mut self.words,
             Coder::Lz4 => self.lz4.get_or_insert_default(),
             Coder::ZstdFast => self.fast.get_or_insert_with(|| Zstd::new(Strength::Fast)),
             Coder::ZstdStrong => self.strong.get_or_insert_with(|| Zstd::new(Strength::Strong)),
-        };
-        encoder.encode(pages, into)
+        }
     }
 }
 

@@ -194,15 +194,32 @@ fn knowing(class: PageClass, measures: &[(Coder, f64, f64)]) -> Choice {
 const TEXT: [(Coder, f64, f64); 3] =
     [(Coder::Lz4, 600e6, 0.5), (Coder::ZstdFast, 300e6, 0.35), (Coder::ZstdStrong, 60e6, 0.3)];
 
+/// A link that takes so many bytes a second, on an idle host.
+fn pace(link: f64) -> Pace {
+    Pace { sent: 2e9, slowed: 1.0, link }
+}
+
 #[test]
 fn the_slower_the_link_the_stronger_the_coder() {
     let mut choice = knowing(PageClass::Bytes, &TEXT);
-    let mut at = |link: f64| choice.next(PageClass::Bytes, RUN, Pace { sent: 2e9, link }).0;
+    let mut at = |link: f64| choice.next(PageClass::Bytes, RUN, pace(link)).0;
     assert_eq!(at(12e6), Some(Coder::ZstdStrong));
     assert_eq!(at(60e6), Some(Coder::ZstdFast));
     assert_eq!(at(250e6), Some(Coder::Lz4));
     assert_eq!(at(1e9), None, "coding at 600 MB/s would slow it down");
     assert_eq!(at(f64::INFINITY), None);
+}
+
+#[test]
+fn a_coder_that_has_to_wait_for_a_processor_is_a_slower_one() {
+    let mut choice = knowing(PageClass::Bytes, &TEXT);
+    let mut at = |slowed| choice.next(PageClass::Bytes, RUN, Pace { slowed, ..pace(60e6) }).0;
+    assert_eq!(at(1.0), Some(Coder::ZstdFast));
+    // 7 ns a byte, where LZ4 takes the link 8.3; then 21 and 12.
+    assert_eq!(at(2.0), Some(Coder::ZstdFast));
+    assert_eq!(at(6.0), Some(Coder::Lz4));
+    // What is coded goes out more slowly than what is not.
+    assert_eq!(at(40.0), None);
 }
 
 #[test]
@@ -213,7 +230,7 @@ fn where_no_link_is_the_limit_coding_must_spare_more() {
             let took = Duration::from_secs(1);
             choice.tried(PageClass::Bytes, coder, Tried { pages: 1, code_bytes: 4096, took });
         }
-        choice.next(PageClass::Bytes, RUN, Pace { sent: 2e9, link }).0
+        choice.next(PageClass::Bytes, RUN, pace(link)).0
     };
     // 0.45 of 0.5 ns, and of 0.53.
     assert_eq!(at(0.4, f64::INFINITY), None);
@@ -225,28 +242,28 @@ fn where_no_link_is_the_limit_coding_must_spare_more() {
 #[test]
 fn what_is_not_known_is_tried_on_few_pages_and_then_seldom() {
     let mut choice = Choice::default();
-    let pace = Pace { sent: 2e9, link: f64::INFINITY };
-    assert!(choice.may_code(pace));
+    let unlimited = pace(f64::INFINITY);
+    assert!(choice.may_code(unlimited));
     let mut tried = Vec::new();
     let took = Duration::from_micros(100);
     for _ in 0..3 {
-        let (coder, pages) = choice.next(PageClass::Bytes, 256, pace);
+        let (coder, pages) = choice.next(PageClass::Bytes, 256, unlimited);
         let coder = coder.expect("something to try");
         assert_eq!(pages, 16);
         tried.push(coder);
         choice.tried(PageClass::Bytes, coder, Tried { pages, code_bytes: 40_000, took });
     }
     assert_eq!(tried, PageClass::Bytes.coders());
-    assert_eq!(choice.next(PageClass::Bytes, 256, pace), (None, 256));
-    // 0.3 ms of tries are a fiftieth of 15 ms, and 48 pages of 2400.
+    assert_eq!(choice.next(PageClass::Bytes, 256, unlimited), (None, 256));
+    // 0.3 ms of tries are a fiftieth of 15 ms, and 48 pages a sixteenth of 768.
     for _ in 0..9 {
         choice.spent(Duration::from_millis(1));
-        assert_eq!(choice.next(PageClass::Bytes, 256, pace), (None, 256));
+        assert_eq!(choice.next(PageClass::Bytes, 256, unlimited), (None, 256));
     }
     choice.spent(Duration::from_millis(5));
-    assert_eq!(choice.next(PageClass::Bytes, 256, pace).0, None);
+    assert_eq!(choice.next(PageClass::Bytes, 256, unlimited).0, None);
     choice.spent(Duration::from_millis(2));
-    assert_eq!(choice.next(PageClass::Bytes, 256, pace).1, 16, "time for another try");
+    assert_eq!(choice.next(PageClass::Bytes, 256, unlimited).1, 16, "time for another try");
 }
 
 #[test]
@@ -259,20 +276,44 @@ fn pages_need_not_be_looked_at_where_no_coding_pays() {
         }
     }
     // Coding at 524 MB/s.
-    assert!(!choice.may_code(Pace { sent: 2e9, link: 1e9 }));
-    assert!(choice.may_code(Pace { sent: 2e9, link: 100e6 }));
-    assert_eq!(choice.next(PageClass::Zero, 5, Pace { sent: 2e9, link: 1e6 }), (None, 5));
+    assert!(!choice.may_code(pace(1e9)));
+    assert!(choice.may_code(pace(100e6)));
+    assert_eq!(choice.next(PageClass::Zero, 5, pace(1e6)), (None, 5));
+}
+
+#[test]
+fn a_coder_that_did_nothing_for_the_first_pages_is_found_when_others_come() {
+    let mut choice = Choice::default();
+    let slow = pace(30e6);
+    let mut coded_from = None;
+    for number in 0..200 {
+        let (coder, pages) = choice.next(PageClass::Bytes, RUN, slow);
+        let is_try = pages < RUN;
+        if let Some(coder) = coder {
+            // What is compressed already, then text.
+            let code_bytes = pages * PAGE_SIZE / if number < 5 { 1 } else { 3 };
+            let took = Duration::from_micros(pages as u64 * 10);
+            choice.tried(PageClass::Bytes, coder, Tried { pages, code_bytes, took });
+            if !is_try {
+                coded_from.get_or_insert(number);
+            }
+        }
+        // A MiB takes this link 33 ms.
+        choice.spent(Duration::from_millis(8));
+    }
+    // Some 700 pages later.
+    assert!(coded_from.is_some_and(|number| number < 30), "{coded_from:?}");
 }
 
 #[test]
 fn nobody_waits_for_classes_that_a_guest_does_not_have() {
     let mut choice = knowing(PageClass::Bytes, &TEXT);
-    let pace = Pace { sent: 2e9, link: f64::INFINITY };
-    assert!(choice.may_code(pace), "others may come");
+    let unlimited = pace(f64::INFINITY);
+    assert!(choice.may_code(unlimited), "others may come");
     for _ in 0..4096 / RUN {
-        assert_eq!(choice.next(PageClass::Bytes, RUN, pace).0, None);
+        assert_eq!(choice.next(PageClass::Bytes, RUN, unlimited).0, None);
     }
-    assert!(!choice.may_code(pace));
-    choice.next(PageClass::Sparse, 1, pace);
-    assert!(choice.may_code(pace), "one has come");
+    assert!(!choice.may_code(unlimited));
+    choice.next(PageClass::Sparse, 1, unlimited);
+    assert!(choice.may_code(unlimited), "one has come");
 }

@@ -49,6 +49,9 @@ impl Zstd {
     pub fn new(strength: Strength) -> Self {
         let mut encoder = Encoder::new(strength.level()).expect("a level of the library");
         encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG)).expect("a window of the library");
+        // The library makes its tables when it is first given something, if only nothing.
+        let (mut nothing, mut none) = (InBuffer::around(&[]), OutBuffer::around(&mut [][..]));
+        encoder.run(&mut nothing, &mut none).expect("nothing can be coded");
         Self { encoder }
     }
 }
