@@ -2,7 +2,7 @@
 //!
 //! Guests that write little, so that nearly all bytes are those of the first pass: of pages of one kind,
 //! of the libraries and programs of a real system in the page cache, some that come back to where they were
-//! kept, and one that comes to where another of its kind is. QEMU has no moves of the last kinds; its figures
+//! kept, and some that come to where others of their kind are. QEMU has no moves of the last kinds; its figures
 //! there are those of a guest that goes away.
 
 use std::fs::{self, File};
@@ -36,6 +36,8 @@ const MIXES: [(&str, &str); 5] = [
 ];
 /// Percents of its memory that a guest rewrites before it comes back.
 const CHANGED: [u64; 3] = [5, 20, 50];
+/// How many siblings are there already.
+const SIBLINGS: [u16; 2] = [1, 3];
 /// Of which the guests are that find pages known.
 const MIXED: &str = "zero:20,text:30,random:20,dup:10,heap:20";
 
@@ -80,10 +82,12 @@ pub(crate) fn scenarios(disk: &Path) -> Result<Vec<Scenario>> {
         let scenario = Scenario::new(&name, MEMORY, workload);
         scenarios.push(Scenario { journey: Journey::Back, ..scenario });
     }
-    let workload = guest(FILL, MIXED)?.own(Share::QUARTER, Seed(1));
-    let name = format!("{FILL} mixed, after a sibling with a quarter of its own");
-    let sibling = Scenario::new(&name, MEMORY, workload);
-    scenarios.push(Scenario { journey: Journey::AfterSibling, ..sibling });
+    for siblings in SIBLINGS {
+        let workload = guest(FILL, MIXED)?.own(Share::QUARTER, Seed(1));
+        let name = format!("{FILL} mixed, after {siblings} siblings with a quarter of their own");
+        let sibling = Scenario::new(&name, MEMORY, workload);
+        scenarios.push(Scenario { journey: Journey::AfterSiblings(siblings), ..sibling });
+    }
     Ok(scenarios)
 }
 
@@ -148,7 +152,7 @@ mod tests {
         let all = scenarios(Path::new("/disk")).unwrap();
         let lines: Vec<String> =
             all.iter().map(|one| one.workload.command_line().unwrap()).collect();
-        assert_eq!(lines.len(), MIXES.len() + 1 + CHANGED.len() + 1);
+        assert_eq!(lines.len(), MIXES.len() + 1 + CHANGED.len() + SIBLINGS.len());
         assert!(lines[2].contains("heap:100"), "{lines:?}");
         assert!(lines[5].contains("sterna.disk=cache"), "{lines:?}");
     }

@@ -55,6 +55,9 @@ pub(crate) struct BenchArgs {
     /// differ in bytes, else sterna and qemu-pre-copy
     #[arg(long = "method", value_enum)]
     methods: Vec<Method>,
+    /// Only scenarios whose name contains this; may be repeated
+    #[arg(long = "only", value_name = "TEXT")]
+    only: Vec<String>,
     /// Seconds after which a move that has not ended is given up
     #[arg(long, default_value_t = 60)]
     give_up_after: u64,
@@ -145,7 +148,10 @@ impl BenchArgs {
             let rate = link_rate(link)?;
             let link =
                 if rate == LinkRate::Unshaped { link.into() } else { format!("{link} Mbit/s") };
-            let scenarios = self.scenarios(rate)?.into_iter();
+            let asked = |scenario: &Scenario| {
+                self.only.is_empty() || self.only.iter().any(|text| scenario.name.contains(text))
+            };
+            let scenarios = self.scenarios(rate)?.into_iter().filter(asked);
             cases.extend(scenarios.map(|scenario| Case { scenario, rate, link: link.clone() }));
         }
         Ok(cases)

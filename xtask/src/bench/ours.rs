@@ -22,7 +22,8 @@ const GUEST: &str = "bench";
 const SIBLING: &str = "sibling";
 /// In how many pages siblings differ.
 const OWN: Share = Share::QUARTER;
-const SIBLINGS_SEED: Seed = Seed(2);
+/// The seed of what the first sibling has of its own.
+const SIBLINGS_SEED: u64 = 2;
 /// How fast a guest rewrites its working set while it is away: as fast as an emulated one may.
 const REWRITING: Rate = Rate(32 << 20);
 
@@ -40,7 +41,7 @@ pub(crate) struct Asked<'a> {
 pub(crate) fn run(scenario: &Scenario, rate: LinkRate, asked: Asked<'_>) -> Result<Run> {
     let folder = tempfile::tempdir()?;
     let options: &[&str] = match scenario.journey {
-        Journey::Away | Journey::AfterSibling => &[],
+        Journey::Away | Journey::AfterSiblings(_) => &[],
         Journey::Back => &["--keep-images", "8GB"],
     };
     let program = (asked.program, folder.path());
@@ -51,17 +52,20 @@ pub(crate) fn run(scenario: &Scenario, rate: LinkRate, asked: Asked<'_>) -> Resu
     if let Some(path) = &scenario.disk {
         plan.more["disks"] = json!([{ "path": path }]);
     }
-    if scenario.journey == Journey::AfterSibling {
-        let workload = plan.workload.clone().own(OWN, SIBLINGS_SEED);
-        let more = json!({ "group": "bench", "networks": null });
-        let sibling = GuestPlan { name: SIBLING.into(), workload, more, ..plan.clone() };
-        sibling_goes(&lab, &sibling, asked.words)?;
+    if let Journey::AfterSiblings(siblings) = scenario.journey {
+        for number in 0..siblings {
+            let seed = Seed(SIBLINGS_SEED + u64::from(number));
+            let workload = plan.workload.clone().own(OWN, seed);
+            let more = json!({ "group": "bench", "networks": null });
+            let name = format!("{SIBLING}-{number}");
+            sibling_goes(&lab, &GuestPlan { name, workload, more, ..plan.clone() }, asked.words)?;
+        }
     }
     lab.start_guest(Host::A, &plan)?;
     let console = ConsoleLog::new();
     lab.follow_console(Host::A, GUEST, &console)?;
     let (from, to) = match scenario.journey {
-        Journey::Away | Journey::AfterSibling => (Host::A, Host::B),
+        Journey::Away | Journey::AfterSiblings(_) => (Host::A, Host::B),
         Journey::Back => {
             go_away(&lab, scenario, &console, asked.words)?;
             (Host::B, Host::A)
@@ -97,9 +101,9 @@ pub(crate) fn run(scenario: &Scenario, rate: LinkRate, asked: Asked<'_>) -> Resu
 fn sibling_goes(lab: &Lab, sibling: &GuestPlan, words: &[&str]) -> Result<()> {
     lab.start_guest(Host::A, sibling)?;
     let console = ConsoleLog::new();
-    lab.follow_console(Host::A, SIBLING, &console)?;
+    lab.follow_console(Host::A, &sibling.name, &console)?;
     console.wait_for(0, BOOT_LIMIT, |line| matches!(line, Line::Ready { .. }))?;
-    let migrated = lab.migrate(Host::A, Host::B, SIBLING, words)?;
+    let migrated = lab.migrate(Host::A, Host::B, &sibling.name, words)?;
     ensure!(migrated.receipt()?.ending == Ending::Moved, "the sibling was not moved");
     Ok(())
 }

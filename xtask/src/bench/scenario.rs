@@ -28,8 +28,9 @@ pub(crate) enum Journey {
     Away,
     /// The second, back to where its RAM was kept, after it has rewritten its working set once.
     Back,
-    /// The first, to where a guest of its group has moved before that differs in a quarter of its pages.
-    AfterSibling,
+    /// The first, to where so many guests of its group have moved before, each of which differs from all others in a
+    /// quarter of its pages.
+    AfterSiblings(u16),
 }
 
 /// A scenario given on the command line, for `--suite custom`; its sizes also for `--suite pool`.
