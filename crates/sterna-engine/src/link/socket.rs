@@ -81,6 +81,11 @@ impl Metered {
         held_up_by_receiver(&self.tcp).unwrap_or_default()
     }
 
+    /// What all sockets of the move have sent.
+    pub(crate) fn sent_by_all(&self) -> u64 {
+        self.meter.sent()
+    }
+
     pub(crate) fn set_read_limit(&self, limit: Duration) -> io::Result<()> {
         self.tcp.set_read_timeout(Some(limit))
     }

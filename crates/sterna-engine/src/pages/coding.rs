@@ -33,6 +33,7 @@ pub(super) struct Coding {
 #[derive(Debug)]
 struct Waits {
     connection: Option<Metered>,
+    streams: u16,
     /// What was last told.
     before: Others,
 }
@@ -41,25 +42,33 @@ impl Waits {
     /// What has come since the last time.
     fn newly(&mut self) -> Others {
         let receiver = self.connection.as_ref().map(Metered::held_up_by_receiver);
-        let receiver = receiver.unwrap_or_default();
-        let now = Others { ran: processor_time(), processor: time_queued(), receiver };
+        let sent = self.connection.as_ref().map(Metered::sent_by_all);
+        let now = Others {
+            processor: time_queued(),
+            receiver: receiver.unwrap_or_default(),
+            each_sent: sent.map(|sent| sent / u64::from(self.streams.max(1))),
+        };
         let before = std::mem::replace(&mut self.before, now);
         Others {
-            ran: now.ran.saturating_sub(before.ran),
             processor: now.processor.saturating_sub(before.processor),
             receiver: now.receiver.saturating_sub(before.receiver),
+            each_sent: now.each_sent.map(|now| now - before.each_sent.unwrap_or_default()),
         }
     }
 }
 
 impl Coding {
-    /// Of a stream on this connection.
-    pub(super) fn new(did: Arc<Mutex<Coded>>, connection: Option<Metered>) -> Self {
+    /// Of one of so many streams, on this connection.
+    pub(super) fn new(
+        did: Arc<Mutex<Coded>>,
+        connection: Option<Metered>,
+        streams: u16,
+    ) -> Self {
         Self {
             choice: Choice::default(),
             encoders: Encoders::default(),
             gauge: Gauge::new(Instant::now()),
-            waits: Waits { connection, before: Others::default() },
+            waits: Waits { connection, streams, before: Others::default() },
             code: vec![0; code_bytes_max(usize_of(CHUNK_PAGES))],
             costs: Costs::default(),
             did,
@@ -100,10 +109,12 @@ impl Coding {
     /// Codes pages; [`Coding::code`] is the code, which has so many bytes.
     pub(super) fn encode(&mut self, class: PageClass, coder: Coder, pages: &[PageBytes]) -> usize {
         self.encoders.prepare(coder);
-        let began = processor_time();
+        let (began, processor) = (Instant::now(), processor_time());
         let code_bytes = self.encoders.encode(coder, pages, &mut self.code);
-        let took = processor_time().saturating_sub(began);
-        self.costs.coded(took.mul_f64(self.gauge.pace().slowed));
+        let took = processor_time().saturating_sub(processor);
+        let elapsed = began.elapsed();
+        self.gauge.coded(pages.len(), Took { elapsed, processor: took });
+        self.costs.coded(elapsed);
         self.choice.tried(class, coder, Tried { pages: pages.len(), code_bytes, took });
         let did =
             CodedPages { pages: PageCount(pages.len() as u64), bytes: code_bytes as u64, took };
@@ -148,7 +159,7 @@ fn time_queued() -> Duration {
 }
 
 /// Processor time of this thread.
-fn processor_time() -> Duration {
+pub(super) fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())

@@ -14,7 +14,8 @@ const CONTENT_PAGES: u64 = 1 << 14;
 /// it did, and for so much less after any other.
 const BACKOFF: f64 = 1.5;
 const RECOVERY: f64 = 0.98;
-const BACKOFF_MAX: f64 = 64.0;
+/// More than that it never is: what takes the receiver long is mostly what comes beside these pages.
+const BACKOFF_MAX: f64 = 2.25;
 
 /// So many pages of disks are read at most before anybody knows whether that pays.
 const READ_BLINDLY_MAX: u64 = 1024;

@@ -26,15 +26,15 @@ const NEWEST: f64 = 0.1;
 /// Writes of fewer bytes are mostly overhead.
 const TELLING_BYTES: usize = 16 << 10;
 
+/// Of so many coded pages what they took is forgotten by two thirds.
+const SLOWED_PAGES: f64 = 512.0;
+
 /// What a thread encrypts and sends in a second, until that was measured.
 const SENT_AT_FIRST: f64 = 1e9;
 
 /// What the link takes of one of two streams, until it was judged: 1 Gbit/s. Where it takes more, an interval is spent
 /// on coding for nothing; where it takes less, that many bytes are spared.
 const LINK_AT_FIRST: f64 = 62.5e6;
-
-/// What the newest interval counts for in how much a thread is slowed down.
-const NEWEST_SLOWED: f64 = 0.5;
 
 /// Measures one stream.
 #[derive(Debug)]
@@ -47,6 +47,28 @@ pub(super) struct Gauge {
     full: bool,
     /// What is known of the link.
     known: Known,
+    slowed: Slowed,
+}
+
+/// How many times as long as its processor time the thread takes, by what coding took of both: a thread that only
+/// writes waits for a processor each time it wakes, and that says nothing of one that computes.
+#[derive(Debug, Default)]
+struct Slowed {
+    elapsed: f64,
+    processor: f64,
+}
+
+impl Slowed {
+    fn coded(&mut self, pages: usize, took: Took) {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let kept = (-(pages as f64) / SLOWED_PAGES).exp();
+        self.elapsed = self.elapsed * kept + took.elapsed.as_secs_f64();
+        self.processor = self.processor * kept + took.processor.as_secs_f64();
+    }
+
+    fn times(&self) -> f64 {
+        if self.processor > 0.0 { (self.elapsed / self.processor).max(1.0) } else { 1.0 }
+    }
 }
 
 /// What is known of a link.
@@ -60,15 +82,16 @@ enum Known {
     Judged,
 }
 
-/// What of the time was spent otherwise than waiting for the link.
+/// What of the time was spent waiting for others than the link.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Others {
-    /// On a processor.
-    pub(super) ran: Duration,
-    /// Waiting for a processor.
+    /// For a processor.
     pub(super) processor: Duration,
-    /// Waiting for the receiver to take what it has.
+    /// For the receiver to take what it has.
     pub(super) receiver: Duration,
+    /// Meanwhile all streams together have sent so many times as many bytes as there are streams; `None` where nobody
+    /// counts them.
+    pub(super) each_sent: Option<u64>,
 }
 
 /// What an interval has told.
@@ -93,11 +116,16 @@ impl Gauge {
     pub(super) fn new(now: Instant) -> Self {
         let pace = Pace { sent: SENT_AT_FIRST, slowed: 1.0, link: LINK_AT_FIRST };
         let known = Known::Nothing;
-        Self { pace, since: now, bytes: 0, waited: Duration::ZERO, full: false, known }
+        Self { pace, since: now, bytes: 0, waited: Duration::ZERO, full: false, known, slowed: Slowed::default() }
     }
 
     pub(super) fn pace(&self) -> Pace {
-        self.pace
+        Pace { slowed: self.slowed.times(), ..self.pace }
+    }
+
+    /// Takes note of what coding some pages took.
+    pub(super) fn coded(&mut self, pages: usize, took: Took) {
+        self.slowed.coded(pages, took);
     }
 
     /// Whether the link holds the stream up, but nobody knows yet at what pace.
@@ -136,9 +164,11 @@ impl Gauge {
         if elapsed < INTERVAL {
             return None;
         }
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let rate = self.bytes as f64 / elapsed.as_secs_f64();
         let others = others();
+        // One stream has what another leaves while it codes; that does not make the link wider.
+        let bytes = others.each_sent.unwrap_or(self.bytes);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let rate = bytes as f64 / elapsed.as_secs_f64();
         let waited = self.waited.saturating_sub(others.processor);
         // The kernel also counts while the stream has something else to do.
         let by_receiver = others.receiver.min(waited);
@@ -157,10 +187,6 @@ impl Gauge {
             (false, _, Known::Wide | Known::Judged) => {
                 self.pace.link = (self.pace.link * GROWTH).max(rate);
             }
-        }
-        if !others.ran.is_zero() {
-            let newest = (others.ran + others.processor).as_secs_f64() / others.ran.as_secs_f64();
-            self.pace.slowed += (newest - self.pace.slowed) * NEWEST_SLOWED;
         }
         self.full = full;
         self.restart(now);
@@ -216,8 +242,7 @@ mod tests {
         let mut wrote = |processor, receiver| {
             now += MS * 60;
             let took = Took { elapsed: MS * 60, processor: MS * 10 };
-            let judged =
-                gauge.wrote(1 << 20, took, now, || Others { ran: MS * 10, processor, receiver });
+            let judged = gauge.wrote(1 << 20, took, now, || Others { processor, receiver, each_sent: None });
             (judged.unwrap().receiver, gauge.pace().link.is_finite())
         };
         let none = Duration::ZERO;
@@ -227,6 +252,20 @@ mod tests {
         }
         assert_eq!(wrote(MS * 20, none), (false, false), "full");
         assert_eq!(wrote(MS * 20, MS * 10), (false, true));
+    }
+
+    #[test]
+    fn what_a_stream_has_while_others_do_not_send_is_not_all_its_own() {
+        let mut now = Instant::now();
+        let mut gauge = Gauge::new(now);
+        for _ in 0..3 {
+            now += MS * 60;
+            let took = Took { elapsed: MS * 60, processor: MS };
+            let others = || Others { each_sent: Some(500_000), ..Others::default() };
+            let _ = gauge.wrote(1_000_000, took, now, others);
+        }
+        let link = gauge.pace().link;
+        assert!((8.3e6..8.4e6).contains(&link), "{link}");
     }
 
     #[test]
@@ -255,17 +294,17 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_slowed_down_by_what_it_waits_for_a_processor() {
-        let mut now = Instant::now();
-        let mut gauge = Gauge::new(now);
-        for _ in 0..20 {
-            now += MS * 60;
-            let took = Took { elapsed: MS * 60, processor: MS * 20 };
-            let others = || Others { ran: MS * 20, processor: MS * 40, receiver: MS * 0 };
-            let _ = gauge.wrote(1 << 20, took, now, others);
-        }
-        let slowed = gauge.pace().slowed;
+    fn a_thread_is_slowed_down_by_what_coding_waits_for_a_processor() {
+        let mut gauge = Gauge::new(Instant::now());
+        assert!((gauge.pace().slowed - 1.0).abs() < 1e-9);
+        let mut coded = |elapsed, processor| {
+            (0..50).for_each(|_| gauge.coded(64, Took { elapsed, processor }));
+            gauge.pace().slowed
+        };
+        let slowed = coded(MS * 3, MS);
         assert!((2.9..3.1).contains(&slowed), "{slowed}");
+        let slowed = coded(MS, MS);
+        assert!((1.0..1.1).contains(&slowed), "{slowed}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! for a page with its content, it is worth it where the hash takes less than *h T*. What *h* is shows only where
 //! pages are hashed, so it is taken for a twentieth at least: a guest's kernel alone has as many.
 
+use super::coding::processor_time;
 use super::cost::PageCost;
 use super::{Deltas, usize_of};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -286,12 +287,14 @@ impl Likeness {
 
     /// Of the pages that are not zero.
     fn hashes(&mut self, pages: &[PageBytes]) -> Vec<Option<ContentHash>> {
-        let began = Instant::now();
+        // Of the processor: what a destination takes for it does not depend on how busy this host is.
+        let began = processor_time();
         let hash = |page| (!is_zero(page)).then(|| self.alike.hasher.hash(page));
         let hashes: Vec<_> = pages.iter().map(hash).collect();
         let hashed = hashes.iter().flatten().count();
         if let Ok(hashed @ 1..) = u32::try_from(hashed) {
-            let newest = (began.elapsed() / hashed).as_secs_f64();
+            let took = processor_time().saturating_sub(began);
+            let newest = (took / hashed).as_secs_f64();
             self.hash += (newest - self.hash) * NEWEST;
         }
         hashes

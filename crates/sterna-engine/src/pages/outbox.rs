@@ -9,9 +9,9 @@ use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 use sterna_page::PageCount;
 
-/// As much is handed over at once: what the kernel takes in one call, and few enough bytes that the link is not
-/// idle while they come together.
-const BYTES: usize = 64 << 10;
+/// As much is handed over at once: a record of TLS, and few enough bytes that neither the link nor the receiver is idle
+/// while they come together.
+const BYTES: usize = 16 << 10;
 
 /// A payload of so many bytes is not copied, but handed over from where it is.
 const LARGE: usize = 16 << 10;

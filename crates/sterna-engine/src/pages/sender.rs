@@ -67,7 +67,7 @@ impl PageSender {
     ) -> Self {
         let coded = manner.coded.clone();
         Self {
-            coding: coded.map(|did| Coding::new(did, link.socket.try_clone().ok())),
+            coding: coded.map(|did| Coding::new(did, link.socket.try_clone().ok(), streams)),
             outbox: Outbox::new(link, &manner.pacer),
             memory: Arc::clone(memory),
             stream,
