@@ -304,8 +304,7 @@ impl Model {
             return self.same(fill, first, count, theirs);
         }
         let is_code = coder(header).is_some();
-        let pages: Vec<u64> =
-            (0..count).filter(|page| !is_code || is_coded(fill, *page)).collect();
+        let pages: Vec<u64> = (0..count).filter(|page| !is_code || is_coded(fill, *page)).collect();
         if pages.is_empty() {
             return refused;
         }

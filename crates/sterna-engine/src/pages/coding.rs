@@ -59,11 +59,7 @@ impl Waits {
 
 impl Coding {
     /// Of one of so many streams, on this connection.
-    pub(super) fn new(
-        did: Arc<Mutex<Coded>>,
-        connection: Option<Metered>,
-        streams: u16,
-    ) -> Self {
+    pub(super) fn new(did: Arc<Mutex<Coded>>, connection: Option<Metered>, streams: u16) -> Self {
         Self {
             choice: Choice::default(),
             encoders: Encoders::default(),

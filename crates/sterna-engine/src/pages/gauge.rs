@@ -116,7 +116,15 @@ impl Gauge {
     pub(super) fn new(now: Instant) -> Self {
         let pace = Pace { sent: SENT_AT_FIRST, slowed: 1.0, link: LINK_AT_FIRST };
         let known = Known::Nothing;
-        Self { pace, since: now, bytes: 0, waited: Duration::ZERO, full: false, known, slowed: Slowed::default() }
+        Self {
+            pace,
+            since: now,
+            bytes: 0,
+            waited: Duration::ZERO,
+            full: false,
+            known,
+            slowed: Slowed::default(),
+        }
     }
 
     pub(super) fn pace(&self) -> Pace {
@@ -242,7 +250,8 @@ mod tests {
         let mut wrote = |processor, receiver| {
             now += MS * 60;
             let took = Took { elapsed: MS * 60, processor: MS * 10 };
-            let judged = gauge.wrote(1 << 20, took, now, || Others { processor, receiver, each_sent: None });
+            let judged =
+                gauge.wrote(1 << 20, took, now, || Others { processor, receiver, each_sent: None });
             (judged.unwrap().receiver, gauge.pace().link.is_finite())
         };
         let none = Duration::ZERO;
@@ -287,7 +296,10 @@ mod tests {
         let mut gauge = Gauge::new(begin);
         assert!((gauge.pace().link - LINK_AT_FIRST).abs() < 1.0);
         after(&mut gauge, begin, 60, MS / 2);
-        assert!((gauge.pace().link - LINK_AT_FIRST).abs() < 1.0, "it is judged when buffers are full");
+        assert!(
+            (gauge.pace().link - LINK_AT_FIRST).abs() < 1.0,
+            "it is judged when buffers are full"
+        );
         let mut gauge = Gauge::new(begin);
         after(&mut gauge, begin, 60, Duration::ZERO);
         assert!(gauge.pace().link.is_infinite());

@@ -8,7 +8,7 @@ use super::coding::processor_time;
 use super::cost::PageCost;
 use super::{Deltas, usize_of};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use sterna_page::coding::PageBytes;
 use sterna_page::delta::{LineHasher, Lines};
 use sterna_page::known::{DiskBlock, DiskBlocks, Summary};

@@ -172,7 +172,8 @@ impl Choice {
             a.1.total_cmp(&b.1).then(a.2.total_cmp(&b.2))
         };
         let (coder, time, _) = coded.min_by(least)?;
-        let margin = if pace.link > pace.sent / pace.slowed { MARGIN_WITHOUT_LIMIT } else { MARGIN };
+        let margin =
+            if pace.link > pace.sent / pace.slowed { MARGIN_WITHOUT_LIMIT } else { MARGIN };
         (time < raw(pace) * margin).then_some((coder, time))
     }
 
