@@ -3,6 +3,7 @@
 use crate::guests::Guests;
 use crate::hypervisor::Hypervisor;
 use crate::journal::{Journal, JournalError};
+use crate::metrics::Metrics;
 use crate::moves::Moves;
 use crate::settings::Settings;
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ pub(crate) struct Agent {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) guests: Arc<Guests>,
     pub(crate) moves: Moves,
+    pub(crate) metrics: Metrics,
     /// RAM of guests that have left, if this host keeps it.
     pub(crate) images: Option<Arc<ImageStore>>,
     /// Where the disks of guests that have come were read.
@@ -55,6 +57,7 @@ impl Agent {
             hypervisor,
             guests: Arc::default(),
             moves: Moves::default(),
+            metrics: Metrics::default(),
             images,
             disk_places: Mutex::default(),
             runtime,

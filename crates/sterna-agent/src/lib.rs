@@ -40,6 +40,7 @@ mod hypervisor;
 mod images;
 mod journal;
 mod known;
+mod metrics;
 mod moves;
 mod qemu;
 mod records;

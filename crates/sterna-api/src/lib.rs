@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   GET    /v1/host                        HostInfo
+//!   GET    /metrics                        text in the format OpenMetrics
 //!   GET    /v1/guests                      [GuestView]
 //!   POST   /v1/guests                      StartGuest     → 201 GuestView (200 if it runs already)
 //!   GET    /v1/guests/{name}               GuestView

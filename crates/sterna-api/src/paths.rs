@@ -2,6 +2,8 @@
 
 /// The host itself.
 pub const HOST: &str = "/v1/host";
+/// What the host has done and has, for Prometheus.
+pub const METRICS: &str = "/metrics";
 /// All guests.
 pub const GUESTS: &str = "/v1/guests";
 /// One guest, as a pattern.

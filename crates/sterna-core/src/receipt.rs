@@ -384,6 +384,17 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Pages of all rounds and of what followed the guest, by the way they travelled.
+    #[must_use]
+    pub fn pages(&self) -> PagesByCoding {
+        let rounds = self.rounds.iter().map(|round| round.pages);
+        let following = self.following.map(|following| following.pages);
+        rounds.chain(following).fold(PagesByCoding::default(), |mut all, pages| {
+            all += pages;
+            all
+        })
+    }
+
     /// The downtime that was accepted in the end: the limit, as far as it was widened.
     #[must_use]
     pub fn downtime_allowed(&self) -> Duration {

@@ -74,6 +74,7 @@ impl Task {
         };
         tracing::info!(guest = %self.guest.name, attempt = %receipt.attempt, role = "source",
             ending = ?receipt.ending, "move ended");
+        self.agent.metrics.left(&receipt);
         let place = place_after(&receipt);
         let moved = matches!(place, Place::Elsewhere { .. });
         if matches!(place, Place::Elsewhere { .. } | Place::Crashed { .. })
@@ -105,6 +106,7 @@ impl Task {
             Activity::Idle | Activity::Planning => None,
         };
         tracing::info!(guest = %self.guest.name, role = "destination", ?ending, "move ended");
+        self.agent.metrics.arrived(&ending);
         let (summary, next) = match ending {
             Ending::Active => {
                 self.agent.guests.arrived(&self.guest.name);

@@ -16,8 +16,11 @@ mod tls;
 pub(crate) use tls::TlsListener;
 
 use crate::agent::Agent;
+use crate::metrics;
 use answer::Refusal;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use std::io;
@@ -40,6 +43,7 @@ pub(crate) enum Origin {
 pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
     Router::new()
         .route(paths::HOST, get(host))
+        .route(paths::METRICS, get(measured))
         .route(paths::GUESTS, get(guests::list).post(guests::start))
         .route(paths::GUEST, get(guests::show).delete(guests::stop))
         .route(paths::CONSOLE, get(console::read).post(console::write))
@@ -68,6 +72,12 @@ async fn host(State(agent): State<Arc<Agent>>) -> Json<HostInfo> {
         guests: agent.guests.all().len(),
         findings: agent.hypervisor.findings(),
     })
+}
+
+async fn measured(State(agent): State<Arc<Agent>>) -> Result<impl IntoResponse, Refusal> {
+    let text = metrics::text(&agent).await;
+    let text = text.map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
 }
 
 /// Listens on a unix socket that only this user may use. A socket left by an agent that was killed

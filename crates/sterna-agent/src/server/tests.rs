@@ -132,6 +132,16 @@ async fn asking_twice_starts_one_guest() {
 }
 
 #[tokio::test]
+async fn guests_are_counted_by_what_they_do() {
+    let caller = Caller::new(Origin::Network);
+    caller.start(ID, "a").await;
+    let (status, body) = caller.send(Method::GET, paths::METRICS, String::new()).await;
+    let text = String::from_utf8(body).unwrap();
+    assert_eq!(status, StatusCode::OK, "{text}");
+    assert!(text.contains("sterna_guests{state=\"running\"} 1\n"), "{text}");
+}
+
+#[tokio::test]
 async fn a_stopped_guest_is_forgotten_and_its_name_is_free() {
     let caller = Caller::new(Origin::Local);
     caller.start(ID, "a").await;
