@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use sterna_api::Finding;
 use sterna_engine::identity::Identity;
@@ -86,6 +87,7 @@ impl FakeHypervisor {
             child: Mutex::new(child),
             state: Arc::new(Mutex::new(state)),
             console: PathBuf::from("/nowhere"),
+            on_record: AtomicBool::new(false),
         });
         self.guests.lock().unwrap().push(Arc::clone(&guest));
         guest
@@ -125,6 +127,16 @@ impl Hypervisor for FakeHypervisor {
         Ok(Prepared { process, destination })
     }
 
+    fn end_strays(&self, on_record: &[serde_json::Value]) -> Result<usize, VmmError> {
+        let guests = self.guests.lock().unwrap();
+        let is_stray = |guest: &&Arc<FakeGuest>| {
+            guest.lives() && !guest.is_on_record() && !on_record.contains(&guest.record())
+        };
+        let strays: Vec<_> = guests.iter().filter(is_stray).collect();
+        strays.iter().try_for_each(|stray| stray.end())?;
+        Ok(strays.len())
+    }
+
     fn reattach(
         &self,
         record: &serde_json::Value,
@@ -150,9 +162,15 @@ pub(crate) struct FakeGuest {
     child: Mutex<Child>,
     state: Arc<Mutex<FakeState>>,
     console: PathBuf,
+    on_record: AtomicBool,
 }
 
 impl FakeGuest {
+    /// Whether the agent has said that it is on record.
+    pub(crate) fn is_on_record(&self) -> bool {
+        self.on_record.load(Ordering::Relaxed)
+    }
+
     /// Whether its process lives.
     pub(crate) fn lives(&self) -> bool {
         self.child.lock().unwrap().try_wait().unwrap().is_none()
@@ -167,6 +185,11 @@ impl FakeGuest {
 impl GuestProcess for FakeGuest {
     fn record(&self) -> serde_json::Value {
         serde_json::json!({ "pid": self.pid })
+    }
+
+    fn on_record(&self) -> Result<(), VmmError> {
+        self.on_record.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn definition(&self) -> GuestDefinition {

@@ -26,6 +26,9 @@ pub(crate) trait GuestProcess: fmt::Debug + Send + Sync {
     /// Data by which [`Hypervisor::reattach`] finds the process again.
     fn record(&self) -> serde_json::Value;
 
+    /// That data is on record. Until then the process is one that [`Hypervisor::end_strays`] ends.
+    fn on_record(&self) -> Result<(), VmmError>;
+
     /// What the guest is made of, with all that was chosen when it first started.
     fn definition(&self) -> GuestDefinition;
 
@@ -62,6 +65,13 @@ pub(crate) trait GuestProcess: fmt::Debug + Send + Sync {
     /// It as one that has arrived and whose pages follow, served by an earlier agent. It is asked
     /// nothing: it may not answer before it gets a page.
     fn taken_over(&self) -> Box<dyn Destination>;
+}
+
+/// Says that a process is on record. If that cannot be noted, the next agent finds it in its journal all the same.
+pub(crate) fn on_record(process: &dyn GuestProcess) {
+    if let Err(error) = process.on_record() {
+        tracing::error!(pid = process.pid(), %error, "cannot note that it is on record");
+    }
 }
 
 /// A guest that waits for its state.
@@ -102,6 +112,10 @@ pub(crate) trait Hypervisor: Send + Sync {
         definition: &GuestDefinition,
         way: Option<NativeWay>,
     ) -> Result<Prepared, VmmError>;
+
+    /// Ends all processes that were started for this agent's guests and are not on record, as an agent was killed in
+    /// between; `on_record` are the data of those that are. Returns how many there were.
+    fn end_strays(&self, on_record: &[serde_json::Value]) -> Result<usize, VmmError>;
 
     /// Finds a process again; `None` if it has ended.
     fn reattach(

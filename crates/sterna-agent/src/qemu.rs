@@ -11,6 +11,7 @@ use sterna_sys::memory::GuestMemory;
 use sterna_vmm::qemu::probe::{self, Probe};
 use sterna_vmm::qemu::{
     Ending, QemuBinary, QemuDestination, QemuGuest, QemuRecord, QemuSource, QemuStatus, StartMode,
+    end_strays,
 };
 use sterna_vmm::{Accelerator, Destination, GuestDefinition, NativeWay, Source, VmmError};
 
@@ -129,14 +130,20 @@ impl Hypervisor for Qemu {
         Ok(Prepared { process, destination: Box::new(destination) })
     }
 
+    fn end_strays(&self, on_record: &[serde_json::Value]) -> Result<usize, VmmError> {
+        let records = on_record.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
+        let ended = end_strays(&self.guests, &records)?;
+        for pid in &ended {
+            tracing::warn!(pid, "ended a hypervisor that an agent had not put on record");
+        }
+        Ok(ended.len())
+    }
+
     fn reattach(
         &self,
         record: &serde_json::Value,
     ) -> Result<Option<Arc<dyn GuestProcess>>, VmmError> {
-        let record = QemuRecord::deserialize(record).map_err(|error| VmmError::Refused {
-            operation: "reading the record of a guest",
-            detail: error.to_string(),
-        })?;
+        let record = read_record(record)?;
         match QemuGuest::reattach(record) {
             Ok(guest) => Ok(Some(Arc::new(Process::new(guest)))),
             Err(VmmError::Gone { detail }) => {
@@ -146,6 +153,13 @@ impl Hypervisor for Qemu {
             Err(error) => Err(error),
         }
     }
+}
+
+fn read_record(record: &serde_json::Value) -> Result<QemuRecord, VmmError> {
+    QemuRecord::deserialize(record).map_err(|error| VmmError::Refused {
+        operation: "reading the record of a guest",
+        detail: error.to_string(),
+    })
 }
 
 /// A QEMU process.
@@ -164,6 +178,10 @@ impl Process {
 impl GuestProcess for Process {
     fn record(&self) -> serde_json::Value {
         serde_json::to_value(self.guest.record()).expect("a record is made of texts and numbers")
+    }
+
+    fn on_record(&self) -> Result<(), VmmError> {
+        self.guest.on_record()
     }
 
     fn definition(&self) -> GuestDefinition {

@@ -13,6 +13,8 @@
 //! | arriving | active | here |
 //! | arriving | lost | its process is ended |
 //!
+//! Before all else hypervisors are ended that an earlier agent had started, and was killed before they were on record.
+//!
 //! All of it is done before the first connection is accepted, but for what needs another host:
 //! that goes on beside everything else. Done twice, it does the same.
 
@@ -37,6 +39,11 @@ use sterna_vmm::VmmError;
 
 /// Brings guests and moves back. Blocks; must be called within the runtime.
 pub(crate) fn recover(agent: &Arc<Agent>) -> Result<(), JournalError> {
+    let guests = agent.journal.guests()?;
+    let on_record: Vec<_> = guests.iter().filter_map(|guest| guest.process.clone()).collect();
+    if let Err(error) = agent.hypervisor.end_strays(&on_record) {
+        tracing::error!(%error, "cannot end hypervisors that are not on record");
+    }
     let mut outgoing = agent.journal.outgoing()?;
     for record in &outgoing {
         // Ids were distinct when they were recorded.
@@ -44,7 +51,7 @@ pub(crate) fn recover(agent: &Arc<Agent>) -> Result<(), JournalError> {
     }
     recover_incoming_moves(agent)?;
     outgoing.retain(|record| record.receipt.is_none());
-    for record in agent.journal.guests()? {
+    for record in guests {
         let attempt = AttemptId { guest: record.id, epoch: record.epoch };
         let unfinished = outgoing.iter().find(|outgoing| outgoing.attempt == attempt).cloned();
         recover_guest(agent, record, unfinished)?;

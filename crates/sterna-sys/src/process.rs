@@ -6,11 +6,13 @@
 
 mod descriptors;
 mod mappings;
+mod search;
 mod spawn;
 
 pub use descriptors::{Descriptor, FileIdentity, descriptors, find_file};
 pub(crate) use mappings::is_shared;
 pub use mappings::{FileMapping, mappings_in, mappings_of};
+pub use search::with_argument;
 pub use spawn::spawn_detached;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

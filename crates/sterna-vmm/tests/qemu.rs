@@ -12,6 +12,8 @@ mod bare;
 mod missing;
 #[path = "qemu/native.rs"]
 mod native;
+#[path = "qemu/strays.rs"]
+mod strays;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

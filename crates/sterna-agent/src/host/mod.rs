@@ -15,7 +15,7 @@ mod tests;
 use crate::agent::{Agent, journal_error, vmm_error};
 use crate::guest::{Activity, Request, Task};
 use crate::guests::Claim;
-use crate::hypervisor::{GuestProcess, Prepared, Running};
+use crate::hypervisor::{GuestProcess, Prepared, Running, on_record};
 use crate::moves::Move;
 use crate::records::{GuestRecord, IncomingRecord, Place};
 use fit::Facts;
@@ -206,6 +206,7 @@ impl Host for AgentHost {
             discard(process.as_ref());
             return Err(vec![agent_reason(&journal_error(&error))]);
         }
+        on_record(process.as_ref());
         let direction = Direction::Incoming;
         let new = Move::new(incoming.id, &offer.name, attempt, direction, &incoming.peer);
         // The id was drawn just now, so no move has it.

@@ -109,3 +109,20 @@ async fn a_guest_of_another_host_is_no_guest_here() {
     assert!(fixture.agent.guests.all().is_empty());
     assert_eq!(fixture.place(), Some(Place::Elsewhere { host: "b".into() }));
 }
+
+#[tokio::test]
+async fn what_was_started_and_never_recorded_is_ended_and_nothing_else() {
+    let fixture = Fixture::new(Place::Here);
+    let on_record = fixture.fake.newest();
+    let definition = on_record.definition();
+    // Its agent was killed at once.
+    fixture.agent.hypervisor.prepare(&definition, None).unwrap();
+    let stray = fixture.fake.newest();
+    // Of an agent whose journal was lost since.
+    let of_another = fixture.agent.hypervisor.prepare(&definition, None).unwrap().process;
+    of_another.on_record().unwrap();
+    let fixture = fixture.recovered();
+    assert!(on_record.lives() && fixture.fake.newest().lives());
+    assert!(!stray.lives());
+    assert_eq!(fixture.place(), Some(Place::Here));
+}

@@ -6,7 +6,7 @@ use crate::agent::{Agent, blocking, vmm_error};
 use crate::guest::{Activity, Guest, Request, Task};
 use crate::guests::{Claim, Taken};
 use crate::host::fit;
-use crate::hypervisor::GuestProcess;
+use crate::hypervisor::{GuestProcess, on_record};
 use crate::records::{GuestRecord, Place};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -122,6 +122,7 @@ async fn launch(
         blocking(move || process.end().map_err(|error| vmm_error(&error))).await?;
         return Err(error);
     }
+    on_record(process.as_ref());
     tracing::info!(guest = %record.definition.name, id = %id, pid = process.pid(), "started");
     let guest = Task::start(&agent, record, Some(process), Activity::Idle);
     claim.fulfil(guest.clone(), 0);

@@ -2,7 +2,8 @@
 
 use crate::VmmError;
 use crate::tracking::system;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Makes the folder, for this user only. One that is left over from a dead guest is emptied.
+    /// Makes the folder, for this user only, and marks it. One that is left over from a dead guest is emptied.
     pub(super) fn create(path: PathBuf) -> Result<Self, VmmError> {
         let refused = |detail: String| VmmError::Refused { operation: "starting QEMU", detail };
         let text = path.as_os_str().as_bytes();
@@ -44,7 +45,28 @@ impl Folder {
             .mode(0o700)
             .create(&folder.0)
             .map_err(system("making the runtime folder"))?;
+        File::create(folder.mark()).map_err(system("marking the runtime folder"))?;
         Ok(folder)
+    }
+
+    /// Says that nobody has yet on record what is started here.
+    fn mark(&self) -> PathBuf {
+        self.0.join("not-on-record")
+    }
+
+    /// Whether what is started here was never on record.
+    pub(super) fn is_marked(&self) -> bool {
+        self.mark().exists()
+    }
+
+    /// What was started here is on record. Harmless if that was said before.
+    pub(super) fn unmark(&self) -> Result<(), VmmError> {
+        match std::fs::remove_file(self.mark()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(system("taking the mark from the runtime folder")(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -81,7 +103,7 @@ impl Folder {
     /// Removes the folder and all in it. Harmless when it is gone.
     pub(super) fn remove(&self) -> Result<(), VmmError> {
         match std::fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(system("removing the runtime folder")(error))
             }
             Ok(()) | Err(_) => Ok(()),
@@ -104,6 +126,10 @@ mod tests {
         std::fs::write(folder.log(), "old").unwrap();
         let again = Folder::create(base.path().join("good")).unwrap();
         assert!(!again.log().exists(), "nothing is left of the guest before");
+        assert!(again.is_marked());
+        again.unmark().unwrap();
+        again.unmark().unwrap();
+        assert!(!again.is_marked());
         again.remove().unwrap();
         again.remove().unwrap();
     }

@@ -6,6 +6,7 @@ use super::folder::Folder;
 use super::log;
 use super::qmp::{Qmp, REPLY_LIMIT};
 use super::replies::RunStatus;
+use super::strays;
 use crate::definition::HUGE_PAGE_BYTES;
 use crate::tracking::system;
 use crate::{GuestDefinition, VmmError};
@@ -28,10 +29,10 @@ use sterna_sys::process::{FileIdentity, Liveness, Process, StartTime, find_file,
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long QEMU may take to end when asked to; it then writes back what its disks cache.
-const QUIT_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const QUIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a killed process may take to be gone: freeing a large RAM takes a while.
-const KILL_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// All that is needed to find a guest again. Kept by the agent across its own restarts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +90,8 @@ struct Inner {
 pub struct QemuGuest(Arc<Inner>);
 
 impl QemuGuest {
-    /// Starts a guest in `folder`, which is made for it and must be no other guest's.
+    /// Starts a guest in `folder`, which is made for it and must be no other guest's. Until
+    /// [`QemuGuest::on_record`] is said it is one that [`super::end_strays`] ends.
     ///
     /// `definition` is resolved first; [`QemuRecord::definition`] tells the outcome, which is what
     /// a destination has to be prepared with.
@@ -107,6 +109,7 @@ impl QemuGuest {
             detail: error.to_string(),
         })?;
         let definition = binary.resolve(definition, mode);
+        unused(&folder)?;
         let folder = Folder::create(folder)?;
         let (file, memory) = create_ram(&definition)?;
         let identity = FileIdentity::of(&file).map_err(system("identifying RAM"))?;
@@ -165,6 +168,14 @@ impl QemuGuest {
         let control = Mutex::new(());
         let inner = Inner { record, folder, process, memory, reaped: None, control };
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// The guest is on record: whoever comes after this agent finds it.
+    ///
+    /// # Errors
+    /// When that cannot be noted.
+    pub fn on_record(&self) -> Result<(), VmmError> {
+        self.0.folder.unmark()
     }
 
     /// What finds this guest again.
@@ -318,6 +329,18 @@ impl QemuGuest {
             .and_then(|mut qmp| run(&mut qmp))
             .map_err(|error| self.explain(error))
     }
+}
+
+/// Refuses a folder in which a hypervisor runs already: it may be the same guest.
+fn unused(folder: &Path) -> Result<(), VmmError> {
+    let others = strays::processes_of(&Folder::existing(folder.to_owned()))?;
+    let Some(other) = others.first() else { return Ok(()) };
+    let detail = format!(
+        "process {} runs a guest in {} that is not on record here; end it, if it is not needed",
+        other.pid(),
+        folder.display()
+    );
+    Err(VmmError::Refused { operation: "starting QEMU", detail })
 }
 
 /// Waits until QEMU has made the machine and its monitors serve.

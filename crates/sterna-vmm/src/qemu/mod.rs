@@ -45,6 +45,7 @@ pub mod probe;
 mod qmp;
 mod replies;
 mod source;
+mod strays;
 mod stream;
 
 pub use binary::QemuBinary;
@@ -52,3 +53,4 @@ pub use command_line::StartMode;
 pub use destination::QemuDestination;
 pub use instance::{Ending, QemuGuest, QemuRecord, QemuStatus};
 pub use source::QemuSource;
+pub use strays::end_strays;
