@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cargo;
 mod ci;
+mod debian;
 mod demo;
 mod guest_image;
 mod host;
@@ -36,6 +37,8 @@ enum Command {
     Test(test::TestArgs),
     /// Measure moves of real guests, ours and QEMU's own, side by side
     Bench(Box<bench::BenchArgs>),
+    /// Build Sterna as a Debian package into target/debian
+    Package,
     /// Check everything that must hold before a change lands
     Ci,
     /// Build the guest's kernel and initramfs into target/guest
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run_demo(),
         Command::Test(args) => test::run_test(&args),
         Command::Bench(args) => bench::run_bench(&args),
+        Command::Package => debian::run_package(),
         Command::Ci => ci::run_ci(),
     };
     match outcome {
