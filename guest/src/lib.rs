@@ -3,13 +3,13 @@
 //! It fills memory with pages whose content is a pure function of seed, page, kind and version,
 //! rewrites pages of a working set at a given rate, and compares every page with what it must
 //! be, over and over. A page that a migration lost, delayed or mixed up is found by the guest
-//! itself and told on the console. Counters in tick lines, one each millisecond, show from
+//! itself and told on the console. Counters in tick lines, one each millisecond by default, show from
 //! outside how long the guest stood still and how much work it lost.
 //!
 //! ```text
 //!            ┌─ worker ── writes pages, checks pages ──┐ counters
 //! console ◀──┤                                         ▼
-//!            ├─ ticker ── one line each millisecond ◀──┘
+//!            ├─ ticker ── one line each slot ◀─────────┘
 //! console ──▶└─ commands ── `rate 0`, `check`, … ──▶ taker: memory taken and given back
 //! port 7  ◀─▶   echo
 //! disk    ──▶   disk reader (optional)

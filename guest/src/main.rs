@@ -108,7 +108,7 @@ fn record(settings: &Settings, console: &Arc<Console>, start: Instant) -> Error 
         }
     });
     read_disk(settings, console);
-    ticker::run(console, &counters, start);
+    ticker::run(console, &counters, settings.tick, start);
     Error::new("the ticker ended", "no reason")
 }
 

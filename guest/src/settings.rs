@@ -12,6 +12,7 @@
 //! | `order=uniform` | `uniform`, or `sequential`: round and round, without locality | uniform |
 //! | `write=page` | what a write rewrites: `page`, or `word`: `stride` bytes of it | page |
 //! | `stride=8` | bytes that `write=word` rewrites; a multiple of 8 below 4096 | 8 |
+//! | `tick=1` | milliseconds from tick to tick, and from turn to turn of what has a rate, 1 to 255 | 1 |
 //! | `seed=1` | another seed, other pages | 1 |
 //! | `own=0.25` | share of the pages that have a seed of their own, so that guests differ in them | 0 |
 //! | `own_seed=1` | that seed | 0 |
@@ -29,6 +30,7 @@ use std::str::FromStr;
 
 use crate::content::{Kind, Mix, Seed};
 use crate::quantity::{Bytes, PAGE_SIZE, Rate};
+use crate::schedule::Grid;
 
 pub use values::{
     Address, CheckRate, DiskUse, NotAccepted, Order, Share, WorkingSetContent, WriteSize,
@@ -60,6 +62,8 @@ pub struct Settings {
     pub order: Order,
     /// How much of a page one write rewrites.
     pub write: WriteSize,
+    /// When ticks and what has a rate fall due.
+    pub tick: Grid,
     /// What makes one guest's pages differ from another's.
     pub seed: Seed,
     /// The share of pages that are of a seed of their own.
@@ -117,6 +121,7 @@ impl Default for Settings {
             locality: Share::NONE,
             order: Order::Uniform,
             write: WriteSize::Page,
+            tick: Grid::MILLISECOND,
             seed: Seed(1),
             own: Share::NONE,
             own_seed: Seed(0),
@@ -166,6 +171,7 @@ impl Settings {
             "locality" => self.locality = read(name, value, "a number from 0 to 1")?,
             "order" => self.order = read(name, value, "uniform or sequential")?,
             "write" => self.write = read(name, value, "page or word")?,
+            "tick" => self.tick = Grid(read(name, value, "milliseconds from 1 to 255")?),
             "seed" => self.seed = Seed(read(name, value, "a number")?),
             "own" => self.own = read(name, value, "a number from 0 to 1")?,
             "own_seed" => self.own_seed = Seed(read(name, value, "a number")?),
@@ -215,6 +221,7 @@ impl fmt::Display for Settings {
                 word("stride", &(u32::from(words) * 8), " ")?;
             }
         }
+        word("tick", &self.tick.0, " ")?;
         word("seed", &self.seed.0, " ")?;
         word("own", &self.own, " ")?;
         word("own_seed", &self.own_seed.0, " ")?;

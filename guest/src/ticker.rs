@@ -1,4 +1,4 @@
-//! The tick lines: one each millisecond, with the worker's counters.
+//! The tick lines: one each slot, by default of a millisecond, with the worker's counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::command::TickLines;
 use crate::console::Console;
 use crate::line::{Line, Tick};
-use crate::schedule;
+use crate::schedule::Grid;
 
 /// What the worker has done since the start; read by the ticker at any time.
 #[derive(Debug, Default)]
@@ -26,14 +26,14 @@ impl Counters {
     }
 }
 
-/// Writes `t <tick> <pages checked> <pages written>` each millisecond, forever. The tick is the
+/// Writes `t <tick> <pages checked> <pages written>` each slot, forever. The tick is the
 /// number of milliseconds since the start of the guest's program: one that was missed is left
 /// out, not written late.
-pub fn run(console: &Console, counters: &Counters, start: Instant) {
+pub fn run(console: &Console, counters: &Counters, grid: Grid, start: Instant) {
     loop {
-        thread::sleep(schedule::until_next_slot(start.elapsed()));
+        thread::sleep(grid.until_next_slot(start.elapsed()));
         if !counters.quiet.load(Ordering::Relaxed) {
-            let number = schedule::slot(start.elapsed());
+            let number = grid.slot(start.elapsed());
             let checked = counters.checked.load(Ordering::Relaxed);
             let written = counters.written.load(Ordering::Relaxed);
             console.line(Line::Tick(Tick { number, checked, written }));

@@ -16,7 +16,7 @@ use crate::line::Line;
 use crate::memory::Memory;
 use crate::picker::Picker;
 use crate::quantity::PageNumber;
-use crate::schedule::{self, RateSchedule};
+use crate::schedule::{Grid, RateSchedule};
 use crate::settings::{CheckRate, Settings};
 use crate::ticker::Counters;
 
@@ -31,6 +31,7 @@ pub struct Worker {
     memory: Memory,
     picker: Picker,
     working_set: u32,
+    grid: Grid,
     writes: RateSchedule,
     checks: Option<RateSchedule>,
     cursor: u32,
@@ -60,10 +61,11 @@ impl Worker {
             working_set: settings.working_set.pages().min(memory.len()),
             memory,
             picker: Picker::new(settings.order, settings.locality, settings.seed),
-            writes: RateSchedule::new(settings.rate),
+            grid: settings.tick,
+            writes: RateSchedule::new(settings.rate, settings.tick),
             checks: match settings.check {
                 CheckRate::Unlimited => None,
-                CheckRate::Limited(rate) => Some(RateSchedule::new(rate)),
+                CheckRate::Limited(rate) => Some(RateSchedule::new(rate, settings.tick)),
             },
             cursor: 0,
             pass: None,
@@ -81,14 +83,14 @@ impl Worker {
             }
             let now = start.elapsed();
             if self.turn(now) == 0 {
-                thread::sleep(schedule::until_next_slot(now));
+                thread::sleep(self.grid.until_next_slot(now));
             }
         }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Rate(rate) => self.writes = RateSchedule::new(rate),
+            Command::Rate(rate) => self.writes = RateSchedule::new(rate, self.grid),
             Command::WorkingSet(size) => self.working_set = size.pages().min(self.memory.len()),
             // Asked again, as by someone who thinks the command got lost, it does not begin anew: that
             // could go on for ever.

@@ -37,7 +37,9 @@ pub(crate) fn run_demo() -> Result<()> {
     let console = ConsoleLog::new();
     start_guest(&lab, &console)?;
     let echo = match &lab.place {
-        Place::Namespaces(topology) => Some(UdpEcho::start(topology.client(), GUEST_ADDRESS)?),
+        Place::Namespaces(topology) => {
+            Some(UdpEcho::start(topology.client(), GUEST_ADDRESS, UdpEcho::PERIOD)?)
+        }
         Place::Loopback => None,
     };
     let mut moves = Vec::new();

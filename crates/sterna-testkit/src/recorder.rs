@@ -3,6 +3,11 @@
 //! [`Workload`] builds the guest's kernel command line from typed values; [`Line`] and [`Command`]
 //! are the recorder's own types for its output and input.
 
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+use sterna_guest::schedule::Grid;
+
 pub use sterna_guest::command::{Command, TickLines};
 pub use sterna_guest::content::{Kind, Mix, Seed};
 pub use sterna_guest::line::{Line, Tick};
@@ -77,6 +82,20 @@ impl Workload {
     pub fn check_at_most(mut self, rate: Rate) -> Self {
         self.settings.check = CheckRate::Limited(rate);
         self
+    }
+
+    /// Ticks, and does what has a rate, each so many milliseconds: an emulated guest that does so each
+    /// millisecond takes most of a processor.
+    #[must_use]
+    pub fn tick_each(mut self, milliseconds: NonZeroU8) -> Self {
+        self.settings.tick = Grid(milliseconds);
+        self
+    }
+
+    /// How long it is from tick to tick.
+    #[must_use]
+    pub fn tick(&self) -> Duration {
+        Duration::from_millis(self.settings.tick.0.get().into())
     }
 
     /// Makes other pages than another guest's.

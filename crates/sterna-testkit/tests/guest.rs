@@ -112,7 +112,7 @@ fn a_guest_boots_ticks_answers_and_checks_its_memory() -> Result<()> {
     eprintln!("READY after {:?}", started.elapsed());
     log.wait_for_ticks(100, LIMIT)?;
 
-    let echo = UdpEcho::start(topology.client(), Topology::GUEST)?;
+    let echo = UdpEcho::start(topology.client(), Topology::GUEST, UdpEcho::PERIOD)?;
     thread::sleep(Duration::from_secs(1));
     let from = Instant::now();
     thread::sleep(WATCHED);

@@ -1,5 +1,7 @@
 //! Tests of reading and writing settings.
 
+use std::num::NonZeroU8;
+
 use super::*;
 
 fn refused(word: &str) -> String {
@@ -23,6 +25,7 @@ fn every_setting_that_is_written_is_read_back() {
         locality: Share::new(0.9).unwrap(),
         order: Order::Sequential,
         write: WriteSize::Words(8),
+        tick: Grid(NonZeroU8::new(10).unwrap()),
         seed: Seed(7),
         own: Share::new(0.25).unwrap(),
         own_seed: Seed(8),
@@ -65,6 +68,8 @@ fn a_bad_value_is_refused_with_what_was_expected() {
         "sterna.locality=NaN",
         "sterna.order=random",
         "sterna.write=byte",
+        "sterna.tick=0",
+        "sterna.tick=256",
         "sterna.stride=0",
         "sterna.stride=12",
         "sterna.stride=4096",

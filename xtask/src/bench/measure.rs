@@ -7,7 +7,7 @@ use serde::Serialize;
 use sterna_core::receipt::Receipt;
 use sterna_testkit::net::Topology;
 use sterna_testkit::probe::{ConsoleLog, EchoLog, UdpEcho, Window};
-use sterna_testkit::recorder::Line;
+use sterna_testkit::recorder::{Line, Workload};
 
 /// How long an emulated guest may take to boot and to fill its memory.
 pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -82,10 +82,15 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     /// Waits until the guest works, and learns its normal speed.
-    pub(crate) fn start(console: ConsoleLog, topology: &Topology) -> Result<(Self, Window)> {
+    pub(crate) fn start(
+        console: ConsoleLog,
+        topology: &Topology,
+        workload: &Workload,
+    ) -> Result<(Self, Window)> {
         console.wait_for(0, BOOT_LIMIT, |line| matches!(line, Line::Ready { .. }))?;
         console.wait_for_ticks(100, BOOT_LIMIT)?;
-        let echo = UdpEcho::start(topology.client(), Topology::GUEST)?;
+        // Asking more often than the guest ticks would take processor time that it leaves.
+        let echo = UdpEcho::start(topology.client(), Topology::GUEST, workload.tick())?;
         let begin = Instant::now();
         std::thread::sleep(BASELINE);
         Ok((Self { console, echo }, Window::new(begin, Instant::now())))

@@ -13,6 +13,8 @@ pub(crate) enum Method {
     SternaVerified,
     /// The same as `sterna`, with pages coded where that is faster
     SternaCompressed,
+    /// The same, with all RAM compared before the guest resumes
+    SternaCompressedVerified,
     /// Sterna's pre-copy, which slows the vCPUs down where rounds no longer help
     SternaThrottle,
     /// Sterna's hybrid: rounds while they pay, then the guest goes and the rest follows it
@@ -53,6 +55,8 @@ const PRE_COPY_VERIFIED: [&str; 5] =
 
 const PRE_COPY_COMPRESSED: [&str; 6] =
     ["--algorithm", "pre-copy", "--when-stuck", "stop-and-copy", "--compress", "auto"];
+const PRE_COPY_COMPRESSED_VERIFIED: [&str; 7] =
+    ["--algorithm", "pre-copy", "--when-stuck", "stop-and-copy", "--compress", "auto", "--verify"];
 
 /// Whose move it is, and with which settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +113,7 @@ impl Method {
             Self::Sterna => "sterna pre-copy",
             Self::SternaVerified => "sterna pre-copy verified",
             Self::SternaCompressed => "sterna pre-copy compressed",
+            Self::SternaCompressedVerified => "sterna pre-copy compressed, verified",
             Self::SternaThrottle => "sterna throttle",
             Self::SternaHybrid => "sterna hybrid",
             Self::SternaPostCopy => "sterna post-copy",
@@ -134,6 +139,7 @@ impl Method {
             Self::Sterna => By::Sterna(&PRE_COPY),
             Self::SternaVerified => By::Sterna(&PRE_COPY_VERIFIED),
             Self::SternaCompressed => By::Sterna(&PRE_COPY_COMPRESSED),
+            Self::SternaCompressedVerified => By::Sterna(&PRE_COPY_COMPRESSED_VERIFIED),
             Self::SternaThrottle => {
                 By::Sterna(&["--algorithm", "pre-copy", "--when-stuck", "throttle"])
             }

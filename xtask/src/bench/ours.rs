@@ -72,7 +72,7 @@ pub(crate) fn run(scenario: &Scenario, rate: LinkRate, asked: Asked<'_>) -> Resu
         }
     };
     let topology = lab.topology()?;
-    let (watcher, baseline) = Watcher::start(console, topology)?;
+    let (watcher, baseline) = Watcher::start(console, topology, &scenario.workload)?;
     let bound =
         scenario.bound.then(|| bound::bytes(topology.host(from)?, scenario.disk.as_deref()));
     let bound = bound.transpose()?;

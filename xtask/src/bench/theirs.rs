@@ -30,7 +30,7 @@ pub(crate) fn run(scenario: &Scenario, rate: LinkRate, kind: Kind, limit: Durati
     let console = ConsoleLog::new();
     let mut source = start(&topology, Host::A, scenario, folder.path(), &console)?;
     let mut destination = start(&topology, Host::B, scenario, folder.path(), &console)?;
-    let (watcher, baseline) = Watcher::start(console, &topology)?;
+    let (watcher, baseline) = Watcher::start(console, &topology, &scenario.workload)?;
     for qemu in [&mut source, &mut destination] {
         qemu.prepare(kind)?;
     }

@@ -1,4 +1,4 @@
-//! A datagram to the guest each millisecond, and when each came back.
+//! A datagram to the guest each so often, and when each came back.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -13,14 +13,12 @@ use sterna_guest::echo::PORT;
 use super::{Window, longest_gap};
 use crate::net::Namespace;
 
-/// One datagram is sent in each of these.
-const PERIOD: Duration = Duration::from_millis(1);
 /// How long the receiver waits before it looks whether it shall stop.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How long answers may come after the last datagram.
 const LATEST_ANSWER: Duration = Duration::from_millis(500);
 
-/// A running probe. It sends one numbered datagram per millisecond, on absolute deadlines; a
+/// A running probe. It sends one numbered datagram per period, on absolute deadlines; a
 /// deadline that was missed is left out.
 #[derive(Debug)]
 pub struct UdpEcho {
@@ -46,18 +44,21 @@ pub struct EchoLog {
 }
 
 impl UdpEcho {
-    /// Starts sending from a namespace to a guest's echo port.
+    /// How often datagrams are sent where nothing else is said.
+    pub const PERIOD: Duration = Duration::from_millis(1);
+
+    /// Starts sending from a namespace to a guest's echo port, one datagram per period.
     ///
     /// # Errors
     /// If the namespace cannot be entered or gives no socket.
-    pub fn start(client: &Namespace, guest: Ipv4Addr) -> Result<Self> {
+    pub fn start(client: &Namespace, guest: Ipv4Addr, period: Duration) -> Result<Self> {
         let address = SocketAddrV4::new(guest, PORT);
         let socket = client.run_inside(|| open(address))?.context("cannot open the echo socket")?;
         let socket = Arc::new(socket);
         let stop = Arc::new(AtomicBool::new(false));
         let sender = thread::spawn({
             let (socket, stop) = (Arc::clone(&socket), Arc::clone(&stop));
-            move || send(&socket, &stop)
+            move || send(&socket, period, &stop)
         });
         let receiver = thread::spawn({
             let stop = Arc::clone(&stop);
@@ -125,7 +126,7 @@ fn open(guest: SocketAddrV4) -> io::Result<UdpSocket> {
 }
 
 /// Sends until told to stop; returns when each number was sent.
-fn send(socket: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
+fn send(socket: &UdpSocket, period: Duration, stop: &AtomicBool) -> Vec<Instant> {
     let mut sent = Vec::new();
     let mut deadline = Instant::now();
     while !stop.load(Ordering::Relaxed) {
@@ -133,10 +134,10 @@ fn send(socket: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
         sent.push(Instant::now());
         // What cannot be sent is a datagram lost, which is what this probe counts.
         let _lost = socket.send(&number.to_be_bytes());
-        deadline += PERIOD;
+        deadline += period;
         let now = Instant::now();
         while deadline <= now {
-            deadline += PERIOD;
+            deadline += period;
         }
         thread::sleep(deadline - now);
     }

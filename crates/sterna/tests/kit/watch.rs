@@ -66,7 +66,7 @@ impl World {
     }
 
     fn answers(&self) -> Result<bool> {
-        let echo = UdpEcho::start(self.lab.topology()?.client(), GUEST_ADDRESS)?;
+        let echo = UdpEcho::start(self.lab.topology()?.client(), GUEST_ADDRESS, UdpEcho::PERIOD)?;
         std::thread::sleep(WATCH);
         let log = echo.finish()?;
         Ok(log.exchanges.iter().any(|exchange| exchange.answered.is_some()))

@@ -22,7 +22,7 @@ fn a_busy_guest_goes_there_and_back_ten_times_and_no_byte_of_it_is_wrong() -> Re
         .check_at_most(Rate::mebibytes_per_second(50));
     let plan = GuestPlan::new(GUEST, Bytes::mebibytes(512), workload);
     let Some(mut world) = World::with("st-ten", &plan)? else { return Ok(()) };
-    let echo = UdpEcho::start(world.lab.topology()?.client(), GUEST_ADDRESS)?;
+    let echo = UdpEcho::start(world.lab.topology()?.client(), GUEST_ADDRESS, UdpEcho::PERIOD)?;
     let (mut from, mut to) = (Host::A, Host::B);
     let mut downtimes: Vec<(Window, Duration)> = Vec::new();
     for number in 0..MOVES {
