@@ -82,6 +82,11 @@ impl Coding {
         self.choice.may_code(self.gauge.pace())
     }
 
+    /// Takes note of what looking at pages has shown, and of the processor's time that took.
+    pub(super) fn looked(&mut self, classes: impl Iterator<Item = PageClass>, took: Duration) {
+        self.choice.looked(classes, took);
+    }
+
     /// By which coder the first of `pages` pages of a class go, if any, and how many of them.
     pub(super) fn next(&mut self, class: PageClass, pages: usize) -> (Option<Coder>, usize) {
         self.choice.next(class, pages.min(RUN_PAGES), self.gauge.pace())

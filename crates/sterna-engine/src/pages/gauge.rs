@@ -13,6 +13,12 @@ use sterna_page::coding::Pace;
 /// How often the link is judged.
 const INTERVAL: Duration = Duration::from_millis(50);
 
+/// The same while nothing is known of it, and nothing holds the stream up.
+const FIRST_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How many times as fast a link of which nothing is known is taken to be after such an interval.
+const FIRST_GROWTH: f64 = 4.0;
+
 /// The link is the limit where the stream waits for it for this part of the time.
 const WAITING: f64 = 0.25;
 
@@ -32,8 +38,8 @@ const SLOWED_PAGES: f64 = 512.0;
 /// What a thread encrypts and sends in a second, until that was measured.
 const SENT_AT_FIRST: f64 = 1e9;
 
-/// What the link takes of one of two streams, until it was judged: 1 Gbit/s. Where it takes more, an interval is spent
-/// on coding for nothing; where it takes less, that many bytes are spared.
+/// What the link takes of one of two streams, until it was looked at: 1 Gbit/s. Where it takes more, some intervals are
+/// spent on coding for nothing; where it takes less, that many bytes are spared.
 const LINK_AT_FIRST: f64 = 62.5e6;
 
 /// Measures one stream.
@@ -169,7 +175,8 @@ impl Gauge {
         self.bytes += bytes as u64;
         self.waited += took.elapsed.saturating_sub(took.processor);
         let elapsed = now.saturating_duration_since(self.since);
-        if elapsed < INTERVAL {
+        let is_new = self.known == Known::Nothing && !self.full;
+        if elapsed < if is_new { FIRST_INTERVAL } else { INTERVAL } {
             return None;
         }
         let others = others();
@@ -189,8 +196,12 @@ impl Gauge {
             }
             (true, false, _) => {}
             (false, _, Known::Nothing) => {
-                self.pace.link = f64::INFINITY;
-                self.known = Known::Wide;
+                self.pace.link *= FIRST_GROWTH;
+                // The thread cannot fill it.
+                if self.pace.link > self.pace.sent {
+                    self.pace.link = f64::INFINITY;
+                    self.known = Known::Wide;
+                }
             }
             (false, _, Known::Wide | Known::Judged) => {
                 self.pace.link = (self.pace.link * GROWTH).max(rate);
@@ -225,7 +236,9 @@ mod tests {
     fn a_link_is_known_once_it_holds_a_stream_up() {
         let begin = Instant::now();
         let mut gauge = Gauge::new(begin);
-        let now = after(&mut gauge, begin, 60, Duration::ZERO);
+        let now = after(&mut gauge, begin, 10, Duration::ZERO);
+        assert!((gauge.pace().link - FIRST_GROWTH * LINK_AT_FIRST).abs() < 1.0);
+        let now = after(&mut gauge, now, 10, Duration::ZERO);
         assert!(gauge.pace().link.is_infinite());
         let now = after(&mut gauge, now, 50, MS / 2);
         assert!(gauge.is_judging(), "the buffers have just become full");
@@ -255,8 +268,9 @@ mod tests {
             (judged.unwrap().receiver, gauge.pace().link.is_finite())
         };
         let none = Duration::ZERO;
-        for _ in 0..3 {
-            assert_eq!(wrote(MS * 45, none), (false, false), "the processor");
+        for number in 0..3 {
+            // Nothing is known before the first two have shown that the link is wide.
+            assert_eq!(wrote(MS * 45, none), (false, number == 0), "the processor");
             assert_eq!(wrote(none, MS * 45), (true, false), "the receiver");
         }
         assert_eq!(wrote(MS * 20, none), (false, false), "full");
@@ -295,7 +309,7 @@ mod tests {
         let begin = Instant::now();
         let mut gauge = Gauge::new(begin);
         assert!((gauge.pace().link - LINK_AT_FIRST).abs() < 1.0);
-        after(&mut gauge, begin, 60, MS / 2);
+        after(&mut gauge, begin, 59, MS / 2);
         assert!(
             (gauge.pace().link - LINK_AT_FIRST).abs() < 1.0,
             "it is judged when buffers are full"
@@ -325,9 +339,13 @@ mod tests {
         let mut gauge = Gauge::new(begin);
         let took = Took { elapsed: MS, processor: MS };
         let none = Others::default;
-        assert_eq!(gauge.wrote(100, took, begin + MS * 49, none), None);
-        let judged = Judged { elapsed: MS * 51, receiver: false };
-        assert_eq!(gauge.wrote(100, took, begin + MS * 51, none), Some(judged));
-        assert_eq!(gauge.wrote(100, took, begin + MS * 52, none), None);
+        let mut after = begin;
+        // Short ones until it is known that the thread cannot fill the link.
+        for interval in [10, 10, 10, 50, 50] {
+            assert_eq!(gauge.wrote(100, took, after + MS * (interval - 1), none), None);
+            let judged = Judged { elapsed: MS * interval, receiver: false };
+            after += MS * interval;
+            assert_eq!(gauge.wrote(100, took, after, none), Some(judged));
+        }
     }
 }

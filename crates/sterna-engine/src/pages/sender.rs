@@ -2,7 +2,7 @@
 
 use super::{
     CHUNK_PAGES, Coding, Follow, Hashes, Likeness, Manner, Outbox, Queue, Sends, Way, bits,
-    chunks_of, parts_on, stream_of, usize_of,
+    chunks_of, coding::processor_time, parts_on, stream_of, usize_of,
 };
 use crate::link::Link;
 use std::io;
@@ -267,7 +267,12 @@ impl PageSender {
         let pages = &self.buffer.as_chunks::<PAGE_SIZE>().0[..usize_of(part.count.0)];
         let ways = ways.iter().copied().chain(std::iter::repeat(Way::Whole));
         let class = |(page, way)| Class::of(page, way, look);
+        let began = processor_time();
         let mut classes: Vec<Class> = pages.iter().zip(ways).map(class).collect();
+        if let Some(coding) = self.coding.as_mut().filter(|_| look) {
+            let took = processor_time().saturating_sub(began);
+            coding.looked(classes.iter().filter_map(|class| class.looked()), took);
+        }
         if look {
             for class in PageClass::CODED {
                 self.send_class(class, part.first, &mut classes)?;
@@ -449,6 +454,15 @@ impl Class {
             Self::Zero
         } else {
             Self::Any
+        }
+    }
+
+    /// What a page looks like that was looked at.
+    fn looked(self) -> Option<PageClass> {
+        match self {
+            Self::Zero => Some(PageClass::Zero),
+            Self::Looked(class) => Some(class),
+            _ => None,
         }
     }
 

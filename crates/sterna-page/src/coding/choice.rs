@@ -15,10 +15,11 @@
 //! al., Cluster 2009, codes always; the rule is that of a pipeline's slowest stage.)
 //!
 //! What is not measured is not known: each coder of a class is tried on a few pages at first, and again
-//! from time to time, for no more than a fiftieth of the stream's time and a sixteenth of its pages.
+//! from time to time, for no more than a fiftieth of the stream's time and a sixteenth of its pages. None is tried that is
+//! slower than one which takes too long already.
 
 use super::{Coder, PageClass};
-use crate::PAGE_SIZE_BYTES;
+use crate::{PAGE_SIZE, PAGE_SIZE_BYTES};
 use std::time::Duration;
 
 /// Pages of a try: enough to see the ratio, and few enough that the strongest coder takes a millisecond.
@@ -82,12 +83,23 @@ pub struct Choice {
     measures: [[Option<Measure>; Coder::ALL.len()]; PageClass::CODED.len()],
     next_try: [usize; PageClass::CODED.len()],
     seen: [bool; PageClass::CODED.len()],
+    looked: Looked,
     spent: Duration,
     trying: Duration,
     pages: usize,
     tried_pages: usize,
     /// What comes next is a try.
     is_try: bool,
+}
+
+/// What looking at pages has shown: of each class how many there were, and what looking took. What is older than
+/// [`LOOKED_PAGES`] counts for a third.
+#[derive(Clone, Debug, Default)]
+struct Looked {
+    of_class: [f64; PageClass::CODED.len()],
+    pages: f64,
+    /// Seconds of the processor.
+    took: f64,
 }
 
 /// What a byte takes that goes as it is, in seconds.
@@ -105,7 +117,7 @@ impl Choice {
     pub fn next(&mut self, class: PageClass, pages: usize, pace: Pace) -> (Option<Coder>, usize) {
         let Some(index) = index(class) else { return (None, pages) };
         self.seen[index] = true;
-        let trial = self.trial(class, index);
+        let trial = self.trial(class, index, pace);
         self.is_try = trial.is_some();
         let (coder, pages) = match trial {
             Some(coder) => (Some(coder), pages.min(TRY_PAGES)),
@@ -115,14 +127,52 @@ impl Choice {
         (coder, pages)
     }
 
+    /// Takes note of the classes of pages that were looked at, and of the processor's time that took.
+    pub fn looked(&mut self, classes: impl Iterator<Item = PageClass>, took: Duration) {
+        let (mut of_class, mut pages) = ([0.0; PageClass::CODED.len()], 0.0);
+        for class in classes {
+            pages += 1.0;
+            if let Some(index) = index(class) {
+                of_class[index] += 1.0;
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let kept = (-pages / LOOKED_PAGES as f64).exp();
+        let looked = &mut self.looked;
+        for (old, new) in looked.of_class.iter_mut().zip(of_class) {
+            *old = *old * kept + new;
+        }
+        looked.pages = looked.pages * kept + pages;
+        looked.took = looked.took * kept + took.as_secs_f64();
+    }
+
+    /// Whether what coding spares is more than looking for the pages to be coded takes.
+    fn looking_pays(&self, pace: Pace) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        if self.looked.pages < LOOKED_PAGES as f64 / 2.0 {
+            let mut classes = PageClass::CODED.iter().zip(0..);
+            return classes.any(|(class, index)| self.best(*class, index, pace).is_some());
+        }
+        let spared = PageClass::CODED.iter().zip(0..).map(|(class, index)| {
+            let time = self.least(*class, index, pace).map_or(0.0, |(_, time)| raw(pace) - time);
+            #[expect(clippy::cast_precision_loss, reason = "a small number")]
+            let page = time * PAGE_SIZE as f64;
+            page * self.looked.of_class[index]
+        });
+        let spared: f64 = spared.sum();
+        spared > self.looked.took * pace.slowed
+    }
+
     /// Whether any class would be coded, or is to be tried. If not, pages need not be looked at.
     #[must_use]
     pub fn may_code(&self, pace: Pace) -> bool {
         self.may_try()
+            || self.looking_pays(pace)
             || PageClass::CODED.iter().zip(0..).any(|(class, index)| {
                 let may_come = self.seen[index] || self.pages < LOOKED_PAGES;
-                may_come && class.coders().iter().any(|coder| !self.knows(index, *coder))
-                    || self.best(*class, index, pace).is_some()
+                let is_new =
+                    |coder: &Coder| !self.knows(index, *coder) && self.may_pay(index, *coder, pace);
+                may_come && class.coders().iter().any(is_new)
             })
     }
 
@@ -134,10 +184,24 @@ impl Choice {
         self.trying * TRY_SHARE < self.spent && self.tried_pages * TRY_PAGES_SHARE <= self.pages
     }
 
+    /// Whether a coder could pay, as far as can be told without trying it: not if a quicker one takes as long already as
+    /// a page that goes as it is.
+    fn may_pay(&self, index: usize, coder: Coder, pace: Pace) -> bool {
+        let quicker: &[Coder] = match coder {
+            Coder::Sparse | Coder::Words | Coder::Lz4 => &[],
+            Coder::ZstdFast => &[Coder::Lz4],
+            Coder::ZstdStrong => &[Coder::Lz4, Coder::ZstdFast],
+        };
+        let known = quicker.iter().filter_map(|coder| self.measures[index][*coder as usize]);
+        known.into_iter().all(|measure| measure.seconds * pace.slowed < raw(pace))
+    }
+
     /// A coder that nothing, or nothing new, is known of.
-    fn trial(&mut self, class: PageClass, index: usize) -> Option<Coder> {
+    fn trial(&mut self, class: PageClass, index: usize, pace: Pace) -> Option<Coder> {
         let coders = class.coders();
-        if let Some(coder) = coders.iter().find(|coder| !self.knows(index, **coder)) {
+        let is_new =
+            |coder: &&Coder| !self.knows(index, **coder) && self.may_pay(index, **coder, pace);
+        if let Some(coder) = coders.iter().find(is_new) {
             return Some(*coder);
         }
         if !self.may_try() {
@@ -145,7 +209,8 @@ impl Choice {
         }
         let next = &mut self.next_try[index];
         *next = (*next + 1) % coders.len();
-        Some(coders[*next])
+        let coder = coders[*next];
+        self.may_pay(index, coder, pace).then_some(coder)
     }
 
     /// How many bytes the link could carry in the time that a byte of such a page takes: one or more

@@ -242,28 +242,50 @@ fn where_no_link_is_the_limit_coding_must_spare_more() {
 #[test]
 fn what_is_not_known_is_tried_on_few_pages_and_then_seldom() {
     let mut choice = Choice::default();
-    let unlimited = pace(f64::INFINITY);
-    assert!(choice.may_code(unlimited));
+    // A byte of a page takes 2 ns as it is, and 1.5 to code in vain.
+    let link = pace(500e6);
+    assert!(choice.may_code(link));
     let mut tried = Vec::new();
     let took = Duration::from_micros(100);
     for _ in 0..3 {
-        let (coder, pages) = choice.next(PageClass::Bytes, 256, unlimited);
+        let (coder, pages) = choice.next(PageClass::Bytes, 256, link);
         let coder = coder.expect("something to try");
         assert_eq!(pages, 16);
         tried.push(coder);
-        choice.tried(PageClass::Bytes, coder, Tried { pages, code_bytes: 40_000, took });
+        choice.tried(PageClass::Bytes, coder, Tried { pages, code_bytes: pages * PAGE_SIZE, took });
     }
     assert_eq!(tried, PageClass::Bytes.coders());
-    assert_eq!(choice.next(PageClass::Bytes, 256, unlimited), (None, 256));
+    assert_eq!(choice.next(PageClass::Bytes, 256, link), (None, 256));
     // 0.3 ms of tries are a fiftieth of 15 ms, and 48 pages a sixteenth of 768.
     for _ in 0..9 {
         choice.spent(Duration::from_millis(1));
-        assert_eq!(choice.next(PageClass::Bytes, 256, unlimited), (None, 256));
+        assert_eq!(choice.next(PageClass::Bytes, 256, link), (None, 256));
     }
     choice.spent(Duration::from_millis(5));
-    assert_eq!(choice.next(PageClass::Bytes, 256, unlimited).0, None);
+    assert_eq!(choice.next(PageClass::Bytes, 256, link).0, None);
     choice.spent(Duration::from_millis(2));
-    assert_eq!(choice.next(PageClass::Bytes, 256, unlimited).1, 16, "time for another try");
+    assert_eq!(choice.next(PageClass::Bytes, 256, link).1, 16, "time for another try");
+}
+
+#[test]
+fn no_coder_is_tried_that_is_slower_than_one_that_takes_too_long() {
+    let mut choice = Choice::default();
+    let mut tried = std::collections::BTreeSet::new();
+    let mut send = |choice: &mut Choice, link: f64, rounds: usize| {
+        for _ in 0..rounds {
+            let (coder, pages) = choice.next(PageClass::Bytes, 64, pace(link));
+            let Some(coder) = coder else { continue };
+            tried.insert(format!("{coder:?}"));
+            // LZ4 codes 300 MB of pages in a second, where a page as it is needs a second for each 1000 MB.
+            let took = Duration::from_secs_f64(pages as f64 * 4096.0 / 300e6);
+            choice.tried(PageClass::Bytes, coder, Tried { pages, code_bytes: pages * 2048, took });
+            choice.spent(took);
+        }
+        tried.len()
+    };
+    assert_eq!(send(&mut choice, f64::INFINITY, 2000), 1, "only the quickest");
+    // A link that is the limit is worth all of them.
+    assert_eq!(send(&mut choice, 10e6, 10), 3);
 }
 
 #[test]
@@ -279,6 +301,27 @@ fn pages_need_not_be_looked_at_where_no_coding_pays() {
     assert!(!choice.may_code(pace(1e9)));
     assert!(choice.may_code(pace(100e6)));
     assert_eq!(choice.next(PageClass::Zero, 5, pace(1e6)), (None, 5));
+}
+
+#[test]
+fn pages_are_looked_at_only_where_that_spares_more_than_it_takes() {
+    // Of a sparse page half a nanosecond a byte is spared: 2 µs.
+    let sparse = [(Coder::Sparse, 4e9, 0.1), (Coder::Words, 1e9, 0.5), (Coder::Lz4, 600e6, 0.5)];
+    let unlimited = Pace { sent: 1e9, ..pace(f64::INFINITY) };
+    for (of_a_hundred, pays) in [(2, false), (90, true)] {
+        let mut choice = knowing(PageClass::Sparse, &sparse);
+        for coder in PageClass::Noise.coders() {
+            let took = Duration::from_millis(1);
+            choice.tried(PageClass::Noise, *coder, Tried { pages: 1, code_bytes: 4096, took });
+        }
+        for number in 0..100 {
+            let class = if number < of_a_hundred { PageClass::Sparse } else { PageClass::Noise };
+            choice.next(class, RUN, unlimited);
+            choice.looked(std::iter::repeat_n(class, RUN), Duration::from_micros(RUN as u64));
+        }
+        assert_eq!(choice.may_code(unlimited), pays, "{of_a_hundred} of a hundred");
+        assert!(choice.may_code(pace(10e6)), "on a slow link");
+    }
 }
 
 #[test]
