@@ -366,6 +366,7 @@ fn move_request() -> MoveRequest {
         balloon: Balloon::Inflate,
         bandwidth_bytes_per_second: Some(1_000_000),
         streams: STREAMS_DEFAULT,
+        priority: sterna_api::Priority::default(),
         push: PushOrder::Linear,
         verify: Verify::RamDigest,
     }

@@ -19,6 +19,7 @@ const POSTINST: &str = include_str!("../../packaging/debian/postinst");
 const PRERM: &str = include_str!("../../packaging/debian/prerm");
 const UNIT: &str = include_str!("../../packaging/sterna.service");
 const OPTIONS: &str = include_str!("../../packaging/sterna.default");
+const CONFIGURATION: &str = include_str!("../../packaging/agent.toml");
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const HOMEPAGE: &str = env!("CARGO_PKG_REPOSITORY");
@@ -47,6 +48,7 @@ fn build(program: &Path, folder: &Path) -> Result<PathBuf> {
     put(root, "usr/bin/sterna", 0o755, &binary)?;
     put(root, "usr/lib/systemd/system/sterna.service", 0o644, UNIT.as_bytes())?;
     put(root, "etc/default/sterna", 0o644, OPTIONS.as_bytes())?;
+    put(root, "etc/sterna/agent.toml", 0o644, CONFIGURATION.as_bytes())?;
     for (shell, path) in COMPLETION {
         let script = Command::new(program).args(["completion", shell]).output()?;
         anyhow::ensure!(script.status.success(), "no completion for {shell}");

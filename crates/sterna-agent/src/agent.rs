@@ -1,19 +1,21 @@
 //! What all parts of an agent share.
 
+use crate::events::Events;
 use crate::guests::Guests;
 use crate::hypervisor::Hypervisor;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
 use crate::moves::Moves;
-use crate::settings::Settings;
+use crate::queue::Queue;
+use crate::settings::{MoveLimits, Settings};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use sterna_api::{ApiError, ErrorCode};
 use sterna_core::journal::SourceRecord;
-use sterna_engine::SourceJournal;
 use sterna_engine::identity::Identity;
+use sterna_engine::{Bandwidth, SourceJournal};
 use sterna_known::{ImageStore, Places};
 use sterna_proto::message::{AttemptId, GuestId};
 use sterna_vmm::VmmError;
@@ -27,7 +29,13 @@ pub(crate) struct Agent {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) guests: Arc<Guests>,
     pub(crate) moves: Moves,
+    /// Whose turn it is to leave.
+    pub(crate) queue: Arc<Queue>,
+    /// What all moves from here may send together.
+    pub(crate) bandwidth: Arc<Bandwidth>,
+    limits: Mutex<MoveLimits>,
     pub(crate) metrics: Metrics,
+    pub(crate) events: Arc<Events>,
     /// RAM of guests that have left, if this host keeps it.
     pub(crate) images: Option<Arc<ImageStore>>,
     /// Where the disks of guests that have come were read.
@@ -50,7 +58,11 @@ impl Agent {
     /// An agent without guests.
     pub(crate) fn new(settings: Settings, parts: Parts) -> Self {
         let Parts { identity, journal, hypervisor, images, runtime } = parts;
+        let limits = settings.moves.clone();
         Self {
+            queue: Arc::new(Queue::new(&limits)),
+            bandwidth: Arc::new(Bandwidth::new(limits.bandwidth_bytes_per_second)),
+            limits: Mutex::new(limits),
             settings,
             identity,
             journal: Arc::new(journal),
@@ -58,11 +70,24 @@ impl Agent {
             guests: Arc::default(),
             moves: Moves::default(),
             metrics: Metrics::default(),
+            events: Arc::default(),
             images,
             disk_places: Mutex::default(),
             runtime,
             ending: AtomicBool::new(false),
         }
+    }
+
+    /// How many moves there may be now.
+    pub(crate) fn limits(&self) -> MoveLimits {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes how many moves there may be. Those that are under way go on, within the new bandwidth.
+    pub(crate) fn set_limits(&self, limits: MoveLimits) {
+        self.queue.set_limits(&limits);
+        self.bandwidth.set(limits.bandwidth_bytes_per_second);
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// No move begins from now on.

@@ -19,7 +19,7 @@ pub(crate) async fn when_asked(agent: &Agent) -> io::Result<()> {
     let moves: Vec<_> = agent.moves.all().into_iter().filter(|m| !m.has_ended()).collect();
     tracing::info!(moves = moves.len(), "asked to end");
     for entry in moves.iter().filter(|entry| entry.direction == Direction::Outgoing) {
-        entry.watch.cancel();
+        entry.cancel();
     }
     let all_ended = async {
         for entry in &moves {

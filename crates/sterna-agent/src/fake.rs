@@ -1,10 +1,10 @@
 //! A hypervisor for tests: its guests are idle processes without a virtual machine.
 
 use crate::agent::{Agent, Parts};
-use crate::hypervisor::{Ended, GuestProcess, Hypervisor, Prepared, Running};
+use crate::hypervisor::{Ended, GuestProcess, Hypervisor, Intervention, Prepared, Running};
 use crate::images;
 use crate::journal::Journal;
-use crate::settings::{PeerArguments, Settings};
+use crate::settings::{MoveLimits, PeerArguments, Settings};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,7 @@ pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
         qemu: None,
         peer_arguments: PeerArguments::Refused,
         images_bytes_max: 8 << 20,
+        moves: MoveLimits::default(),
     };
     let fake = Arc::new(FakeHypervisor::default());
     let journal = Journal::open(&settings.state).unwrap();
@@ -218,6 +219,15 @@ impl GuestProcess for FakeGuest {
 
     fn run(&self) -> Result<(), VmmError> {
         *self.state.lock().unwrap() = FakeState::Running;
+        Ok(())
+    }
+
+    fn intervene(&self, how: Intervention) -> Result<(), VmmError> {
+        match how {
+            Intervention::Pause => *self.state.lock().unwrap() = FakeState::Paused,
+            Intervention::Reset => {}
+            Intervention::Shutdown => self.end()?,
+        }
         Ok(())
     }
 

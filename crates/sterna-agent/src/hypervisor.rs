@@ -21,6 +21,17 @@ pub(crate) enum Running {
     No(String),
 }
 
+/// What an operator does to a guest from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intervention {
+    /// Its vCPUs stand still until it is told to run.
+    Pause,
+    /// As by its reset button.
+    Reset,
+    /// As by its power button: its system is asked to power off.
+    Shutdown,
+}
+
 /// A hypervisor's process with one guest. Dropping it does not end the guest.
 pub(crate) trait GuestProcess: fmt::Debug + Send + Sync {
     /// Data by which [`Hypervisor::reattach`] finds the process again.
@@ -49,6 +60,9 @@ pub(crate) trait GuestProcess: fmt::Debug + Send + Sync {
 
     /// Lets a paused guest run.
     fn run(&self) -> Result<(), VmmError>;
+
+    /// Does something to a guest that no move has.
+    fn intervene(&self, how: Intervention) -> Result<(), VmmError>;
 
     /// Ends the process and frees all that it had. Harmless if it has ended.
     fn end(&self) -> Result<(), VmmError>;

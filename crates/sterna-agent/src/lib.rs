@@ -29,6 +29,7 @@
 mod agent;
 mod console;
 mod drain;
+mod events;
 #[cfg(test)]
 mod fake;
 #[doc(hidden)]
@@ -43,18 +44,20 @@ mod known;
 mod metrics;
 mod moves;
 mod qemu;
+mod queue;
 mod records;
 mod recovery;
+mod reload;
 mod server;
 mod settings;
 
 pub use journal::JournalError;
 pub use qemu::examine;
-pub use settings::{PeerArguments, SOCKET_FILE, Settings};
+pub use settings::{MoveLimits, PeerArguments, ReadLimits, SOCKET_FILE, Settings};
 
 use agent::{Agent, Parts};
 use host::AgentHost;
-use server::{Origin, TlsListener, router};
+use server::{Caller, Origin, TlsListener, router};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -109,11 +112,12 @@ pub enum AgentError {
     },
 }
 
-/// Runs an agent until it is asked to end by SIGTERM or SIGINT. Guests run on.
+/// Runs an agent until it is asked to end by SIGTERM or SIGINT. Guests run on. On SIGHUP it reads anew how many
+/// moves there may be, its certificate, and which certificates are no longer accepted.
 ///
 /// # Errors
 /// When it cannot begin, or a server fails.
-pub fn serve(settings: Settings) -> Result<(), AgentError> {
+pub fn serve(settings: Settings, read_limits: ReadLimits) -> Result<(), AgentError> {
     make_folder(&settings.runtime)?;
     make_folder(&settings.state)?;
     let journal = journal::Journal::open(&settings.state)?;
@@ -125,7 +129,7 @@ pub fn serve(settings: Settings) -> Result<(), AgentError> {
     let (hypervisor, handle) = (Arc::new(hypervisor), runtime.handle().clone());
     let parts = Parts { identity, journal, hypervisor, images, runtime: handle };
     let agent = Arc::new(Agent::new(settings, parts));
-    let ended = runtime.block_on(run(agent));
+    let ended = runtime.block_on(run(agent, read_limits));
     runtime.shutdown_timeout(THREADS_END_MAX);
     ended
 }
@@ -145,7 +149,7 @@ fn make_folder(folder: &PathBuf) -> Result<(), AgentError> {
     made.map_err(|source| AgentError::Folder { folder: folder.clone(), source })
 }
 
-async fn run(agent: Arc<Agent>) -> Result<(), AgentError> {
+async fn run(agent: Arc<Agent>, read_limits: ReadLimits) -> Result<(), AgentError> {
     for finding in agent.hypervisor.findings() {
         tracing::info!(check = %finding.check, verdict = ?finding.verdict,
             detail = %finding.detail, "host");
@@ -161,7 +165,7 @@ async fn run(agent: Arc<Agent>) -> Result<(), AgentError> {
         .await
         .map_err(|source| AgentError::Listen { address: socket.display().to_string(), source })?;
     let api = SocketAddr::new(agent.settings.listen, agent.settings.api_port);
-    let network = TlsListener::bind(api, Arc::clone(&agent.identity.server))
+    let network = TlsListener::bind(api, agent.identity.clone())
         .await
         .map_err(|source| AgentError::Listen { address: api.to_string(), source })?;
     let _arrivals = arrivals(&agent)?;
@@ -169,11 +173,13 @@ async fn run(agent: Arc<Agent>) -> Result<(), AgentError> {
         socket = %socket.display(), guests = agent.guests.all().len(), "ready");
 
     let local = axum::serve(local, router(Arc::clone(&agent), Origin::Local));
-    let network = axum::serve(network, router(Arc::clone(&agent), Origin::Network));
+    let by_network = router(Arc::clone(&agent), Origin::Network);
+    let network = axum::serve(network, by_network.into_make_service_with_connect_info::<Caller>());
     let failed = |source| AgentError::Listen { address: "the interface".into(), source };
     tokio::select! {
         ended = local.into_future() => ended.map_err(failed)?,
         ended = network.into_future() => ended.map_err(failed)?,
+        ended = reload::when_asked(&agent, &read_limits) => match ended.map_err(AgentError::Runtime)? {},
         ended = drain::when_asked(&agent) => ended.map_err(AgentError::Runtime)?,
     }
     // A socket that is left behind would only cost the next caller a clearer message.

@@ -175,12 +175,18 @@ pub(crate) async fn text(agent: &Agent) -> Result<String, fmt::Error> {
     for direction in [Direction::Incoming, Direction::Outgoing] {
         under_way.get_or_create(&[("direction", word(direction))]).set(0);
     }
+    let waiting = Gauge::<i64>::default();
     for entry in agent.moves.all().iter().filter(|entry| !entry.has_ended()) {
-        under_way.get_or_create(&[("direction", word(entry.direction))]).inc();
+        if entry.watch.waits() {
+            waiting.inc();
+        } else {
+            under_way.get_or_create(&[("direction", word(entry.direction))]).inc();
+        }
     }
     let mut now = Registry::default();
     now.register("sterna_guests", "Guests of this host, by state", guests);
     now.register("sterna_moves_under_way", "Moves that have not ended, by direction", under_way);
+    now.register("sterna_moves_waiting", "Moves from this host that wait for their turn", waiting);
     let mut text = String::new();
     encode_registry(&mut text, &agent.metrics.registry)?;
     encode_registry(&mut text, &now)?;
@@ -241,6 +247,7 @@ mod tests {
             // Two vCPUs, twice 20 ms.
             "sterna_move_lost_work_seconds_sum 0.08",
             r#"sterna_moves_under_way{direction="out"} 0"#,
+            "sterna_moves_waiting 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

@@ -12,7 +12,7 @@ use sterna_core::progress::Progress;
 use sterna_core::receipt::{Ending, Receipt};
 use sterna_engine::Watch;
 use sterna_proto::message::AttemptId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 /// Ended moves that are remembered in memory, the oldest are forgotten first.
@@ -39,6 +39,7 @@ pub(crate) struct Move {
     began_unix_ms: u64,
     /// Where its figures are shown, at the source.
     pub(crate) watch: Arc<Watch>,
+    cancelled: Notify,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -59,6 +60,7 @@ impl Move {
             peer: peer.into(),
             began_unix_ms: unix_ms(),
             watch: Arc::default(),
+            cancelled: Notify::new(),
             outcome: watch::Sender::new(None),
         }
     }
@@ -88,6 +90,17 @@ impl Move {
     /// Takes note of how it ended and tells those who wait.
     pub(crate) fn end(&self, outcome: Outcome) {
         self.outcome.send_replace(Some(outcome));
+    }
+
+    /// Asks it to end; it goes on if it is too late.
+    pub(crate) fn cancel(&self) {
+        self.watch.cancel();
+        self.cancelled.notify_one();
+    }
+
+    /// Returns once it was asked to end. One task may wait for that.
+    pub(crate) async fn cancelled(&self) {
+        self.cancelled.notified().await;
     }
 
     /// Whether it has ended.

@@ -1,6 +1,6 @@
 //! QEMU as the agent's hypervisor.
 
-use crate::hypervisor::{Ended, GuestProcess, Hypervisor, Prepared, Running};
+use crate::hypervisor::{Ended, GuestProcess, Hypervisor, Intervention, Prepared, Running};
 use serde::Deserialize as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -211,6 +211,14 @@ impl GuestProcess for Process {
     fn run(&self) -> Result<(), VmmError> {
         // As a source that takes back whatever a move may have done.
         QemuSource::new(&self.guest)?.resume()
+    }
+
+    fn intervene(&self, how: Intervention) -> Result<(), VmmError> {
+        match how {
+            Intervention::Pause => self.guest.pause(),
+            Intervention::Reset => self.guest.reset(),
+            Intervention::Shutdown => self.guest.press_power(),
+        }
     }
 
     fn end(&self) -> Result<(), VmmError> {

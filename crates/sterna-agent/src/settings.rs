@@ -1,6 +1,7 @@
 //! What an agent is told when it starts.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// Whether hypervisor arguments are taken from other hosts.
@@ -16,6 +17,34 @@ pub enum PeerArguments {
     /// All hosts of the cluster have the same operator, who wants such guests to move.
     Accepted,
 }
+
+/// How many moves there may be at once, and how fast they may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveLimits {
+    /// Moves from this host; more wait for their turn.
+    pub from_here: NonZeroU32,
+    /// Of these, moves to one other host.
+    pub to_one_host: NonZeroU32,
+    /// Moves to this host; more are refused.
+    pub to_here: NonZeroU32,
+    /// Bytes a second at most for the pages of all moves from this host together; `None` for no limit.
+    pub bandwidth_bytes_per_second: Option<u64>,
+}
+
+impl Default for MoveLimits {
+    /// Two from a host, as the second keeps the link busy while the first begins and ends; as many to each other
+    /// host. Twice as many may come, so that hosts that are emptied into one seldom meet a refusal.
+    fn default() -> Self {
+        const TWO: NonZeroU32 = NonZeroU32::new(2).expect("it is not zero");
+        const FOUR: NonZeroU32 = NonZeroU32::new(4).expect("it is not zero");
+        Self { from_here: TWO, to_one_host: TWO, to_here: FOUR, bandwidth_bytes_per_second: None }
+    }
+}
+
+/// Says anew how many moves there may be, when the agent is asked to read its configuration again (SIGHUP).
+///
+/// An error is logged, and what held before goes on.
+pub type ReadLimits = Box<dyn Fn() -> Result<MoveLimits, String> + Send + Sync>;
 
 /// Settings of an agent.
 #[derive(Clone, Debug)]
@@ -40,6 +69,8 @@ pub struct Settings {
     pub peer_arguments: PeerArguments,
     /// Bytes of disk for the RAM of guests that have left, at most; none is kept if 0.
     pub images_bytes_max: u64,
+    /// How many moves there may be at first.
+    pub moves: MoveLimits,
 }
 
 /// Name of the unix socket in the runtime folder.

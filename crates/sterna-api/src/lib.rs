@@ -3,6 +3,7 @@
 //! ```text
 //!   GET    /v1/host                        HostInfo
 //!   GET    /metrics                        text in the format OpenMetrics
+//!   GET    /v1/events                      an Event in each line, as they happen; ?after=NUMBER goes on behind one
 //!   GET    /v1/guests                      [GuestView]
 //!   POST   /v1/guests                      StartGuest     → 201 GuestView (200 if it runs already)
 //!   GET    /v1/guests/{name}               GuestView
@@ -10,6 +11,10 @@
 //!   GET    /v1/guests/{name}/console       bytes, from the recent past on; ?follow=false ends there
 //!   POST   /v1/guests/{name}/console       bytes typed       → 204
 //!   POST   /v1/guests/{name}/run           RunGuest          → GuestView
+//!   POST   /v1/guests/{name}/pause         → GuestView; until it is told to run
+//!   POST   /v1/guests/{name}/reset         → GuestView; as by its reset button
+//!   POST   /v1/guests/{name}/shutdown      → GuestView; as by its power button, so its system decides
+//!   POST   /v1/guests/{name}/check         CheckRequest      → CheckView
 //!   POST   /v1/guests/{name}/plan          PlanRequest       → PlanView, after some seconds
 //!   POST   /v1/guests/{name}/moves         MoveRequest       → 202 MoveView
 //!   GET    /v1/moves                       [MoveView]
@@ -25,7 +30,9 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod error;
+mod events;
 mod guest;
 mod host;
 mod images;
@@ -33,9 +40,11 @@ mod moves;
 pub mod paths;
 mod plan;
 
+pub use check::{CheckRequest, CheckView, HOSTS_MAX, HostCheck};
 pub use error::{ApiError, ErrorCode};
+pub use events::{Event, Happened};
 pub use guest::{GuestState, GuestView, RunGuest, StartGuest};
 pub use host::{Finding, HostInfo, Verdict};
 pub use images::ImageView;
-pub use moves::{Direction, MoveRequest, MoveState, MoveView, STREAMS_DEFAULT};
+pub use moves::{Direction, MoveRequest, MoveState, MoveView, Priority, STREAMS_DEFAULT};
 pub use plan::{OBSERVE_MS_DEFAULT, OBSERVE_MS_MAX, PlanRequest, PlanView};

@@ -16,6 +16,27 @@ use uuid::Uuid;
 /// link busy while the first waits for the processor.
 pub const STREAMS_DEFAULT: u16 = 2;
 
+/// Which of the moves that wait on a host begins first.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Priority {
+    /// After all others.
+    Low,
+    /// As most.
+    #[default]
+    Normal,
+    /// Before all others.
+    High,
+}
+
+impl Priority {
+    fn is_normal(&self) -> bool {
+        *self == Self::Normal
+    }
+}
+
 /// Asks to move a guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,6 +70,10 @@ pub struct MoveRequest {
     /// Page streams.
     #[serde(default = "streams_default")]
     pub streams: u16,
+    /// Which of the moves that wait on this host begins first. (Left out where it is the usual one, as older agents
+    /// do not know it.)
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
     /// Whether both hosts hash all RAM before the guest resumes.
     #[serde(default)]
     pub verify: Verify,

@@ -4,6 +4,8 @@
 pub const HOST: &str = "/v1/host";
 /// What the host has done and has, for Prometheus.
 pub const METRICS: &str = "/metrics";
+/// What happens on the host, as it happens.
+pub const EVENTS: &str = "/v1/events";
 /// All guests.
 pub const GUESTS: &str = "/v1/guests";
 /// One guest, as a pattern.
@@ -12,6 +14,14 @@ pub const GUEST: &str = "/v1/guests/{name}";
 pub const CONSOLE: &str = "/v1/guests/{name}/console";
 /// Lets a guest run that is paused, as a pattern.
 pub const RUN: &str = "/v1/guests/{name}/run";
+/// Makes a guest stand still until it is told to run, as a pattern.
+pub const PAUSE: &str = "/v1/guests/{name}/pause";
+/// Presses a guest's reset button, as a pattern.
+pub const RESET: &str = "/v1/guests/{name}/reset";
+/// Presses a guest's power button, as a pattern.
+pub const SHUTDOWN: &str = "/v1/guests/{name}/shutdown";
+/// Whether and where a guest could move, as a pattern.
+pub const CHECK: &str = "/v1/guests/{name}/check";
 /// What moving a guest would cost, as a pattern.
 pub const PLAN: &str = "/v1/guests/{name}/plan";
 /// Moves of a guest, as a pattern.

@@ -30,6 +30,21 @@ pub struct PlanRequest {
     pub observe_ms: u64,
 }
 
+impl PlanRequest {
+    /// A request on the usual terms.
+    #[must_use]
+    pub fn to(host: &str) -> Self {
+        Self {
+            to: host.into(),
+            limits: Limits::default(),
+            compress: Compress::default(),
+            bandwidth_bytes_per_second: None,
+            streams: streams_default(),
+            observe_ms: OBSERVE_MS_DEFAULT,
+        }
+    }
+}
+
 /// Milliseconds of looking where the caller does not say.
 pub const OBSERVE_MS_DEFAULT: u64 = 3000;
 

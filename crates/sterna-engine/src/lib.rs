@@ -41,6 +41,7 @@ mod words;
 pub use host::{Disks, FoundMove, Host, Keeper, SourceJournal};
 pub use inquiry::inquire;
 pub use observe::{Observed, observe};
+pub use pages::Bandwidth;
 pub use probe::{LinkTrial, try_link};
 pub use sample::Sample;
 pub use watch::Watch;

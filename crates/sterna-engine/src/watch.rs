@@ -5,6 +5,9 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 use sterna_core::progress::Progress;
 
+/// Name of the stage of a move that waits for its turn.
+const WAITING: &str = "waiting";
+
 /// Shared between the thread of a move and those who watch it.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -40,6 +43,25 @@ impl Watch {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Shows that the move has not begun, and what it waits for.
+    pub fn waits_for(&self, what: impl Into<String>) {
+        self.update(|progress| {
+            WAITING.clone_into(&mut progress.stage);
+            progress.waiting = Some(what.into());
+        });
+    }
+
+    /// Whether it is shown as waiting for its beginning.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).stage == WAITING
+    }
+
+    /// Shows that the wait is over.
+    pub fn begins(&self) {
+        self.update(|progress| *progress = Progress::default());
     }
 
     /// Changes what is shown. Bytes done never fall.

@@ -11,6 +11,7 @@ use kit::{
     Record, Site, attempt, busy, goes_on_whole, request, run, run_watched, sites, small,
     the_one_that_runs,
 };
+use rcgen::SanType;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use sterna_core::limits::{Limits, WhenStuck};
 use sterna_core::receipt::{Ending, RamCheck, Receipt};
 use sterna_core::speed::VcpuSpeed;
 use sterna_engine::Watch;
+use sterna_engine::identity::{ROLE_URI, USER_URI};
 use sterna_engine::source::Move;
 use sterna_page::PageCount;
 use sterna_proto::message::{Reason, ReasonCode};
@@ -54,6 +56,40 @@ fn assert_moves_after_all((a, b): (&Site, &Site), guest: &SyntheticGuest, epoch:
     assert_eq!(receipt.ending, Ending::Moved, "{receipt:#?}");
     let report = b.host.arrived(attempt(epoch)).unwrap().check().unwrap();
     assert!(report.is_sound(), "{:?}", report.faults);
+}
+
+#[test]
+fn a_move_that_is_cancelled_before_it_begins_asks_nobody() {
+    let (a, b) = sites();
+    let guest = small();
+    let watch = Arc::new(Watch::default());
+    watch.cancel();
+    // Nobody listens there.
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+    let receipt = run_watched(&a, &request(&a, nowhere, &guest, 1), &guest, &watch);
+    assert_undone(&receipt, ReasonCode::Cancelled, (&a, &b), &guest);
+    assert_moves_after_all((&a, &b), &guest, 2);
+}
+
+#[test]
+fn a_user_of_the_cluster_cannot_hand_a_guest_over() {
+    let cluster = Cluster::new();
+    let mut a = Site::new(&cluster, "a");
+    let b = Site::new(&cluster, "b");
+    let (uri, dns) = (
+        |text: String| SanType::URI(text.try_into().unwrap()),
+        SanType::DnsName("a".try_into().unwrap()),
+    );
+    // Not even one whose certificate names a host as well, or has a role that nobody knows.
+    for (epoch, role) in [(1, "admin"), (2, "emperor")] {
+        let names = [format!("{USER_URI}alice"), format!("{ROLE_URI}{role}")];
+        a.identity = cluster.with_names(names.map(uri).into_iter().chain([dns.clone()]).collect());
+        let guest = small();
+        let receipt = run(&a, &request(&a, b.listener.address(), &guest, epoch), &guest);
+        let Ending::Undone { .. } = &receipt.ending else { panic!("{receipt:#?}") };
+        assert!(guest.is_running() && b.host.arrived(attempt(epoch)).is_none());
+        assert_eq!(b.host.record_of(attempt(epoch)), None);
+    }
 }
 
 #[test]

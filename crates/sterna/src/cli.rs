@@ -2,7 +2,8 @@
 
 use crate::exit::{self, Exit};
 use crate::{
-    agent, client, completion, doctor, history, images, manual, migrate, moves, pki, plan, vm,
+    agent, client, completion, doctor, events, history, images, manual, migrate, moves, pki, plan,
+    vm,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -46,6 +47,8 @@ enum Command {
     Plan(Box<plan::PlanArgs>),
     /// Move a running guest to another host
     Migrate(Box<migrate::MigrateArgs>),
+    /// Show what happens on a host, as it happens
+    Events(events::EventsArgs),
     /// Show what was foreseen of moves beside what happened
     History(history::HistoryArgs),
     /// List, show and cancel moves
@@ -77,6 +80,7 @@ impl Cli {
             Command::Manual(args) => manual::run(&args),
             Command::Vm(command) => block_on(vm::run(command, &global)),
             Command::Plan(args) => block_on(plan::run(*args, &global)),
+            Command::Events(args) => block_on(events::run(args, &global)),
             Command::History(args) => block_on(history::run(args, &global)),
             Command::Migrate(args) => block_on(migrate::run(*args, &global)),
             Command::Moves(command) => block_on(moves::run(command, &global)),

@@ -40,7 +40,7 @@ impl ConnectionArgs {
         let builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX).no_proxy();
         match (&self.host, &self.identity) {
             (Some(host), Some(folder)) => {
-                let tls = Identity::load(folder)?.client;
+                let tls = Identity::load(folder)?.client();
                 let http = builder.tls_backend_preconfigured((*tls).clone()).build()?;
                 Ok(Client { http, base: base(host), called: host.clone() })
             }

@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod completion;
 mod doctor;
+mod events;
 mod exit;
 mod history;
 mod images;

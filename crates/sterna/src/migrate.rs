@@ -4,8 +4,9 @@ use crate::cli::{Global, Output};
 use crate::exit::Exit;
 use crate::terms::TermsArgs;
 use crate::{output, watch};
+use clap::ValueEnum;
 use rand::seq::IteratorRandom;
-use sterna_api::{MoveRequest, MoveView, paths};
+use sterna_api::{MoveRequest, MoveView, Priority, paths};
 use sterna_core::algorithm::{ALGORITHMS, AlgorithmName, UnknownAlgorithm};
 use sterna_core::balloon::Balloon;
 use sterna_core::push::PushOrder;
@@ -34,6 +35,9 @@ pub(crate) struct MigrateArgs {
     /// Compare all RAM of both hosts before the guest resumes; lengthens the downtime
     #[arg(long)]
     verify: bool,
+    /// Which of the moves that wait on this host begins first
+    #[arg(long, value_enum, default_value_t = PriorityArg::Normal)]
+    priority: PriorityArg,
     /// Order in which pages follow the guest: bubbling (around those it has just waited for) or
     /// linear
     #[arg(long, value_name = "ORDER", value_parser = parse_push, default_value = "bubbling")]
@@ -52,6 +56,13 @@ pub(crate) struct MigrateArgs {
     /// Print the id of the move and do not wait for its end
     #[arg(long)]
     detach: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PriorityArg {
+    Low,
+    Normal,
+    High,
 }
 
 fn parse_algorithm(text: &str) -> Result<AlgorithmName, UnknownAlgorithm> {
@@ -103,6 +114,11 @@ impl MigrateArgs {
             bandwidth_bytes_per_second: self.terms.bandwidth,
             push: self.push,
             streams: self.terms.streams,
+            priority: match self.priority {
+                PriorityArg::Low => Priority::Low,
+                PriorityArg::Normal => Priority::Normal,
+                PriorityArg::High => Priority::High,
+            },
             verify: if self.verify { Verify::RamDigest } else { Verify::No },
         }
     }

@@ -3,12 +3,14 @@
 use super::{Activity, Guest, Request, Task};
 use crate::agent::{Agent, Records, blocking, vmm_error};
 use crate::host::cpu;
+use crate::hypervisor::Running;
 use crate::moves::Move;
+use crate::queue::{Queue, Turn};
 use crate::records::{OutgoingRecord, Place};
 use rustls::pki_types::ServerName;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, paths};
+use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, Priority, paths};
 use sterna_core::algorithm::{AlgorithmName, Tracking};
 use sterna_core::balloon::Balloon;
 use sterna_core::compress::Compress;
@@ -109,7 +111,11 @@ impl Task {
         check_native(&request)?;
         let target = Target::find(&request.to).await?;
         let (algorithm, verify) = (request.algorithm, request.verify);
+        let name = self.guest.name.clone();
         let source = blocking(move || {
+            if let Running::No(why) = process.running().map_err(|e| vmm_error(&e))? {
+                return Err(paused(&name, &why));
+            }
             let mut source = process.source().map_err(|e| vmm_error(&e))?;
             check_movable(source.as_mut(), algorithm, verify)?;
             Ok(source)
@@ -145,6 +151,7 @@ impl Task {
         }
         tracing::info!(guest = %self.guest.name, %attempt, role = "source",
             to = %outgoing.request.to, "move begins");
+        self.agent.events.tell_of(&entry);
         self.activity = Activity::Moving(Arc::clone(&entry));
         let planned = self.planned.as_ref().and_then(|plan| plan.of(&outgoing.request));
         let (surroundings, begin) = (self.surroundings(), Begin::New(source));
@@ -208,6 +215,13 @@ fn same_move(known: Arc<Move>, guest: &str) -> Result<Arc<Move>, ApiError> {
     }
     let message = format!("{} is the id of another move, of guest {}", known.id, known.guest);
     Err(ApiError::new(ErrorCode::AlreadyExists, message))
+}
+
+/// The destination would let it run.
+fn paused(name: &str, why: &str) -> ApiError {
+    let message = format!("{name} cannot leave: it does not run ({why})");
+    let hint = format!("let it run first, with `sterna vm run {name}`");
+    ApiError::new(ErrorCode::WrongState, message).hint(hint)
 }
 
 fn no_balloon(definition: &GuestDefinition) -> ApiError {
@@ -276,9 +290,10 @@ pub(super) fn immovable(reasons: &[sterna_vmm::Immovable]) -> ApiError {
     ApiError::new(ErrorCode::Unable, "the guest cannot leave").reasons(reasons)
 }
 
-/// Runs a move in a thread of its own, which tells the guest's task when it has ended.
-pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) {
+/// Runs a move in a thread of its own, once it is its turn, and tells the guest's task when it has ended.
+pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Arc<Move>, journey: Journey) {
     let Journey { outgoing, surroundings, planned, target, begin } = journey;
+    let to = target.address.ip();
     let request = EngineMove {
         attempt: outgoing.attempt,
         offer: outgoing.offer.clone(),
@@ -290,6 +305,7 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         balloon: outgoing.request.balloon,
         stages: StageLimits::default(),
         bandwidth_bytes_per_second: outgoing.request.bandwidth_bytes_per_second,
+        host_bandwidth: Arc::clone(&agent.bandwidth),
         push: outgoing.request.push,
         keeper: agent.keeper(),
         disks: agent.disks_of(outgoing.attempt, &outgoing.offer),
@@ -300,16 +316,37 @@ pub(crate) fn run(agent: &Agent, guest: &Guest, entry: &Move, journey: Journey) 
         destination_name: outgoing.request.to.clone(),
     };
     let journal: Arc<dyn SourceJournal> = Arc::new(Records(Arc::clone(&agent.journal)));
-    let watch = Arc::clone(&entry.watch);
-    let thread = agent.runtime.spawn_blocking(move || match begin {
-        Begin::New(source) => source::migrate(&request, source, &journal, &watch),
-        Begin::Left(left) => source::resolve(&request, left, &journal, &watch),
-    });
-    let guest = guest.clone();
+    let (guest, entry, queue) = (guest.clone(), Arc::clone(entry), Arc::clone(&agent.queue));
+    let copies = matches!(begin, Begin::New(_));
     agent.runtime.spawn(async move {
+        // What an earlier agent left is not copied any more, and waits for nobody.
+        let turn = match copies {
+            true => turn(&queue, &entry, to, outgoing.request.priority).await,
+            false => None,
+        };
+        let watch = Arc::clone(&entry.watch);
+        let thread = tokio::task::spawn_blocking(move || match begin {
+            Begin::New(source) => source::migrate(&request, source, &journal, &watch),
+            Begin::Left(left) => source::resolve(&request, left, &journal, &watch),
+        });
         let receipt = thread.await.map(Box::new).ok();
+        drop(turn);
         guest.tell(Request::Left(Box::new(outgoing), receipt)).await;
     });
+}
+
+/// Waits until a move may begin; at once without a turn if it is cancelled, as it then ends before anything is sent.
+async fn turn(queue: &Arc<Queue>, entry: &Move, to: IpAddr, priority: Priority) -> Option<Turn> {
+    let waits = |why: String| {
+        tracing::info!(guest = %entry.guest, attempt = %entry.attempt, why, "the move waits");
+        entry.watch.waits_for(why);
+    };
+    let turn = tokio::select! {
+        turn = queue.turn(to, priority, waits) => Some(turn),
+        () = entry.cancelled() => None,
+    };
+    entry.watch.begins();
+    turn
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! itself and says how it ended; only then is the guest marked. The task never asks the hypervisor
 //! anything while a move may be talking to it.
 
+mod check;
 mod exit;
 pub(crate) mod leave;
 mod plan;
@@ -21,10 +22,13 @@ mod task;
 pub(crate) use task::{Activity, Task};
 
 use crate::console::Reader;
-use crate::hypervisor::GuestProcess;
+use crate::hypervisor::{GuestProcess, Intervention};
 use crate::records::OutgoingRecord;
 use std::sync::Arc;
-use sterna_api::{ApiError, ErrorCode, GuestView, MoveRequest, PlanRequest, PlanView, RunGuest};
+use sterna_api::{
+    ApiError, CheckRequest, CheckView, ErrorCode, GuestView, MoveRequest, PlanRequest, PlanView,
+    RunGuest,
+};
 use sterna_core::destination::Ending;
 use sterna_core::receipt::Receipt;
 use sterna_proto::message::{AttemptId, GuestId};
@@ -41,9 +45,11 @@ pub(crate) enum Request {
     Console(oneshot::Sender<Result<Terminal, ApiError>>),
     Stop(oneshot::Sender<Result<GuestView, ApiError>>),
     Run(RunGuest, oneshot::Sender<Result<GuestView, ApiError>>),
+    Intervene(Intervention, oneshot::Sender<Result<GuestView, ApiError>>),
     Migrate(Box<MoveRequest>, oneshot::Sender<Result<Arc<crate::moves::Move>, ApiError>>),
     Plan(Box<PlanRequest>, oneshot::Sender<Result<PlanView, ApiError>>),
-    /// Planning has ended, well or not.
+    Check(CheckRequest, oneshot::Sender<Result<CheckView, ApiError>>),
+    /// Planning, or checking, has ended, well or not.
     Planned(Option<Box<plan::Planned>>),
     /// The guest's process, if it arrives by this attempt: a guest that runs here must never be
     /// given to whoever asks about another attempt, as it would be discarded.
@@ -54,6 +60,27 @@ pub(crate) enum Request {
     Left(Box<OutgoingRecord>, Option<Box<Receipt>>),
     /// A move to this host has ended; means nothing unless the guest arrives by it.
     Arrived(AttemptId, Ending),
+}
+
+impl Request {
+    /// Whether the guest may do something else after it.
+    fn may_change_state(&self) -> bool {
+        match self {
+            Self::Stop(_)
+            | Self::Run(..)
+            | Self::Intervene(..)
+            | Self::Migrate(..)
+            | Self::Left(..)
+            | Self::Arrived(..) => true,
+            Self::View(_)
+            | Self::Console(_)
+            | Self::Plan(..)
+            | Self::Check(..)
+            | Self::Planned(_)
+            | Self::Arriving(..)
+            | Self::Ram(..) => false,
+        }
+    }
 }
 
 /// Both directions of a console.

@@ -9,7 +9,9 @@ use crate::hypervisor::GuestProcess;
 use crate::records::Place;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use sterna_api::{ApiError, ErrorCode, MoveRequest, OBSERVE_MS_MAX, PlanRequest, PlanView};
+use sterna_api::{
+    ApiError, ErrorCode, MoveRequest, OBSERVE_MS_MAX, PlanRequest, PlanView, Priority,
+};
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::balloon::Balloon;
 use sterna_core::prediction::{Choice, Method, Model, Seen, Surroundings, WorkingSetCurve};
@@ -84,12 +86,9 @@ impl Task {
         });
     }
 
-    async fn begin_plan(&mut self, request: &PlanRequest) -> Result<Subject, ApiError> {
+    async fn begin_plan(&mut self, request: &PlanRequest) -> Result<(Subject, Target), ApiError> {
         let invalid = |message: String| ApiError::new(ErrorCode::Invalid, message);
-        self.idle("be looked at")?;
-        let (Place::Here, Some(process)) = (&self.record.place, self.process.clone()) else {
-            return Err(self.wrong_state("be looked at").await);
-        };
+        let subject = self.subject("be looked at").await?;
         if request.streams == 0 || request.streams > STREAMS_MAX {
             return Err(invalid(format!("{} streams: 1 to {STREAMS_MAX}", request.streams)));
         }
@@ -98,21 +97,25 @@ impl Task {
             return Err(invalid(message));
         }
         request.limits.check().map_err(|error| invalid(error.to_string()))?;
-        Ok(Subject {
-            attempt: AttemptId { guest: self.guest.id, epoch: self.record.epoch.next() },
-            definition: self.record.definition.clone(),
-            process,
-            target: Target::find(&request.to).await?,
-        })
+        Ok((subject, Target::find(&request.to).await?))
+    }
+
+    /// The guest, if it is this host's and no move has it.
+    pub(super) async fn subject(&self, what: &str) -> Result<Subject, ApiError> {
+        self.idle(what)?;
+        let (Place::Here, Some(process)) = (&self.record.place, self.process.clone()) else {
+            return Err(self.wrong_state(what).await);
+        };
+        let attempt = AttemptId { guest: self.guest.id, epoch: self.record.epoch.next() };
+        Ok(Subject { attempt, definition: self.record.definition.clone(), process })
     }
 }
 
-/// The guest that a plan is about, and where it would go.
-struct Subject {
+/// The guest that a plan or a question is about.
+pub(super) struct Subject {
     attempt: AttemptId,
     definition: GuestDefinition,
-    process: Arc<dyn GuestProcess>,
-    target: Target,
+    pub(super) process: Arc<dyn GuestProcess>,
 }
 
 /// What was seen.
@@ -124,7 +127,8 @@ struct Findings {
 }
 
 impl Subject {
-    fn inquiry(
+    /// What another host is asked of a move like this one.
+    pub(super) fn inquiry(
         &self,
         agent: &Agent,
         request: &PlanRequest,
@@ -141,6 +145,7 @@ impl Subject {
             balloon: Balloon::default(),
             bandwidth_bytes_per_second: request.bandwidth_bytes_per_second,
             streams: request.streams,
+            priority: Priority::default(),
             verify: Verify::default(),
             push: PushOrder::default(),
         };
@@ -151,8 +156,12 @@ impl Subject {
 
 /// Tries the link, asks the destination, then looks at the guest: one after the other, as all need the
 /// processors.
-fn look(agent: &Agent, request: &PlanRequest, subject: &Subject) -> Result<Findings, ApiError> {
-    let Target { address, name } = &subject.target;
+fn look(
+    agent: &Agent,
+    request: &PlanRequest,
+    (subject, target): &(Subject, Target),
+) -> Result<Findings, ApiError> {
+    let Target { address, name } = target;
     let unreachable = |reason: Reason| {
         let message = format!("{} cannot be reached", request.to);
         ApiError::new(ErrorCode::Unable, message).reasons(vec![reason])

@@ -4,7 +4,7 @@ use super::exit::Exit;
 use super::task::{Activity, Next, Task};
 use crate::agent::{blocking, vmm_error};
 use crate::hypervisor::Ended;
-use crate::moves::Outcome;
+use crate::moves::{Move, Outcome};
 use crate::records::{Elsewhere, OutgoingRecord, Place};
 use std::sync::Arc;
 use sterna_api::ApiError;
@@ -69,7 +69,7 @@ impl Task {
             let reason = "the move's thread failed; a restart of the agent settles it".to_owned();
             self.record.place =
                 Place::Paused { reason: reason.clone(), elsewhere: Elsewhere::MayHaveRun };
-            entry.end(Outcome::Summary(reason));
+            self.end_move(&entry, Outcome::Summary(reason));
             return Next::Continue;
         };
         tracing::info!(guest = %self.guest.name, attempt = %receipt.attempt, role = "source",
@@ -95,7 +95,7 @@ impl Task {
         if moved {
             self.agent.guests.remove(&self.guest.name, self.guest.id);
         }
-        entry.end(Outcome::Receipt(receipt));
+        self.end_move(&entry, Outcome::Receipt(receipt));
         if moved { Next::End } else { self.look_again().await }
     }
 
@@ -120,9 +120,14 @@ impl Task {
             Ending::Lost(reason) => (format!("lost: {reason}"), self.lost(reason).await),
         };
         if let Some(entry) = entry {
-            entry.end(Outcome::Summary(summary));
+            self.end_move(&entry, Outcome::Summary(summary));
         }
         next
+    }
+
+    fn end_move(&self, entry: &Move, outcome: Outcome) {
+        entry.end(outcome);
+        self.agent.events.tell_of(entry);
     }
 
     /// The guest stays where it was; what was known of it before is true again.

@@ -5,11 +5,11 @@ use super::plan::Planned;
 use super::{Guest, REQUESTS_MAX, Request, Terminal};
 use crate::agent::{Agent, blocking, vmm_error};
 use crate::console::Console;
-use crate::hypervisor::{GuestProcess, Running};
+use crate::hypervisor::{GuestProcess, Intervention, Running};
 use crate::moves::Move;
 use crate::records::{Elsewhere, GuestRecord, Place};
 use std::sync::Arc;
-use sterna_api::{ApiError, Direction, ErrorCode, GuestState, GuestView, RunGuest};
+use sterna_api::{ApiError, Direction, ErrorCode, GuestState, GuestView, Happened, RunGuest};
 use sterna_proto::message::AttemptId;
 use sterna_sys::memory::GuestMemory;
 use tokio::sync::mpsc;
@@ -45,6 +45,8 @@ pub(crate) struct Task {
     pub(super) planned: Option<Box<Planned>>,
     pub(super) exit: Exit,
     console: Option<Console>,
+    /// What was told last of what the guest does.
+    told: Option<GuestState>,
 }
 
 impl Task {
@@ -77,16 +79,22 @@ impl Task {
             planned: None,
             exit,
             console,
+            told: None,
         };
         tokio::spawn(task.serve(inbox));
         guest
     }
 
     async fn serve(mut self, mut inbox: mpsc::Receiver<Request>) {
+        self.tell_state().await;
         loop {
+            let mut changes = true;
             let next = tokio::select! {
                 request = inbox.recv() => match request {
-                    Some(request) => self.handle(request).await,
+                    Some(request) => {
+                        changes = request.may_change_state();
+                        self.handle(request).await
+                    }
                     None => Next::End,
                 },
                 () = self.exit.wait() => {
@@ -95,11 +103,26 @@ impl Task {
                     Next::Continue
                 }
             };
+            if changes {
+                self.tell_state().await;
+            }
             if next == Next::End {
                 break;
             }
         }
         self.agent.guests.remove(&self.guest.name, self.guest.id);
+        let (name, id) = (self.guest.name.clone(), self.guest.id);
+        self.agent.events.tell(Happened::GuestGone { name, id });
+    }
+
+    /// Tells what the guest does, if that is news.
+    async fn tell_state(&mut self) {
+        let state = self.state().await;
+        if self.told.as_ref() != Some(&state) {
+            let (name, id) = (self.guest.name.clone(), self.guest.id);
+            self.agent.events.tell(Happened::Guest { name, id, state: state.clone() });
+            self.told = Some(state);
+        }
     }
 
     async fn handle(&mut self, request: Request) -> Next {
@@ -108,8 +131,10 @@ impl Task {
             Request::View(reply) => drop(reply.send(self.view().await)),
             Request::Console(reply) => drop(reply.send(self.terminal())),
             Request::Run(run, reply) => drop(reply.send(self.run(run).await)),
+            Request::Intervene(how, reply) => drop(reply.send(self.intervene(how).await)),
             Request::Migrate(request, reply) => drop(reply.send(self.migrate(*request).await)),
             Request::Plan(request, reply) => self.plan(*request, reply).await,
+            Request::Check(request, reply) => self.check(request, reply).await,
             Request::Planned(planned) => {
                 if let Activity::Planning = self.activity {
                     self.activity = Activity::Idle;
@@ -153,6 +178,7 @@ impl Task {
         if let Activity::Moving(entry) = &self.activity {
             return match (entry.direction, entry.doubt()) {
                 (Direction::Incoming, _) => GuestState::Arriving,
+                (Direction::Outgoing, None) if entry.watch.waits() => GuestState::Running,
                 (Direction::Outgoing, Some(reason)) => GuestState::InDoubt { reason },
                 (Direction::Outgoing, None) => GuestState::Leaving,
             };
@@ -240,6 +266,21 @@ impl Task {
         blocking(move || process.run().map_err(|e| vmm_error(&e))).await?;
         self.become_place(Place::Here).await?;
         tracing::info!(guest = %self.guest.name, "runs on request");
+        Ok(self.view().await)
+    }
+
+    async fn intervene(&mut self, how: Intervention) -> Result<GuestView, ApiError> {
+        let what = match how {
+            Intervention::Pause => "be paused",
+            Intervention::Reset => "be reset",
+            Intervention::Shutdown => "be shut down",
+        };
+        self.idle(what)?;
+        let (Place::Here, Some(process)) = (&self.record.place, self.process.clone()) else {
+            return Err(self.wrong_state(what).await);
+        };
+        blocking(move || process.intervene(how).map_err(|e| vmm_error(&e))).await?;
+        tracing::info!(guest = %self.guest.name, ?how, "done on request");
         Ok(self.view().await)
     }
 

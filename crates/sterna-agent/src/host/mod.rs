@@ -121,6 +121,23 @@ impl AgentHost {
         }
     }
 
+    /// Whether no more guests are arriving than this host wants at once. Hosts that ask at the same moment may each be told
+    /// so: then there is one too many for a while.
+    fn has_a_place_for_one_more(&self) -> Result<(), Vec<Reason>> {
+        let most = self.0.limits().to_here.get();
+        let arrives =
+            |entry: &Arc<Move>| entry.direction == Direction::Incoming && !entry.has_ended();
+        let arriving = self.0.moves.all().iter().filter(|entry| arrives(entry)).count();
+        if arriving < usize::try_from(most).unwrap_or(usize::MAX) {
+            return Ok(());
+        }
+        let detail = format!(
+            "{arriving} guests are arriving already, and this host takes no more at once (to-here in its configuration); try again \
+             when one has come"
+        );
+        Err(vec![Reason::new(ReasonCode::NoRoom, detail)])
+    }
+
     /// Starts the empty guest, and checks that its RAM is like the one that leaves.
     fn prepare(
         &self,
@@ -186,6 +203,7 @@ impl Host for AgentHost {
     ) -> Result<Box<dyn Destination>, Vec<Reason>> {
         let agent = &self.0;
         let definition = self.definition(offer)?;
+        self.has_a_place_for_one_more()?;
         let (claim, before) = self.claim(attempt, &definition, offer.host_cpu.as_ref())?;
         let Prepared { process, destination } = self.prepare(&definition, offer)?;
         let record = GuestRecord {
@@ -211,6 +229,7 @@ impl Host for AgentHost {
         let new = Move::new(incoming.id, &offer.name, attempt, direction, &incoming.peer);
         // The id was drawn just now, so no move has it.
         let entry = agent.moves.add(new).unwrap_or_else(|known| known);
+        agent.events.tell_of(&entry);
         tracing::info!(guest = %offer.name, %attempt, role = "destination", %peer,
             "place reserved");
         // Huge pages were reserved when they were mapped, so that nobody else can have them.

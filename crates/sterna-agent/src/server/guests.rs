@@ -6,7 +6,7 @@ use crate::agent::{Agent, blocking, vmm_error};
 use crate::guest::{Activity, Guest, Request, Task};
 use crate::guests::{Claim, Taken};
 use crate::host::fit;
-use crate::hypervisor::{GuestProcess, on_record};
+use crate::hypervisor::{GuestProcess, Intervention, on_record};
 use crate::records::{GuestRecord, Place};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -63,6 +63,30 @@ pub(super) async fn run(
 ) -> Result<Json<GuestView>, Refusal> {
     let guest = find(&agent, &name).await?;
     Ok(Json(guest.ask(|reply| Request::Run(request, reply)).await??))
+}
+
+pub(super) async fn pause(agent: State<Arc<Agent>>, name: Segment<String>) -> Done {
+    intervene(agent, name, Intervention::Pause).await
+}
+
+pub(super) async fn reset(agent: State<Arc<Agent>>, name: Segment<String>) -> Done {
+    intervene(agent, name, Intervention::Reset).await
+}
+
+pub(super) async fn shut_down(agent: State<Arc<Agent>>, name: Segment<String>) -> Done {
+    intervene(agent, name, Intervention::Shutdown).await
+}
+
+/// The guest after something was done to it.
+type Done = Result<Json<GuestView>, Refusal>;
+
+async fn intervene(
+    State(agent): State<Arc<Agent>>,
+    Segment(name): Segment<String>,
+    how: Intervention,
+) -> Done {
+    let guest = find(&agent, &name).await?;
+    Ok(Json(guest.ask(|reply| Request::Intervene(how, reply)).await??))
 }
 
 pub(super) async fn start(

@@ -1,25 +1,29 @@
 //! The HTTP interface, over a unix socket and over HTTPS.
 //!
 //! The unix socket is for this host's operator: its file mode decides who may. Over HTTPS both
-//! sides have certificates of the cluster's authority; callers from there cannot give a guest
-//! hypervisor arguments, unless the agent was told that they may.
+//! sides have certificates of the cluster's authority, and a user's says what its holder may do
+//! ([`roles`]); callers from there cannot give a guest hypervisor arguments, unless the agent was told that they may.
 
 mod answer;
 mod console;
+mod events;
 mod guests;
 mod images;
 mod moves;
+mod roles;
 #[cfg(test)]
 mod tests;
 mod tls;
 
+pub(crate) use roles::Caller;
 pub(crate) use tls::TlsListener;
 
 use crate::agent::Agent;
 use crate::metrics;
 use answer::Refusal;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
@@ -41,13 +45,22 @@ pub(crate) enum Origin {
 
 /// The interface's routes.
 pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
+    let checked = Arc::clone(&agent);
+    let check = move |request: Request, next: Next| {
+        roles::check(Arc::clone(&checked), origin, request, next)
+    };
     Router::new()
         .route(paths::HOST, get(host))
         .route(paths::METRICS, get(measured))
+        .route(paths::EVENTS, get(events::read))
         .route(paths::GUESTS, get(guests::list).post(guests::start))
         .route(paths::GUEST, get(guests::show).delete(guests::stop))
         .route(paths::CONSOLE, get(console::read).post(console::write))
         .route(paths::RUN, post(guests::run))
+        .route(paths::PAUSE, post(guests::pause))
+        .route(paths::RESET, post(guests::reset))
+        .route(paths::SHUTDOWN, post(guests::shut_down))
+        .route(paths::CHECK, post(moves::check))
         .route(paths::PLAN, post(moves::plan))
         .route(paths::GUEST_MOVES, post(moves::begin))
         .route(paths::MOVES, get(moves::list))
@@ -60,6 +73,7 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
         })
         .layer(DefaultBodyLimit::max(paths::REQUEST_BYTES_MAX))
         .layer(Extension(origin))
+        .layer(from_fn(check))
         .with_state(agent)
 }
 

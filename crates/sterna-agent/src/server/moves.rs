@@ -1,4 +1,4 @@
-//! Moves: plan, begin, list, watch, cancel.
+//! Moves: check, plan, begin, list, watch, cancel.
 
 use super::answer::{Body, Query, Refusal, Segment};
 use super::guests::find;
@@ -12,7 +12,8 @@ use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 use sterna_api::{
-    ApiError, Direction, ErrorCode, MoveRequest, MoveView, PlanRequest, PlanView, paths,
+    ApiError, CheckRequest, CheckView, Direction, ErrorCode, MoveRequest, MoveView, PlanRequest,
+    PlanView, paths,
 };
 use uuid::Uuid;
 
@@ -40,6 +41,15 @@ pub(super) async fn plan(
 ) -> Result<Json<PlanView>, Refusal> {
     let guest = find(&agent, &name).await?;
     Ok(Json(guest.ask(|reply| Request::Plan(Box::new(request), reply)).await??))
+}
+
+pub(super) async fn check(
+    State(agent): State<Arc<Agent>>,
+    Segment(name): Segment<String>,
+    Body(request): Body<CheckRequest>,
+) -> Result<Json<CheckView>, Refusal> {
+    let guest = find(&agent, &name).await?;
+    Ok(Json(guest.ask(|reply| Request::Check(request, reply)).await??))
 }
 
 pub(super) async fn list(State(agent): State<Arc<Agent>>) -> Json<Vec<MoveView>> {
@@ -76,7 +86,7 @@ pub(super) async fn cancel(
         return Err(error.hint("cancel it on the host it comes from").into());
     }
     tracing::info!(guest = %entry.guest, attempt = %entry.attempt, "cancel asked for");
-    entry.watch.cancel();
+    entry.cancel();
     Ok((StatusCode::ACCEPTED, Json(entry.view())))
 }
 

@@ -1,32 +1,38 @@
 //! The interface as callers see it, over an agent whose hypervisor is a fake.
 
 use super::*;
-use crate::fake::{FakeHypervisor, agent};
+use crate::fake::{FakeHypervisor, FakeState, agent};
 use axum::body::{Body, to_bytes};
+use axum::extract::connect_info::ConnectInfo;
 use axum::http::{Method, Request, StatusCode, header};
+use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
-use sterna_api::{GuestState, GuestView, ImageView, MoveView};
+use sterna_api::{Event, GuestState, GuestView, Happened, ImageView, MoveView};
 use sterna_core::limits::Limits;
+use sterna_engine::identity::{Peer, PeerName, UserRole};
 use sterna_page::{PAGE_SIZE, PageNumber, PageSet, RamBlock, RamLayout};
+use sterna_proto::message::GuestId;
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
 const ID: &str = "00000000-0000-0000-0000-000000000007";
 
-struct Caller {
+struct Client {
     agent: Arc<Agent>,
     fake: Arc<FakeHypervisor>,
     origin: Origin,
+    peer: Option<Peer>,
     _folder: tempfile::TempDir,
 }
 
-impl Caller {
+impl Client {
     fn new(origin: Origin) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (agent, fake) = agent(folder.path());
-        Self { agent, fake, origin, _folder: folder }
+        let peer = Some(Peer::Host(PeerName("b".into())));
+        Self { agent, fake, origin, peer, _folder: folder }
     }
 
     async fn send(&self, method: Method, path: &str, body: String) -> (StatusCode, Vec<u8>) {
@@ -34,6 +40,7 @@ impl Caller {
             .method(method)
             .uri(path)
             .header(header::CONTENT_TYPE, "application/json")
+            .extension(ConnectInfo(Caller::with(self.peer.clone())))
             .body(Body::from(body))
             .unwrap();
         let answer = router(Arc::clone(&self.agent), self.origin).oneshot(request).await.unwrap();
@@ -66,7 +73,7 @@ fn start(id: &str, name: &str, qemu_args: &str) -> String {
 
 #[tokio::test]
 async fn every_error_has_its_code_and_status() {
-    let caller = Caller::new(Origin::Local);
+    let caller = Client::new(Origin::Local);
     caller.start(ID, "a").await;
     let large = "x".repeat(paths::REQUEST_BYTES_MAX + 1);
     let nowhere = format!(r#"{{"id":"{ID}","to":"b:x"}}"#);
@@ -105,7 +112,7 @@ async fn every_error_has_its_code_and_status() {
 
 #[tokio::test]
 async fn a_plan_to_a_host_that_is_not_there_leaves_the_guest_free() {
-    let caller = Caller::new(Origin::Local);
+    let caller = Client::new(Origin::Local);
     caller.start(ID, "a").await;
     // Nobody listens on the port for discarding.
     let plan = r#"{"to":"127.0.0.1:9"}"#;
@@ -120,7 +127,7 @@ async fn a_plan_to_a_host_that_is_not_there_leaves_the_guest_free() {
 
 #[tokio::test]
 async fn asking_twice_starts_one_guest() {
-    let caller = Caller::new(Origin::Local);
+    let caller = Client::new(Origin::Local);
     assert_eq!(caller.start(ID, "a").await, StatusCode::CREATED);
     assert_eq!(caller.start(ID, "a").await, StatusCode::OK);
     assert_eq!(caller.fake.started(), 1);
@@ -133,7 +140,7 @@ async fn asking_twice_starts_one_guest() {
 
 #[tokio::test]
 async fn guests_are_counted_by_what_they_do() {
-    let caller = Caller::new(Origin::Network);
+    let caller = Client::new(Origin::Network);
     caller.start(ID, "a").await;
     let (status, body) = caller.send(Method::GET, paths::METRICS, String::new()).await;
     let text = String::from_utf8(body).unwrap();
@@ -142,8 +149,81 @@ async fn guests_are_counted_by_what_they_do() {
 }
 
 #[tokio::test]
+async fn a_user_may_do_what_the_role_says() {
+    let mut caller = Client::new(Origin::Network);
+    let plan = r#"{"to":"127.0.0.1:9"}"#;
+    let guest = start(ID, "a", "[]");
+    for (role, may_plan, may_start) in [
+        (UserRole::Viewer, false, false),
+        (UserRole::Operator, true, false),
+        (UserRole::Admin, true, true),
+    ] {
+        caller.peer = Some(Peer::User { name: "alice".into(), role });
+        caller.get::<Vec<GuestView>>(paths::GUESTS).await;
+        let (_, error) = caller.error(Method::POST, "/v1/guests/a/plan", plan).await;
+        assert_eq!(error.code != ErrorCode::Forbidden, may_plan, "{role}: {error}");
+        let (status, _) = caller.send(Method::POST, paths::GUESTS, guest.clone()).await;
+        assert_eq!(status == StatusCode::CREATED, may_start, "{role}: {status}");
+    }
+    // Who has no role may not even look, and learns of no path whether it is there.
+    caller.peer = None;
+    let (status, error) = caller.error(Method::GET, "/v1/guests/a", "").await;
+    assert_eq!((status, error.code), (403, ErrorCode::Forbidden));
+}
+
+#[tokio::test]
+async fn a_guest_is_paused_and_runs_again_and_can_be_shut_down() {
+    let caller = Client::new(Origin::Local);
+    caller.start(ID, "a").await;
+    let post = async |path: &str, body: &str| {
+        let (status, body) = caller.send(Method::POST, path, body.into()).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {}", String::from_utf8_lossy(&body));
+        serde_json::from_slice::<GuestView>(&body).unwrap().state
+    };
+    // Asked twice, it is done once.
+    for _ in 0..2 {
+        let state = post("/v1/guests/a/pause", "").await;
+        assert!(matches!(state, GuestState::Paused { .. }), "{state:?}");
+    }
+    assert_eq!(caller.fake.newest().state(), FakeState::Paused);
+    // The destination would let it run.
+    let to = format!(r#"{{"id":"{ID}","to":"127.0.0.1:9"}}"#);
+    let (_, error) = caller.error(Method::POST, "/v1/guests/a/moves", &to).await;
+    assert_eq!(error.code, ErrorCode::WrongState, "{error}");
+    assert_eq!(post("/v1/guests/a/run", "{}").await, GuestState::Running);
+    assert_eq!(post("/v1/guests/a/reset", "").await, GuestState::Running);
+    post("/v1/guests/a/shutdown", "").await;
+    assert!(!caller.fake.newest().lives());
+    let (_, error) = caller.error(Method::POST, "/v1/guests/b/pause", "").await;
+    assert_eq!(error.code, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn what_happens_to_a_guest_is_told_in_lines() {
+    let caller = Client::new(Origin::Local);
+    let request = Request::builder().uri("/v1/events?after=0").body(Body::empty()).unwrap();
+    let answer = router(Arc::clone(&caller.agent), Origin::Local).oneshot(request).await.unwrap();
+    let mut lines = answer.into_body().into_data_stream();
+    caller.start(ID, "a").await;
+    caller.send(Method::DELETE, "/v1/guests/a", String::new()).await;
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        let piece = lines.next().await.unwrap().unwrap();
+        for line in piece.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            told.push(serde_json::from_slice::<Event>(line).unwrap().what);
+        }
+    }
+    let (name, id) = ("a".to_owned(), ID.parse().map(GuestId).unwrap());
+    let guest = |state| Happened::Guest { name: name.clone(), id, state };
+    let stopped = GuestState::Stopped { reason: "on request".into() };
+    let gone = Happened::GuestGone { name: name.clone(), id };
+    // Of what came before the agent began nothing is remembered.
+    assert_eq!(told, [Happened::Missed, guest(GuestState::Running), guest(stopped), gone]);
+}
+
+#[tokio::test]
 async fn a_stopped_guest_is_forgotten_and_its_name_is_free() {
-    let caller = Caller::new(Origin::Local);
+    let caller = Client::new(Origin::Local);
     caller.start(ID, "a").await;
     let (status, _) = caller.send(Method::DELETE, "/v1/guests/a", String::new()).await;
     assert_eq!(status, StatusCode::OK);
@@ -154,18 +234,18 @@ async fn a_stopped_guest_is_forgotten_and_its_name_is_free() {
 #[tokio::test]
 async fn hypervisor_arguments_are_this_hosts_operators_alone() {
     let body = start(ID, "a", r#"["-s"]"#);
-    let network = Caller::new(Origin::Network);
+    let network = Client::new(Origin::Network);
     let (status, error) = network.error(Method::POST, paths::GUESTS, &body).await;
     assert_eq!((status, error.code), (403, ErrorCode::Forbidden));
     assert_eq!(network.fake.started(), 0);
-    let local = Caller::new(Origin::Local);
+    let local = Client::new(Origin::Local);
     let (status, _) = local.send(Method::POST, paths::GUESTS, body).await;
     assert_eq!(status, StatusCode::CREATED);
 }
 
 #[tokio::test]
 async fn a_guest_whose_hypervisor_ends_is_shown_as_crashed() {
-    let caller = Caller::new(Origin::Local);
+    let caller = Client::new(Origin::Local);
     caller.start(ID, "a").await;
     caller.fake.kill_all();
     // The end is noticed by an event; asking makes no difference to when.
@@ -183,7 +263,7 @@ async fn a_guest_whose_hypervisor_ends_is_shown_as_crashed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_of_a_guest_is_listed_and_dropped() {
-    let caller = Caller::new(Origin::Local);
+    let caller = Client::new(Origin::Local);
     assert!(caller.get::<Vec<ImageView>>(paths::IMAGES).await.is_empty());
     caller.start(ID, "a").await;
     let store = caller.agent.images.clone().unwrap();

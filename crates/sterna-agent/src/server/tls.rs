@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use sterna_engine::identity::Identity;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -34,14 +35,11 @@ pub(crate) struct TlsListener {
 
 impl TlsListener {
     /// Listens on an address.
-    pub(crate) async fn bind(
-        address: SocketAddr,
-        settings: Arc<rustls::ServerConfig>,
-    ) -> io::Result<Self> {
+    pub(crate) async fn bind(address: SocketAddr, identity: Identity) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (sender, ready) = mpsc::channel(HANDSHAKES_MAX);
-        let task = tokio::spawn(accept(listener, TlsAcceptor::from(settings), sender));
+        let task = tokio::spawn(accept(listener, identity, sender));
         Ok(Self { ready, address, task })
     }
 }
@@ -52,7 +50,7 @@ impl Drop for TlsListener {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: mpsc::Sender<Connection>) {
+async fn accept(listener: TcpListener, identity: Identity, ready: mpsc::Sender<Connection>) {
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -64,7 +62,8 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: mpsc::Sender<Con
                 continue;
             }
         };
-        let (tls, ready) = (tls.clone(), ready.clone());
+        // Read anew each time, as certificates are renewed and revoked.
+        let (tls, ready) = (TlsAcceptor::from(identity.server()), ready.clone());
         tokio::spawn(async move {
             let _place = place;
             match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {

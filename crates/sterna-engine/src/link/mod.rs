@@ -8,13 +8,12 @@ pub(crate) use control::{Control, Incoming, Received, receive};
 pub(crate) use duplex::{ReadHalf, WriteHalf, split};
 pub(crate) use socket::{Meter, Metered, SocketControl};
 
-use crate::identity::{Identity, PeerName};
+use crate::identity::{Identity, Peer, PeerName, peer};
 use crate::words;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sterna_proto::preamble::{
     ANSWER_BYTES, PREAMBLE_BYTES, Preamble, PreambleAnswer, PreambleError, Role,
@@ -79,7 +78,7 @@ impl Link {
         meter: &Meter,
     ) -> Result<Self, LinkError> {
         let tcp = TcpStream::connect_timeout(&to, CONNECT_LIMIT)?;
-        let tls = ClientConnection::new(Arc::clone(&identity.client), name.clone())?;
+        let tls = ClientConnection::new(identity.client(), name.clone())?;
         let mut link = Self::over(tcp, tls.into(), meter)?;
         let asked = Instant::now();
         link.write_all(&Preamble::new(role).encode())?;
@@ -98,7 +97,7 @@ impl Link {
         identity: &Identity,
         meter: &Meter,
     ) -> Result<(Self, Preamble, PeerName), LinkError> {
-        let tls = ServerConnection::new(Arc::clone(&identity.server))?;
+        let tls = ServerConnection::new(identity.server())?;
         let mut link = Self::over(tcp, tls.into(), meter)?;
         let mut bytes = [0; PREAMBLE_BYTES];
         link.read_exact(&mut bytes)?;
@@ -173,14 +172,10 @@ impl Write for Link {
     }
 }
 
-/// The first DNS name in the peer's certificate, which the handshake has verified.
+/// The host's name in the peer's certificate, which the handshake has verified. A user is none.
 fn peer_name(tls: &rustls::Connection) -> Option<PeerName> {
-    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
-    let certificate = tls.peer_certificates()?.first()?;
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let names = parsed.subject_alternative_name().ok()??;
-    names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::DNSName(dns) => Some(PeerName((*dns).to_owned())),
-        _ => None,
-    })
+    match peer(tls.peer_certificates()?)? {
+        Peer::Host(name) => Some(name),
+        Peer::User { .. } => None,
+    }
 }

@@ -105,7 +105,7 @@ impl Streams {
             });
         }
         let manner = Manner {
-            pacer: Arc::new(Pacer::new(bandwidth, Arc::default())),
+            pacer: Arc::new(Pacer::new(bandwidth, Arc::default(), Arc::default())),
             hashes: KeepHashes::No,
             coded: Some(Arc::default()),
             alike: Some(match &known {

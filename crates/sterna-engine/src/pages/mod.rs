@@ -26,6 +26,7 @@ pub(crate) use likeness::Alike;
 use likeness::Likeness;
 use likeness::Way;
 use outbox::Outbox;
+pub use pacing::Bandwidth;
 pub(crate) use pacing::{GivingUp, Pacer};
 use queue::Queue;
 pub(crate) use receiver::{Heard, PageReceiver, Place, ReceiveError, StreamEvent};

@@ -100,18 +100,18 @@ impl<'a> Driver<'a> {
     }
 
     pub(super) fn migrate(mut self) -> Receipt {
-        if let Err(error) = self.connect() {
-            self.start_mover();
-            let mut effects = Vec::new();
-            let mut machine = Source::start(self.request.config(), self.now(), &mut effects);
-            effects.clear();
-            let event = Event::LinkDown(link_lost(&error));
-            machine.step(event, self.now(), &mut effects);
-            return self.run(machine, effects);
-        }
+        // One that was cancelled while it waited for its turn asks nobody.
+        let over = match self.watch.is_cancelled() {
+            true => Some(Event::Cancel),
+            false => self.connect().err().map(|error| Event::LinkDown(link_lost(&error))),
+        };
         self.start_mover();
         let mut effects = Vec::new();
-        let machine = Source::start(self.request.config(), self.now(), &mut effects);
+        let mut machine = Source::start(self.request.config(), self.now(), &mut effects);
+        if let Some(event) = over {
+            effects.clear();
+            machine.step(event, self.now(), &mut effects);
+        }
         self.run(machine, effects)
     }
 

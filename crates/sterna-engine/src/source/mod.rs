@@ -15,6 +15,7 @@ mod suspects;
 
 use crate::host::{Disks, Keeper, SourceJournal};
 use crate::identity::Identity;
+use crate::pages::Bandwidth;
 use crate::watch::Watch;
 use driver::Driver;
 use rustls::pki_types::ServerName;
@@ -54,6 +55,8 @@ pub struct Move {
     pub stages: StageLimits,
     /// Bytes a second at most for the pages of this move; `None` for no limit.
     pub bandwidth_bytes_per_second: Option<u64>,
+    /// What all moves from this host may send together.
+    pub host_bandwidth: Arc<Bandwidth>,
     /// In which order pages follow the guest.
     pub push: PushOrder,
     /// Who takes the guest's RAM once it has left, if anybody does.

@@ -171,12 +171,18 @@ impl Mover {
         Ok((guest, self.copying.as_mut().ok_or_else(not_prepared)?))
     }
 
+    /// What holds this move below its limits.
+    fn pacer(&self) -> Arc<Pacer> {
+        let own = self.request.bandwidth_bytes_per_second;
+        let shared = Arc::clone(&self.request.host_bandwidth);
+        Arc::new(Pacer::new(own, shared, Arc::clone(&self.shared.giving_up)))
+    }
+
     fn prepare(&mut self, accept: &Accept, tracking: Tracking) -> Outcome {
         if accept.codings.contains(&Coding::Native) {
             self.granted = Some(accept.clone());
             return Ok(vec![Event::Prepared]);
         }
-        let bandwidth = self.request.bandwidth_bytes_per_second;
         let hold_back = self.request.hold_back;
         let balloon = self.request.balloon;
         let shared = Arc::clone(&self.shared);
@@ -213,7 +219,7 @@ impl Mover {
             (InFlightIo::Untracked(_), Tracking::Needed) => KeepHashes::Yes { key: rand::random() },
             _ => KeepHashes::No,
         };
-        let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&shared.giving_up)));
+        let pacer = self.pacer();
         let coded = accept.codings.contains(&Coding::Coded);
         let coded = coded.then(|| Arc::clone(&shared.coders));
         let alike = self.alike(accept, pages)?;

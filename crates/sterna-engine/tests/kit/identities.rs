@@ -2,7 +2,7 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, SanType,
 };
 use std::fs;
 use sterna_engine::identity::{AUTHORITY_FILE, CERTIFICATE_FILE, Identity, KEY_FILE};
@@ -26,8 +26,16 @@ impl Cluster {
 
     /// An identity of this cluster for a host called `name`, which is also `127.0.0.1`.
     pub(crate) fn identity(&self, name: &str) -> Identity {
-        let names = vec![name.to_owned(), "127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(names).unwrap();
+        self.with_names(vec![
+            SanType::DnsName(name.try_into().unwrap()),
+            SanType::IpAddress([127, 0, 0, 1].into()),
+        ])
+    }
+
+    /// An identity with these names.
+    pub(crate) fn with_names(&self, names: Vec<SanType>) -> Identity {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names;
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();

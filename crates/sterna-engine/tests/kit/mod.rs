@@ -308,6 +308,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
         balloon: Balloon::Leave,
         stages: stages(),
         bandwidth_bytes_per_second: None,
+        host_bandwidth: Arc::default(),
         push: PushOrder::default(),
         keeper: None,
         disks: None,

@@ -10,7 +10,7 @@ use super::strays;
 use crate::definition::HUGE_PAGE_BYTES;
 use crate::tracking::system;
 use crate::{GuestDefinition, VmmError};
-use qapi::qmp::{cont, query_status, quit};
+use qapi::qmp::{cont, query_status, quit, stop, system_powerdown, system_reset};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -260,6 +260,30 @@ impl QemuGuest {
             return Err(VmmError::Refused { operation: "cont", detail });
         }
         self.control(|qmp| qmp.execute(&cont {}, REPLY_LIMIT))
+    }
+
+    /// Stops the vCPUs of a guest that no move has.
+    ///
+    /// # Errors
+    /// When QEMU refuses or is gone.
+    pub fn pause(&self) -> Result<(), VmmError> {
+        self.control(|qmp| qmp.execute(&stop {}, REPLY_LIMIT))
+    }
+
+    /// Presses the guest's reset button.
+    ///
+    /// # Errors
+    /// When QEMU refuses or is gone.
+    pub fn reset(&self) -> Result<(), VmmError> {
+        self.control(|qmp| qmp.execute(&system_reset {}, REPLY_LIMIT))
+    }
+
+    /// Presses the guest's power button. Its system powers off, if it wants to.
+    ///
+    /// # Errors
+    /// When QEMU refuses or is gone.
+    pub fn press_power(&self) -> Result<(), VmmError> {
+        self.control(|qmp| qmp.execute(&system_powerdown {}, REPLY_LIMIT))
     }
 
     /// Ends the process, orderly if it can be, and removes its folder. Harmless if it has ended.

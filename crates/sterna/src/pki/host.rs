@@ -25,7 +25,7 @@ pub(crate) fn run(args: &HostArgs) -> anyhow::Result<Exit> {
     let authority = Authority::read(&args.dir)?;
     let subject = Subject { name: args.name.clone(), addresses: args.addresses.clone() };
     let host = authority.issue(&subject, Validity::from_now())?;
-    authority.write_host(&host, &args.out)?;
+    authority.write_identity(&host, &args.out)?;
     println!("made the identity of {} in {}", args.name, args.out.display());
     Ok(Exit::Done)
 }

@@ -3,8 +3,10 @@
 mod host;
 mod init;
 mod issue;
+mod revoke;
 #[cfg(test)]
 mod tests;
+mod user;
 
 use crate::exit::Exit;
 
@@ -15,6 +17,10 @@ pub(crate) enum PkiCommand {
     Init(init::InitArgs),
     /// Make the certificate and key of a host
     Host(host::HostArgs),
+    /// Make the certificate and key of a user, who may do on all hosts what the role says
+    User(user::UserArgs),
+    /// Put a certificate on the list of those that are no longer accepted
+    Revoke(revoke::RevokeArgs),
 }
 
 /// Runs one of them.
@@ -22,5 +28,7 @@ pub(crate) fn run(command: PkiCommand) -> anyhow::Result<Exit> {
     match command {
         PkiCommand::Init(args) => init::run(&args),
         PkiCommand::Host(args) => host::run(&args),
+        PkiCommand::User(args) => user::run(&args),
+        PkiCommand::Revoke(args) => revoke::run(&args),
     }
 }

@@ -1,6 +1,8 @@
 //! `sterna vm …`
 
+mod check;
 mod console;
+mod intervene;
 mod list;
 mod run;
 mod show;
@@ -10,7 +12,7 @@ mod stop;
 use crate::cli::{Global, Output};
 use crate::exit::Exit;
 use crate::output;
-use sterna_api::GuestView;
+use sterna_api::{GuestView, paths};
 
 /// Commands on guests.
 #[derive(Debug, clap::Subcommand)]
@@ -21,9 +23,17 @@ pub(crate) enum VmCommand {
     List(list::ListArgs),
     /// Show a guest
     Show(show::ShowArgs),
+    /// Say whether and where a guest could move, and why not
+    Check(check::CheckArgs),
     /// End a guest at once, like a power cut, and forget it
     Stop(stop::StopArgs),
-    /// Let a guest run that stayed paused after a move
+    /// Press a guest's power button: its system powers off, if it wants to
+    Shutdown(intervene::InterveneArgs),
+    /// Press a guest's reset button
+    Reset(intervene::InterveneArgs),
+    /// Make a guest stand still until `sterna vm run`
+    Pause(intervene::InterveneArgs),
+    /// Let a guest run that is paused, or stayed so after a move
     Run(run::RunArgs),
     /// Read and type on a guest's console; Ctrl-] leaves it
     Console(console::ConsoleArgs),
@@ -35,7 +45,11 @@ pub(crate) async fn run(command: VmCommand, global: &Global) -> anyhow::Result<E
         VmCommand::Start(args) => start::run(*args, global).await,
         VmCommand::List(args) => list::run(args, global).await,
         VmCommand::Show(args) => show::run(args, global).await,
+        VmCommand::Check(args) => check::run(args, global).await,
         VmCommand::Stop(args) => stop::run(args, global).await,
+        VmCommand::Shutdown(args) => intervene::run(args, paths::SHUTDOWN, global).await,
+        VmCommand::Reset(args) => intervene::run(args, paths::RESET, global).await,
+        VmCommand::Pause(args) => intervene::run(args, paths::PAUSE, global).await,
         VmCommand::Run(args) => run::run(args, global).await,
         VmCommand::Console(args) => console::run(args, global).await,
     }

@@ -16,7 +16,12 @@ impl Mover {
         let streams = accept.streams.min(self.request.offer.streams);
         let way = self.request.offer.native.and_then(|mode| native::way(mode, streams));
         let way = way.ok_or_else(not_prepared)?;
-        let bandwidth_bytes_per_second = self.request.bandwidth_bytes_per_second;
+        // The hypervisor shares with nobody, so it is told the lower limit and keeps to it.
+        let (own, shared) = (
+            self.request.bandwidth_bytes_per_second,
+            self.request.host_bandwidth.bytes_per_second(),
+        );
+        let bandwidth_bytes_per_second = own.into_iter().chain(shared).min();
         let plan = NativePlan { way, downtime_max, bandwidth_bytes_per_second, slow_down };
         let listener = self.guest()?.begin_native(&plan).map_err(failed)?;
         let connections = way.connections();

@@ -3,7 +3,7 @@
 use super::{Mover, Outcome, failed, io_failed, link_failed, not_prepared, stream_failed};
 use crate::digest;
 use crate::link::LinkError;
-use crate::pages::{KeepHashes, Manner, Pacer, SenderPool};
+use crate::pages::{KeepHashes, Manner, SenderPool};
 use crate::source::copying::Recheck;
 use crate::source::following;
 use std::io;
@@ -98,8 +98,7 @@ impl Mover {
         })?;
         let links = self.connect_streams(token, streams.clamp(1, STREAMS_MAX)).map_err(lost)?;
         let urgent = self.connect_urgent(token).map_err(lost)?;
-        let bandwidth = self.request.bandwidth_bytes_per_second;
-        let pacer = Arc::new(Pacer::new(bandwidth, Arc::clone(&self.shared.giving_up)));
+        let pacer = self.pacer();
         // What was granted is not known any more if another agent began the move.
         let manner = Manner { pacer, hashes: KeepHashes::No, coded: None, alike: None };
         let pool = SenderPool::start(links, &memory, &manner).map_err(broken)?;

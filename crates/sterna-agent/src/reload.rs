@@ -1,0 +1,35 @@
+//! Reading configuration and certificates again while the agent runs.
+
+use crate::agent::Agent;
+use crate::settings::ReadLimits;
+use std::convert::Infallible;
+use std::io;
+use sterna_api::{ApiError, ErrorCode};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Applies what is new on each SIGHUP, for as long as the agent runs.
+pub(crate) async fn when_asked(agent: &Agent, read: &ReadLimits) -> io::Result<Infallible> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    loop {
+        if hang_up.recv().await.is_none() {
+            // The runtime delivers no more signals.
+            return std::future::pending().await;
+        }
+        match agent.identity.reload() {
+            Ok(()) => tracing::info!("certificates read again"),
+            Err(error) => {
+                let error = ApiError::from_chain(ErrorCode::Internal, &error);
+                tracing::error!(%error, "certificates are not used; what held before goes on");
+            }
+        }
+        match read() {
+            Ok(limits) => {
+                tracing::info!(?limits, "configuration read again");
+                agent.set_limits(limits);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration is not used; what held before goes on");
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Who may do what.
+//!
+//! | | viewer | operator | admin, host, unix socket |
+//! |---|---|---|---|
+//! | look at the host, its guests, moves, images, events, metrics | yes | yes | yes |
+//! | check, plan, begin and cancel moves; drop images | – | yes | yes |
+//! | all else: start, end, pause, reset guests; their consoles | – | – | yes |
+//!
+//! A host of the cluster may do all of it, as it may hand over any guest anyway. Whatever is not in the table is for an
+//! admin, so that a path that is added later is not open by mistake.
+
+use super::answer::Refusal;
+use super::{Origin, TlsListener};
+use crate::agent::Agent;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use axum::serve::IncomingStream;
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use sterna_api::{ApiError, ErrorCode, paths};
+use sterna_engine::identity::{Identity, Peer, UserRole, peer};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(super) peer: Option<Peer>,
+    certificate: Option<CertificateDer<'static>>,
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        let (_, tls) = stream.io().get_ref();
+        let chain = tls.peer_certificates();
+        let certificate = chain.and_then(|chain| chain.first()).cloned();
+        Self { peer: chain.and_then(peer), certificate }
+    }
+}
+
+/// The least role that a request needs.
+fn needed(method: &Method, path: &str) -> UserRole {
+    match (method.as_str(), path) {
+        (_, paths::CONSOLE) => UserRole::Admin,
+        ("GET" | "HEAD", _) => UserRole::Viewer,
+        ("POST", paths::CHECK | paths::PLAN | paths::GUEST_MOVES) => UserRole::Operator,
+        ("DELETE", paths::MOVE | paths::IMAGE) => UserRole::Operator,
+        _ => UserRole::Admin,
+    }
+}
+
+/// Lets a request pass if its caller may make it.
+pub(super) async fn check(
+    agent: Arc<Agent>,
+    origin: Origin,
+    request: Request,
+    next: Next,
+) -> Response {
+    // Where there is no such path there is nothing to be allowed.
+    if let Some(path) = request.extensions().get::<MatchedPath>() {
+        let needed = needed(request.method(), path.as_str());
+        let caller = request.extensions().get::<ConnectInfo<Caller>>().map(|info| &info.0);
+        let allowed = allow(origin, caller, needed);
+        if let Err(error) = allowed.and_then(|()| accept(&agent.identity, caller)) {
+            return Refusal(error).into_response();
+        }
+    }
+    next.run(request).await
+}
+
+fn allow(origin: Origin, caller: Option<&Caller>, needed: UserRole) -> Result<(), ApiError> {
+    if origin == Origin::Local {
+        return Ok(());
+    }
+    let who = match caller.and_then(|caller| caller.peer.as_ref()) {
+        Some(Peer::Host(_)) => return Ok(()),
+        Some(Peer::User { role, .. }) if *role >= needed => return Ok(()),
+        Some(Peer::User { name, role }) => format!("{name}, whose role is {role}"),
+        None => "a caller whose certificate has no role that is known here".into(),
+    };
+    let message = format!("this is not for {who}: it needs the role {needed}");
+    let hint = format!("`sterna pki user --role {needed}` makes a certificate of that role");
+    Err(ApiError::new(ErrorCode::Forbidden, message).hint(hint))
+}
+
+/// Refuses whose certificate was revoked since the connection was made.
+fn accept(identity: &Identity, caller: Option<&Caller>) -> Result<(), ApiError> {
+    let certificate = caller.and_then(|caller| caller.certificate.as_ref());
+    match certificate.is_some_and(|certificate| identity.is_revoked(certificate)) {
+        true => Err(ApiError::new(ErrorCode::Forbidden, "the certificate was revoked")),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+impl Caller {
+    /// One whose certificate is nobody's concern.
+    pub(super) fn with(peer: Option<Peer>) -> Self {
+        Self { peer, certificate: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sterna_engine::identity::PeerName;
+
+    #[test]
+    fn what_nobody_thought_of_is_for_an_admin() {
+        for (method, path, role) in [
+            (Method::GET, paths::GUESTS, UserRole::Viewer),
+            (Method::GET, paths::METRICS, UserRole::Viewer),
+            (Method::GET, paths::EVENTS, UserRole::Viewer),
+            (Method::GET, paths::CONSOLE, UserRole::Admin),
+            (Method::POST, paths::CONSOLE, UserRole::Admin),
+            (Method::POST, paths::GUESTS, UserRole::Admin),
+            (Method::DELETE, paths::GUEST, UserRole::Admin),
+            (Method::POST, paths::RUN, UserRole::Admin),
+            (Method::POST, paths::PAUSE, UserRole::Admin),
+            (Method::POST, paths::PLAN, UserRole::Operator),
+            (Method::POST, paths::GUEST_MOVES, UserRole::Operator),
+            (Method::DELETE, paths::MOVE, UserRole::Operator),
+            (Method::DELETE, paths::IMAGE, UserRole::Operator),
+            (Method::POST, "/v1/later", UserRole::Admin),
+            (Method::PUT, paths::MOVES, UserRole::Admin),
+        ] {
+            assert_eq!(needed(&method, path), role, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_role_allows_what_lower_ones_do_and_no_more() {
+        let user = |role| Caller::with(Some(Peer::User { name: "alice".into(), role }));
+        let roles = [UserRole::Viewer, UserRole::Operator, UserRole::Admin];
+        for (rank, role) in roles.into_iter().enumerate() {
+            for (needed_rank, needed) in roles.into_iter().enumerate() {
+                let allowed = allow(Origin::Network, Some(&user(role)), needed).is_ok();
+                assert_eq!(allowed, rank >= needed_rank, "{role} for {needed}");
+            }
+        }
+        let host = Caller::with(Some(Peer::Host(PeerName("b".into()))));
+        assert!(allow(Origin::Network, Some(&host), UserRole::Admin).is_ok());
+        assert!(allow(Origin::Local, None, UserRole::Admin).is_ok());
+        for nobody in [None, Some(&Caller::with(None))] {
+            let error = allow(Origin::Network, nobody, UserRole::Viewer).unwrap_err();
+            assert_eq!(error.code, ErrorCode::Forbidden);
+        }
+        let error = allow(Origin::Network, Some(&user(UserRole::Viewer)), UserRole::Admin);
+        let words = error.unwrap_err().to_string();
+        assert_eq!(words, "this is not for alice, whose role is viewer: it needs the role admin");
+    }
+}

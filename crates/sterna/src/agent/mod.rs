@@ -1,0 +1,141 @@
+//! `sterna agent`
+//!
+//! What an option does not say the configuration file does, and what that does not say is as usual.
+
+mod file;
+
+use crate::exit::Exit;
+use crate::units;
+use anyhow::Context as _;
+use clap::ValueEnum;
+use file::File;
+use serde::Deserialize;
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use sterna_agent::{MoveLimits, PeerArguments, Settings};
+use sterna_api::paths::{API_PORT, MOVE_PORT};
+use tracing_subscriber::EnvFilter;
+
+/// Options of `sterna agent`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AgentArgs {
+    /// Configuration file; /etc/sterna/agent.toml if there is one. Options are stronger than the file; SIGHUP has its
+    /// limits of moves read again
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only say whether options and configuration file can be used
+    #[arg(long)]
+    check: bool,
+    /// Name of this host, as in its certificate; its host name if not given
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder for what must survive a reboot; /var/lib/sterna if not given
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Folder for sockets; /run/sterna if not given
+    #[arg(long, value_name = "DIR")]
+    runtime: Option<PathBuf>,
+    /// Folder with ca.pem, host.pem and host.key; /etc/sterna if --identity is not given
+    #[arg(from_global)]
+    identity: Option<PathBuf>,
+    /// Address on which other hosts are served; all if not given
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<IpAddr>,
+    /// Port of the HTTPS interface; 7400 if not given
+    #[arg(long, value_name = "PORT")]
+    api_port: Option<u16>,
+    /// Port on which guests arrive; 7401 if not given
+    #[arg(long, value_name = "PORT")]
+    move_port: Option<u16>,
+    /// QEMU program; looked for if not given
+    #[arg(long, value_name = "FILE")]
+    qemu: Option<PathBuf>,
+    /// Take guests with QEMU arguments of their own from other hosts: whoever holds a certificate
+    /// of the cluster can then run any program here
+    #[arg(long)]
+    accept_peer_arguments: bool,
+    /// Keep the RAM of guests that have left, sealed, in this much of the state folder at most:
+    /// what has not changed when they come back is not sent again; none if not given
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size)]
+    keep_images: Option<u64>,
+    /// How log lines are written; as text if not given
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub(crate) fn run(args: AgentArgs) -> anyhow::Result<Exit> {
+    let config = args.config.clone();
+    let file = File::find(config.as_deref())?;
+    let (log_format, check) = (args.log_format.or(file.log_format).unwrap_or_default(), args.check);
+    let settings = settings(args, file.clone())?;
+    if check {
+        println!("the configuration can be used");
+        return Ok(Exit::Done);
+    }
+    log(log_format);
+    sterna_agent::serve(settings, Box::new(move || limits_again(config.as_deref(), &file)))?;
+    Ok(Exit::Done)
+}
+
+/// Options first, then the file, then what is usual.
+fn settings(args: AgentArgs, file: File) -> anyhow::Result<Settings> {
+    let moves = file.limits();
+    let accepts_arguments = args.accept_peer_arguments || file.accept_peer_arguments;
+    let images_bytes_max = args.keep_images.or(file.keep_images.map(|size| size.0));
+    let all_addresses = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    Ok(Settings {
+        name: args.name.or(file.name).map_or_else(host_name, Ok)?,
+        state: args.state.or(file.state).unwrap_or_else(|| "/var/lib/sterna".into()),
+        runtime: args.runtime.or(file.runtime).unwrap_or_else(|| "/run/sterna".into()),
+        identity: args.identity.or(file.identity).unwrap_or_else(|| "/etc/sterna".into()),
+        listen: args.listen.or(file.listen).unwrap_or(all_addresses),
+        api_port: args.api_port.or(file.api_port).unwrap_or(API_PORT),
+        move_port: args.move_port.or(file.move_port).unwrap_or(MOVE_PORT),
+        qemu: args.qemu.or(file.qemu),
+        peer_arguments: match accepts_arguments {
+            true => PeerArguments::Accepted,
+            false => PeerArguments::Refused,
+        },
+        images_bytes_max: images_bytes_max.unwrap_or(0),
+        moves,
+    })
+}
+
+/// What the file says of moves now; `first` is what it said when the agent began.
+fn limits_again(config: Option<&Path>, first: &File) -> Result<MoveLimits, String> {
+    let file = File::find(config).map_err(|error| format!("{error:#}"))?;
+    if first.needs_restart_for(&file) {
+        tracing::warn!(
+            "the configuration has changed in more than its limits of moves: that holds from the next start"
+        );
+    }
+    Ok(file.limits())
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = rustix::system::uname().nodename().to_str().map(ToOwned::to_owned);
+    name.context("this host's name is not text; give one with --name")
+}
+
+/// Logs to stderr; `RUST_LOG` says how much.
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
