@@ -10,8 +10,10 @@ pub use boot_sector::{COUNTED_FROM, boot_image};
 pub use kvm::run_small_guest;
 
 use super::QemuBinary;
+use super::command_line::SANDBOX;
 use crate::Accelerator;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// Oldest major version of QEMU with all that is used.
 const QEMU_MAJOR_MIN: u32 = 9;
@@ -103,7 +105,21 @@ fn ask_qemu(qemu: &Path, findings: &mut Vec<Finding>) -> Option<QemuBinary> {
         let remedy = "install QEMU 9 or later";
         Finding::bad("qemu capabilities", Verdict::Missing, detail, remedy)
     });
+    findings.push(sandbox(qemu));
     Some(binary)
+}
+
+fn sandbox(qemu: &Path) -> Finding {
+    let mut command = Command::new(qemu);
+    command.args(["-sandbox", SANDBOX, "-version"]).stdin(Stdio::null());
+    match command.output() {
+        Ok(output) if output.status.success() => Finding::good("qemu sandbox", "seccomp"),
+        _ => {
+            let detail = "this QEMU cannot confine itself by seccomp";
+            let remedy = "install a QEMU that was built with seccomp, as Debian's is";
+            Finding::bad("qemu sandbox", Verdict::Missing, detail, remedy)
+        }
+    }
 }
 
 fn version(binary: &QemuBinary) -> Finding {

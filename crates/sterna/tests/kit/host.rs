@@ -85,6 +85,16 @@ impl World {
         Ok(())
     }
 
+    /// The guest's hypervisor may not do all that its user may: no thread of it is without a seccomp filter.
+    pub(crate) fn is_confined(&self, host: Host) -> Result<()> {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.qemu(host)?))? {
+            // One that has ended meanwhile does no harm.
+            let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
+            ensure!(status.contains("Seccomp:\t2"), "a thread without a filter: {status}");
+        }
+        Ok(())
+    }
+
     /// Waits until a host has neither hypervisor nor guest.
     pub(crate) fn becomes_empty(&self, host: Host) -> Result<()> {
         until(&format!("nothing left on {}", host.name()), || {

@@ -109,6 +109,7 @@ impl World {
         let line = self.console.wait_for(0, LIMIT, begun).context("the guest did not boot")?;
         ensure!(matches!(line, Line::Ready { .. }), "the guest does not begin: {line:?}");
         self.console.wait_for_ticks(100, LIMIT)?;
+        self.is_confined(Host::A)?;
         self.runs_on_what_was_asked_for(Host::A)
     }
 
