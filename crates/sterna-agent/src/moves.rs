@@ -191,7 +191,9 @@ fn summary(ending: &Ending) -> String {
         }
         Ending::GuestGone { reason } => format!("the guest ended: {reason}"),
         Ending::Stuck { reason, .. } => format!("the guest stays paused: {reason}"),
-        Ending::Lost { reason } => format!("the destination lost the guest: {reason}"),
+        Ending::Lost { reason } => {
+            format!("the guest stays paused, and may have run at the destination: {reason}")
+        }
     }
 }
 
@@ -224,6 +226,14 @@ impl Moves {
     /// The move of this id.
     pub(crate) fn get(&self, id: Uuid) -> Option<Arc<Move>> {
         self.lock().get(&id).cloned()
+    }
+
+    /// The move by which a guest arrives, if it does.
+    pub(crate) fn arriving(&self, attempt: AttemptId) -> Option<Arc<Move>> {
+        let is_it = |entry: &&Arc<Move>| {
+            entry.attempt == attempt && entry.direction == Direction::Incoming && !entry.has_ended()
+        };
+        self.lock().values().find(is_it).cloned()
     }
 
     /// What the moves from here have taken, apart from copying.

@@ -73,6 +73,7 @@ fn source_events() -> impl Strategy<Value = source::Event> {
         1 => Just(Event::LinkDown(reason())),
         1 => Just(Event::LinkUp),
         1 => Just(Event::Cancel),
+        1 => Just(Event::GiveUp),
         1 => Just(Event::Recorded),
         1 => Just(Event::RecordFailed(reason())),
         1 => Just(Event::Prepared),

@@ -86,6 +86,9 @@ pub trait Host: Send + Sync {
     /// is another peer's move: that one gets no answer.
     fn find(&self, attempt: AttemptId, peer: &PeerName) -> Option<FoundMove>;
 
+    /// Whether the operator of this host wants an arriving move to end. Asked twice a second.
+    fn is_cancelled(&self, attempt: AttemptId) -> bool;
+
     /// Takes note that a move has ended: the guest is this host's to run, or was discarded.
     fn ended(&self, attempt: AttemptId, ending: &Ending);
 }

@@ -40,6 +40,7 @@ mod words;
 
 pub use host::{Disks, FoundMove, Host, Keeper, SourceJournal};
 pub use inquiry::inquire;
+pub use link::UNACKNOWLEDGED_MAX;
 pub use observe::{Observed, observe};
 pub use pages::Bandwidth;
 pub use probe::{LinkTrial, try_link};

@@ -14,6 +14,7 @@ pub struct Watch {
     progress: Mutex<Progress>,
     changed: Condvar,
     cancelled: AtomicBool,
+    given_up: AtomicBool,
 }
 
 impl Watch {
@@ -43,6 +44,17 @@ impl Watch {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Ends a doubt: the destination is not asked any more whether it runs the guest, which stays paused. Means nothing
+    /// while there is no doubt.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    /// Takes note that a doubt was ended; once.
+    pub(crate) fn take_given_up(&self) -> bool {
+        self.given_up.swap(false, Ordering::AcqRel)
     }
 
     /// Shows that the move has not begun, and what it waits for.

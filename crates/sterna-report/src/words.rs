@@ -72,7 +72,9 @@ pub(crate) fn reasons(ending: &Ending) -> Vec<(&'static str, &Reason)> {
         Ending::Stuck { cause, reason } => {
             vec![("The move ended", cause), ("The guest does not run", reason)]
         }
-        Ending::Lost { reason } => vec![("The destination lost the guest", reason)],
+        Ending::Lost { reason } => {
+            vec![("The guest stays paused, and may have run at the destination", reason)]
+        }
     }
 }
 

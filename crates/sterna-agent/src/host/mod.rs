@@ -290,6 +290,11 @@ impl Host for AgentHost {
         Some(FoundMove { record, found, guest })
     }
 
+    fn is_cancelled(&self, attempt: AttemptId) -> bool {
+        let arriving = self.0.moves.arriving(attempt);
+        arriving.is_some_and(|entry| entry.watch.is_cancelled())
+    }
+
     fn ended(&self, attempt: AttemptId, ending: &Ending) {
         if *ending == Ending::Active {
             self.0.drop_image_of(attempt.guest);

@@ -80,11 +80,6 @@ pub(super) async fn cancel(
     Segment(id): Segment<Uuid>,
 ) -> Result<(StatusCode, Json<MoveView>), Refusal> {
     let entry = known(&agent, id)?;
-    if entry.direction == Direction::Incoming && !entry.has_ended() {
-        let message = format!("move {id} comes from {}", entry.peer);
-        let error = ApiError::new(ErrorCode::WrongState, message);
-        return Err(error.hint("cancel it on the host it comes from").into());
-    }
     tracing::info!(guest = %entry.guest, attempt = %entry.attempt, "cancel asked for");
     entry.cancel();
     Ok((StatusCode::ACCEPTED, Json(entry.view())))

@@ -24,6 +24,8 @@ pub enum Event {
     LinkUp,
     /// The operator wants the move to end.
     Cancel,
+    /// The operator has found out what became of a guest in doubt, so that the destination need not be asked any more.
+    GiveUp,
     /// The record that was asked for is durable.
     Recorded,
     /// The record that was asked for could not be written.

@@ -49,6 +49,7 @@ impl Source {
             // Answers to effects that only other states ask for.
             Event::Progress
             | Event::LinkUp
+            | Event::GiveUp
             | Event::Serving
             | Event::Resumed
             | Event::ResumeFailed(_)
@@ -277,6 +278,7 @@ impl Source {
             }
             Event::Deadline => self.ask(now, effects),
             Event::Cancel => effects.push(Effect::CancelTooLate),
+            Event::GiveUp => self.give_up(effects),
             // The paused hypervisor is no longer needed, unless the destination says `Never`.
             Event::GuestGone(reason) => self.gone = Some(reason),
             // Late answers.
@@ -297,6 +299,15 @@ impl Source {
             | Event::ResumeFailed(_)
             | Event::Released
             | Event::Failed(_) => {}
+        }
+    }
+
+    /// Asks no more, if the operator was told that the guest is in doubt. The guest stays as it is: paused.
+    fn give_up(&mut self, effects: &mut Vec<Effect>) {
+        if let State::Committing { told: true, .. } = self.state {
+            let detail = "the operator ended the doubt before the destination said whether it runs the guest";
+            let reason = Reason::new(ReasonCode::Cancelled, detail);
+            self.end(Ending::Lost { reason }, effects);
         }
     }
 

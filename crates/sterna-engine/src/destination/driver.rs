@@ -87,6 +87,7 @@ pub(crate) struct Driver {
     inputs: (Sender<Input>, Receiver<Input>),
     began: Instant,
     times: ActivationTimes,
+    cancel_seen: bool,
 }
 
 impl Driver {
@@ -115,6 +116,7 @@ impl Driver {
             inputs: channel(),
             began: Instant::now(),
             times: ActivationTimes::default(),
+            cancel_seen: false,
         }
     }
 
@@ -226,6 +228,10 @@ impl Driver {
     }
 
     fn next_event(&mut self, machine: &Destination) -> Option<Event> {
+        if !self.cancel_seen && self.service.host.is_cancelled(self.attempt) {
+            self.cancel_seen = true;
+            return Some(Event::Cancel);
+        }
         let due = machine.deadline().map(|deadline| deadline.since(self.now()));
         match self.inputs.1.recv_timeout(due.map_or(BEAT, |due| due.min(BEAT))) {
             Ok(input) => self.translate(input),

@@ -6,6 +6,7 @@ mod socket;
 
 pub(crate) use control::{Control, Incoming, Received, receive};
 pub(crate) use duplex::{ReadHalf, WriteHalf, split};
+pub use socket::UNACKNOWLEDGED_MAX;
 pub(crate) use socket::{Meter, Metered, SocketControl};
 
 use crate::identity::{Identity, Peer, PeerName, peer};

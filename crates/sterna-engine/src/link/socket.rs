@@ -9,8 +9,9 @@ use std::time::Duration;
 use sterna_sys::tcp::held_up_by_receiver;
 
 /// Data that stays unacknowledged this long ends the connection: a cut link is noticed while
-/// pages are being written, not when the kernel gives up a quarter of an hour later.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(8);
+/// pages are being written, not when the kernel gives up a quarter of an hour later. So long, too, a word may be on its way
+/// that was sent before a connection broke.
+pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(8);
 
 /// Counts what the sockets of one move carry, in bytes of TLS records.
 #[derive(Clone, Debug, Default)]

@@ -191,6 +191,9 @@ impl<'a> Driver<'a> {
             self.cancel_seen = true;
             return Some(Event::Cancel);
         }
+        if self.watch.take_given_up() {
+            return Some(Event::GiveUp);
+        }
         let due = machine.deadline().map(|deadline| deadline.since(self.now()));
         match self.inputs.1.recv_timeout(due.map_or(BEAT, |due| due.min(BEAT))) {
             Ok(Input::Event(event)) => Some(event),

@@ -244,6 +244,10 @@ impl Host for TestHost {
         })
     }
 
+    fn is_cancelled(&self, _attempt: AttemptId) -> bool {
+        false
+    }
+
     fn ended(&self, attempt: AttemptId, ending: &DestinationEnding) {
         self.state.lock().unwrap().endings.insert(attempt, ending.clone());
         self.ended.notify_all();

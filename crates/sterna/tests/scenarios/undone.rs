@@ -1,7 +1,7 @@
 //! What undoes a move from a to b that is underway, at whatever stage: the guest runs on where it
 //! was and can be moved afterwards.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sterna_proto::message::ReasonCode;
 use sterna_testkit::net::Host;
 
@@ -10,6 +10,16 @@ use crate::kit::{Underway, World};
 pub(super) fn by_a_cancel(mut world: World, underway: Underway) -> Result<()> {
     underway.interrupt()?;
     underway.undone(5, ReasonCode::Cancelled, "cancelled")?;
+    world.runs_on_and_moves_after_all()
+}
+
+/// By whoever is at the destination, who sees the move there under an id of its own.
+pub(super) fn by_a_cancel_at_the_destination(mut world: World, underway: Underway) -> Result<()> {
+    let moves = world.moves(Host::B)?;
+    let id = moves.last().and_then(|shown| shown["id"].as_str()).context("no move is shown")?;
+    world.lab.run(Host::B, &["moves", "cancel", id])?;
+    underway.undone(5, ReasonCode::Cancelled, "cancelled at the destination")?;
+    world.becomes_empty(Host::B)?;
     world.runs_on_and_moves_after_all()
 }
 

@@ -29,6 +29,13 @@ fn a_killed_destination_agent_undoes_the_move_and_the_next_one_clears_up() -> Re
 }
 
 #[test]
+fn a_move_is_cancelled_at_its_destination_too() -> Result<()> {
+    let Some(mut world) = World::with("st-c-cd", &small_guest())? else { return Ok(()) };
+    let underway = world.begin_copying()?;
+    undone::by_a_cancel_at_the_destination(world, underway)
+}
+
+#[test]
 fn a_guest_whose_hypervisor_is_killed_is_gone_and_nothing_of_it_is_left_elsewhere() -> Result<()> {
     let Some(mut world) = World::with("st-c-sq", &small_guest())? else { return Ok(()) };
     let underway = world.begin_copying()?;
