@@ -17,6 +17,8 @@
 //!   POST   /v1/guests/{name}/check         CheckRequest      → CheckView
 //!   POST   /v1/guests/{name}/plan          PlanRequest       → PlanView, after some seconds
 //!   POST   /v1/guests/{name}/moves         MoveRequest       → 202 MoveView
+//!   GET    /v1/guests/{name}/doubt         DoubtView, of a guest that may run elsewhere
+//!   POST   /v1/guests/{name}/doubt         ResolveRequest    → GuestView, once it is resolved
 //!   GET    /v1/moves                       [MoveView]
 //!   GET    /v1/moves/{id}                  MoveView; ?wait_ms=N&seen=VERSION waits for news
 //!   DELETE /v1/moves/{id}                  asks the move to end → 202 MoveView
@@ -31,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+pub mod doubt;
 mod error;
 mod events;
 mod guest;

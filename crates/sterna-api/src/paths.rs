@@ -26,6 +26,8 @@ pub const CHECK: &str = "/v1/guests/{name}/check";
 pub const PLAN: &str = "/v1/guests/{name}/plan";
 /// Moves of a guest, as a pattern.
 pub const GUEST_MOVES: &str = "/v1/guests/{name}/moves";
+/// What is in doubt about a guest, as a pattern.
+pub const DOUBT: &str = "/v1/guests/{name}/doubt";
 /// All moves.
 pub const MOVES: &str = "/v1/moves";
 /// One move, as a pattern.

@@ -100,6 +100,7 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::migrate::MigrateArgs;
     use clap::CommandFactory;
 
     #[test]
@@ -120,11 +121,27 @@ mod tests {
         let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
         assert_eq!(cli.global.output, Output::Json);
         let Command::Migrate(args) = cli.command else { panic!("{cli:?}") };
+        let MigrateArgs::Begin(args) = *args else { panic!("{args:?}") };
         let request = args.request();
         assert_eq!(request.limits.downtime_max.as_millis(), 250);
         assert_eq!(request.bandwidth_bytes_per_second, Some(100_000_000));
         assert_eq!(request.limits.copy_time_max.unwrap().as_secs(), 300);
         assert_eq!((request.streams, request.to.as_str()), (4, "b:7401"));
+    }
+
+    #[test]
+    fn a_doubt_is_resolved_by_one_answer_or_shown() {
+        for (line, is_well_formed) in [
+            ("sterna migrate resolve web", true),
+            ("sterna migrate resolve web --runs-there", true),
+            ("sterna migrate resolve web --runs-nowhere-else", true),
+            ("sterna migrate resolve web --runs-there --runs-nowhere-else", false),
+            ("sterna migrate resolve", false),
+            ("sterna migrate web --to b --runs-there", false),
+        ] {
+            let parsed = Cli::try_parse_from(line.split_whitespace());
+            assert_eq!(parsed.is_ok(), is_well_formed, "{line}: {parsed:?}");
+        }
     }
 
     #[test]
@@ -134,6 +151,7 @@ mod tests {
         for _ in 0..200 {
             let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
             let Command::Migrate(args) = cli.command else { panic!("{cli:?}") };
+            let MigrateArgs::Begin(args) = *args else { panic!("{args:?}") };
             drawn.insert(args.request().algorithm.as_str());
         }
         assert!(drawn.len() >= 4 && !drawn.contains("auto"), "{drawn:?}");

@@ -19,6 +19,7 @@ mod pki;
 mod plan;
 mod progress;
 mod receipt_text;
+mod resolve;
 mod terms;
 mod units;
 mod vm;

@@ -2,9 +2,10 @@
 
 use crate::cli::{Global, Output};
 use crate::exit::Exit;
+use crate::resolve::ResolveArgs;
 use crate::terms::TermsArgs;
-use crate::{output, watch};
-use clap::ValueEnum;
+use crate::{output, resolve, watch};
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use rand::seq::IteratorRandom;
 use sterna_api::{MoveRequest, MoveView, Priority, paths};
 use sterna_core::algorithm::{ALGORITHMS, AlgorithmName, UnknownAlgorithm};
@@ -14,9 +15,48 @@ use sterna_core::working_set::HoldBack;
 use sterna_proto::message::{NativeMode, Verify};
 use uuid::Uuid;
 
-/// Options of `sterna migrate`.
+/// Options of `sterna migrate`: a guest that is to be moved, or what there is to do besides.
+#[derive(Debug)]
+pub(crate) enum MigrateArgs {
+    Begin(Box<BeginArgs>),
+    Resolve(ResolveArgs),
+}
+
+/// What there is to do besides moving.
+const RESOLVE: &str = "resolve";
+
+// By hand, as the derived way needs every required option also where there is a subcommand.
+impl Args for MigrateArgs {
+    fn augment_args(command: Command) -> Command {
+        let resolve = ResolveArgs::augment_args(Command::new(RESOLVE)).about(
+            "Show what is known of a guest in doubt and what each answer would do, or end the doubt",
+        );
+        let command = BeginArgs::augment_args(command).subcommand(resolve);
+        command.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for MigrateArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand() {
+            Some((RESOLVE, matches)) => ResolveArgs::from_arg_matches(matches).map(Self::Resolve),
+            _ => Ok(Self::Begin(Box::new(BeginArgs::from_arg_matches(matches)?))),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// How a guest is to be moved.
 #[derive(Debug, clap::Args)]
-pub(crate) struct MigrateArgs {
+pub(crate) struct BeginArgs {
     /// Name of the guest
     #[arg(value_name = "VM")]
     guest: String,
@@ -99,7 +139,7 @@ fn parse_push(text: &str) -> Result<PushOrder, String> {
     }
 }
 
-impl MigrateArgs {
+impl BeginArgs {
     /// The request these options describe.
     pub(crate) fn request(&self) -> MoveRequest {
         MoveRequest {
@@ -126,6 +166,10 @@ impl MigrateArgs {
 
 /// Moves a guest and prints the receipt.
 pub(crate) async fn run(args: MigrateArgs, global: &Global) -> anyhow::Result<Exit> {
+    let args = match args {
+        MigrateArgs::Resolve(args) => return resolve::run(args, global).await,
+        MigrateArgs::Begin(args) => args,
+    };
     let client = global.connection.client()?;
     let path = paths::with(paths::GUEST_MOVES, &args.guest);
     let begun: MoveView = client.post(&path, &args.request()).await?;

@@ -56,6 +56,10 @@ pub(crate) enum Request {
     Arriving(AttemptId, oneshot::Sender<Option<Arc<dyn GuestProcess>>>),
     /// The RAM of the guest, if it is of this group and no move has it.
     Ram(String, oneshot::Sender<Option<Arc<GuestMemory>>>),
+    /// Whether the guest is in doubt, or stays paused because another host may have run it.
+    MayRunElsewhere(oneshot::Sender<bool>),
+    /// The guest runs at this host, as an operator has found out: what is left of it here is ended.
+    Concede(String, oneshot::Sender<Result<GuestView, ApiError>>),
     /// A move to another host has ended; without a receipt if its thread failed.
     Left(Box<OutgoingRecord>, Option<Box<Receipt>>),
     /// A move to this host has ended; means nothing unless the guest arrives by it.
@@ -70,6 +74,7 @@ impl Request {
             | Self::Run(..)
             | Self::Intervene(..)
             | Self::Migrate(..)
+            | Self::Concede(..)
             | Self::Left(..)
             | Self::Arrived(..) => true,
             Self::View(_)
@@ -78,6 +83,7 @@ impl Request {
             | Self::Check(..)
             | Self::Planned(_)
             | Self::Arriving(..)
+            | Self::MayRunElsewhere(_)
             | Self::Ram(..) => false,
         }
     }

@@ -7,7 +7,7 @@ use crate::hypervisor::Ended;
 use crate::moves::{Move, Outcome};
 use crate::records::{Elsewhere, OutgoingRecord, Place};
 use std::sync::Arc;
-use sterna_api::ApiError;
+use sterna_api::{ApiError, GuestView};
 use sterna_core::destination::Ending;
 use sterna_core::receipt::{Ending as SourceEnding, Receipt};
 use sterna_proto::message::Reason;
@@ -123,6 +123,29 @@ impl Task {
             self.end_move(&entry, Outcome::Summary(summary));
         }
         next
+    }
+
+    /// Whether another host may run the guest, or may have run it.
+    pub(super) fn may_run_elsewhere(&self) -> bool {
+        match &self.activity {
+            Activity::Moving(entry) => entry.doubt().is_some(),
+            Activity::Idle | Activity::Planning => {
+                matches!(self.record.place, Place::Paused { elsewhere: Elsewhere::MayHaveRun, .. })
+            }
+        }
+    }
+
+    /// Another host runs the guest, as an operator says; what is left of it here is ended.
+    pub(super) async fn concede(&mut self, host: String) -> Result<GuestView, ApiError> {
+        self.idle("be given up")?;
+        if !self.may_run_elsewhere() {
+            return Err(self.wrong_state("be given up").await);
+        }
+        // First on record: if that fails the guest is still here.
+        self.become_place(Place::Elsewhere { host }).await?;
+        self.end_process().await?;
+        tracing::warn!(guest = %self.guest.name, place = ?self.record.place, "given up on request");
+        Ok(self.view().await)
     }
 
     fn end_move(&self, entry: &Move, outcome: Outcome) {

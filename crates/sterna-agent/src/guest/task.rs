@@ -149,6 +149,13 @@ impl Task {
                 drop(reply.send(stopped));
                 return next;
             }
+            Request::MayRunElsewhere(reply) => drop(reply.send(self.may_run_elsewhere())),
+            Request::Concede(host, reply) => {
+                let conceded = self.concede(host).await;
+                let next = if conceded.is_ok() { Next::End } else { Next::Continue };
+                drop(reply.send(conceded));
+                return next;
+            }
             Request::Left(outgoing, receipt) => return self.left(*outgoing, receipt).await,
             Request::Arrived(attempt, ending) if self.arrives_by(attempt) => {
                 return self.arrived(ending).await;
@@ -158,7 +165,7 @@ impl Task {
         Next::Continue
     }
 
-    async fn view(&self) -> GuestView {
+    pub(super) async fn view(&self) -> GuestView {
         GuestView {
             name: self.guest.name.clone(),
             id: self.guest.id,

@@ -6,6 +6,7 @@
 
 mod answer;
 mod console;
+mod doubt;
 mod events;
 mod guests;
 mod images;
@@ -63,6 +64,7 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
         .route(paths::CHECK, post(moves::check))
         .route(paths::PLAN, post(moves::plan))
         .route(paths::GUEST_MOVES, post(moves::begin))
+        .route(paths::DOUBT, get(doubt::show).post(doubt::resolve))
         .route(paths::MOVES, get(moves::list))
         .route(paths::MOVE, get(moves::show).delete(moves::cancel))
         .route(paths::IMAGES, get(images::list))

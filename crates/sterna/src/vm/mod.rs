@@ -56,7 +56,7 @@ pub(crate) async fn run(command: VmCommand, global: &Global) -> anyhow::Result<E
 }
 
 /// Prints one guest after something was done with it.
-fn print(view: &GuestView, output: Output) -> anyhow::Result<Exit> {
+pub(crate) fn print(view: &GuestView, output: Output) -> anyhow::Result<Exit> {
     match output {
         Output::Json => output::json(view)?,
         Output::Text => println!("{}: {}", view.name, state(view)),

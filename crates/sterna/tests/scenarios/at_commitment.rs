@@ -82,6 +82,60 @@ fn a_cut_link_leaves_the_source_in_doubt_and_its_guest_paused_until_it_can_ask()
     runs_there_and_comes_back(world, from, to)
 }
 
+#[test]
+fn a_doubt_is_over_when_the_operator_says_that_the_guest_runs_there() -> Result<()> {
+    let Some(mut world) = World::with("st-m-rt", &large_guest())? else { return Ok(()) };
+    let (underway, held) = world.hold_at_commitment()?;
+    let (from, to) = (underway.from, underway.to);
+    let resolve = ["migrate", "resolve", GUEST];
+    let early = world.lab.run(from, &resolve).expect_err("there is no doubt yet");
+    ensure!(early.to_string().contains("not in doubt"), "{early:#}");
+    world.lab.topology()?.cut(from)?;
+    drop(held);
+    world.becomes(to, "running")?;
+    world.comes_into_doubt(&underway)?;
+    let shown = world.lab.sterna(from, &resolve)?.output()?;
+    let text = String::from_utf8(shown.stdout)?;
+    ensure!(shown.status.code() == Some(6) && text.contains(&underway.id), "{text}");
+    ensure!(text.contains("--runs-there") && text.contains("--runs-nowhere-else"), "{text}");
+    world.ticks_and_answers()?;
+    world.lab.run(from, &[&resolve[..], &["--runs-there"]].concat())?;
+    let receipt = underway.ends(6)?;
+    ensure!(matches!(receipt.ending, Ending::Lost { .. }), "{:?}", receipt.ending);
+    world.becomes_empty(from)?;
+    world.lab.topology()?.mend(from)?;
+    runs_there_and_comes_back(world, from, to)
+}
+
+#[test]
+fn a_doubt_is_over_when_the_operator_says_that_the_guest_runs_nowhere_else() -> Result<()> {
+    let Some(mut world) = World::with("st-m-rn", &large_guest())? else { return Ok(()) };
+    let (underway, held) = world.hold_at_commitment()?;
+    let (from, to) = (underway.from, underway.to);
+    // The destination is off, and stays so.
+    world.lab.topology()?.cut(from)?;
+    world.lab.kill_agent(to)?;
+    world.kill_qemu(to)?;
+    drop(held);
+    world.comes_into_doubt(&underway)?;
+    world.stands_still()?;
+    let resolve = ["migrate", "resolve", GUEST, "--runs-nowhere-else"];
+    world.lab.run(from, &resolve)?;
+    underway.ends(6)?;
+    world.becomes(from, "running")?;
+    world.ticks_and_answers()?;
+    let again = world.lab.run(from, &resolve).expect_err("there is no doubt any more");
+    ensure!(again.to_string().contains("not in doubt"), "{again:#}");
+    // When it comes back it knows that it had the guest, and has it no longer.
+    world.lab.topology()?.mend(from)?;
+    world.restart_agent(to)?;
+    world.becomes(to, "crashed")?;
+    world.lab.run(to, &["vm", "stop", GUEST])?;
+    world.moves_well(from, to)?;
+    world.runs_only_on(to)?;
+    world.nothing_is_wrong(to)
+}
+
 fn runs_there_and_comes_back(mut world: World, from: Host, to: Host) -> Result<()> {
     world.runs_only_on(to)?;
     world.moves_well(to, from)?;
