@@ -1,7 +1,7 @@
 //! `cargo xtask package`: Sterna as a Debian package.
 //!
 //! The program, its systemd unit, manual pages and shell completion. The agent is not started by installing it: it
-//! needs the host's certificate first (`sterna pki host`).
+//! needs the host's certificate first (`sterna cluster init`, `sterna host join`).
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -4,6 +4,7 @@ use crate::events::Events;
 use crate::guests::Guests;
 use crate::hypervisor::Hypervisor;
 use crate::journal::{Journal, JournalError};
+use crate::membership::Invitations;
 use crate::metrics::Metrics;
 use crate::moves::Moves;
 use crate::queue::Queue;
@@ -42,6 +43,10 @@ pub(crate) struct Agent {
     pub(crate) disk_places: Mutex<HashMap<GuestId, Places>>,
     /// Where tasks are started from threads that are none of the runtime's.
     pub(crate) runtime: Handle,
+    /// Hosts that may join.
+    pub(crate) invitations: Invitations,
+    /// Held by whoever uses the authority, or changes what is revoked.
+    pub(crate) authority: tokio::sync::Mutex<()>,
     ending: AtomicBool,
 }
 
@@ -74,6 +79,8 @@ impl Agent {
             images,
             disk_places: Mutex::default(),
             runtime,
+            invitations: Invitations::default(),
+            authority: tokio::sync::Mutex::default(),
             ending: AtomicBool::new(false),
         }
     }

@@ -28,8 +28,10 @@ pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
         runtime: folder.join("run"),
         identity: folder.join("id"),
         listen: "127.0.0.1".parse().unwrap(),
+        move_listen: "127.0.0.1".parse().unwrap(),
         api_port: 0,
         move_port: 0,
+        join_port: 0,
         qemu: None,
         peer_arguments: PeerArguments::Refused,
         images_bytes_max: 8 << 20,
@@ -46,8 +48,11 @@ pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
     (Arc::new(Agent::new(settings, parts)), fake)
 }
 
-/// An identity that trusts itself alone.
+/// The identity in a folder, or one that trusts itself alone.
 fn identity(folder: &Path) -> Identity {
+    if folder.join("host.pem").exists() {
+        return Identity::load(folder).unwrap();
+    }
     let made = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("ca.pem"), made.cert.pem()).unwrap();

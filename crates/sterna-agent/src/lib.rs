@@ -18,7 +18,7 @@
 //! to end (SIGTERM, SIGINT) first cancels the moves to other hosts and waits a while until all have
 //! ended; what has not is settled by the next agent.
 //!
-//! **An idle agent sleeps.** There is no periodic work: processes are watched by pidfd, consoles
+//! **An idle agent sleeps.** Once an hour it sees to its certificate; all else is waited for: processes are watched by pidfd, consoles
 //! and callers by their sockets.
 //!
 //! **Not here.** Whether a move converges, what its stages are and who owns a guest after a failure
@@ -41,6 +41,7 @@ mod hypervisor;
 mod images;
 mod journal;
 mod known;
+mod membership;
 mod metrics;
 mod moves;
 mod qemu;
@@ -57,6 +58,7 @@ pub use settings::{MoveLimits, PeerArguments, ReadLimits, SOCKET_FILE, Settings}
 
 use agent::{Agent, Parts};
 use host::AgentHost;
+use membership::Door;
 use server::{Caller, Origin, TlsListener, router};
 use std::io;
 use std::net::SocketAddr;
@@ -150,6 +152,7 @@ fn make_folder(folder: &PathBuf) -> Result<(), AgentError> {
 }
 
 async fn run(agent: Arc<Agent>, read_limits: ReadLimits) -> Result<(), AgentError> {
+    let hang_up = reload::hang_up().map_err(AgentError::Runtime)?;
     for finding in agent.hypervisor.findings() {
         tracing::info!(check = %finding.check, verdict = ?finding.verdict,
             detail = %finding.detail, "host");
@@ -168,6 +171,10 @@ async fn run(agent: Arc<Agent>, read_limits: ReadLimits) -> Result<(), AgentErro
     let network = TlsListener::bind(api, agent.identity.clone())
         .await
         .map_err(|source| AgentError::Listen { address: api.to_string(), source })?;
+    let joining = SocketAddr::new(agent.settings.listen, agent.settings.join_port);
+    let door = Door::bind(joining, &agent)
+        .await
+        .map_err(|source| AgentError::Listen { address: joining.to_string(), source })?;
     let _arrivals = arrivals(&agent)?;
     tracing::info!(name = %agent.settings.name, %api, move_port = agent.settings.move_port,
         socket = %socket.display(), guests = agent.guests.all().len(), "ready");
@@ -179,7 +186,9 @@ async fn run(agent: Arc<Agent>, read_limits: ReadLimits) -> Result<(), AgentErro
     tokio::select! {
         ended = local.into_future() => ended.map_err(failed)?,
         ended = network.into_future() => ended.map_err(failed)?,
-        ended = reload::when_asked(&agent, &read_limits) => match ended.map_err(AgentError::Runtime)? {},
+        never = reload::when_asked(&agent, &read_limits, hang_up) => match never {},
+        () = door.serve(&agent) => {}
+        never = membership::keep(&agent) => match never {},
         ended = drain::when_asked(&agent) => ended.map_err(AgentError::Runtime)?,
     }
     // A socket that is left behind would only cost the next caller a clearer message.
@@ -188,7 +197,7 @@ async fn run(agent: Arc<Agent>, read_limits: ReadLimits) -> Result<(), AgentErro
 }
 
 fn arrivals(agent: &Arc<Agent>) -> Result<Listener, AgentError> {
-    let address = SocketAddr::new(agent.settings.listen, agent.settings.move_port);
+    let address = SocketAddr::new(agent.settings.move_listen, agent.settings.move_port);
     let host = Arc::new(AgentHost(Arc::clone(agent)));
     Listener::bind(address, &agent.identity, host, StageLimits::default())
         .map_err(|source| AgentError::Listen { address: address.to_string(), source })

@@ -1,19 +1,32 @@
 //! Reading configuration and certificates again while the agent runs.
 
 use crate::agent::Agent;
+use crate::membership;
 use crate::settings::ReadLimits;
 use std::convert::Infallible;
 use std::io;
 use sterna_api::{ApiError, ErrorCode};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Takes SIGHUP, which would else end the agent, from now on.
+pub(crate) fn hang_up() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
 
 /// Applies what is new on each SIGHUP, for as long as the agent runs.
-pub(crate) async fn when_asked(agent: &Agent, read: &ReadLimits) -> io::Result<Infallible> {
-    let mut hang_up = signal(SignalKind::hangup())?;
+pub(crate) async fn when_asked(
+    agent: &Agent,
+    read: &ReadLimits,
+    mut hang_up: Signal,
+) -> Infallible {
     loop {
         if hang_up.recv().await.is_none() {
             // The runtime delivers no more signals.
             return std::future::pending().await;
+        }
+        // First: the list that is read then may be a newer one.
+        if let Err(error) = membership::learn(agent).await {
+            tracing::warn!(%error, "which certificates are revoked is not known anew");
         }
         match agent.identity.reload() {
             Ok(()) => tracing::info!("certificates read again"),

@@ -57,12 +57,16 @@ pub struct Settings {
     pub runtime: PathBuf,
     /// Folder of certificates and key.
     pub identity: PathBuf,
-    /// Address on which other hosts are served.
+    /// Address on which the interface is served, and hosts join.
     pub listen: IpAddr,
+    /// Address on which guests arrive, so that moves have a network of their own.
+    pub move_listen: IpAddr,
     /// Port of the HTTPS interface.
     pub api_port: u16,
     /// Port on which guests arrive.
     pub move_port: u16,
+    /// Port on which hosts join, on the host that has the authority.
+    pub join_port: u16,
     /// The hypervisor's program; `None` to look for it.
     pub qemu: Option<PathBuf>,
     /// Whether hypervisor arguments are taken from other hosts.

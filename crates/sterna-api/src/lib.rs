@@ -24,6 +24,14 @@
 //!   DELETE /v1/moves/{id}                  asks the move to end → 202 MoveView
 //!   GET    /v1/images                      [ImageView], oldest first
 //!   DELETE /v1/images/{guest}              by name or id → ImageView, as it was
+//!   GET    /v1/revoked                     certificates that are no longer accepted, as PEM
+//!   PUT    /v1/revoked                     such a list, if it is newer  → 204
+//!
+//!   of the host that has the authority:
+//!   GET    /v1/hosts                       [ClusterHost]
+//!   DELETE /v1/hosts/{name}                HostRevoked
+//!   POST   /v1/invitations                 InviteRequest     → 201 InvitationView
+//!   POST   /v1/certificates                RenewRequest      → Certificate, for the host that asks
 //! ```
 //!
 //! Whatever fails is answered with an [`ApiError`] and the status of its code. Writes carry ids
@@ -32,7 +40,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 mod check;
+mod cluster;
 pub mod doubt;
 mod error;
 mod events;
@@ -44,6 +54,9 @@ pub mod paths;
 mod plan;
 
 pub use check::{CheckRequest, CheckView, HOSTS_MAX, HostCheck};
+pub use cluster::{
+    Certificate, ClusterHost, HostRevoked, InvitationView, InviteRequest, NotTold, RenewRequest,
+};
 pub use error::{ApiError, ErrorCode};
 pub use events::{Event, Happened};
 pub use guest::{GuestState, GuestView, RunGuest, StartGuest};

@@ -1,5 +1,7 @@
 //! Paths of the interface, for the server's router and for clients.
 
+use crate::address;
+
 /// The host itself.
 pub const HOST: &str = "/v1/host";
 /// What the host has done and has, for Prometheus.
@@ -36,11 +38,23 @@ pub const MOVE: &str = "/v1/moves/{id}";
 pub const IMAGES: &str = "/v1/images";
 /// One guest's image, as a pattern.
 pub const IMAGE: &str = "/v1/images/{guest}";
+/// Certificates that are no longer accepted.
+pub const REVOKED: &str = "/v1/revoked";
+/// All hosts of the cluster.
+pub const HOSTS: &str = "/v1/hosts";
+/// One host of the cluster, as a pattern.
+pub const CLUSTER_HOST: &str = "/v1/hosts/{name}";
+/// Invitations of new hosts.
+pub const INVITATIONS: &str = "/v1/invitations";
+/// Certificates that follow others.
+pub const CERTIFICATES: &str = "/v1/certificates";
 
 /// Port of the interface over HTTPS.
 pub const API_PORT: u16 = 7400;
 /// Port on which guests arrive.
 pub const MOVE_PORT: u16 = 7401;
+/// Port on which hosts join.
+pub const JOIN_PORT: u16 = 7402;
 
 /// Bytes of a JSON request at most: a definition with many disks has some ten thousand.
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -48,6 +62,15 @@ pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 pub const CONSOLE_INPUT_BYTES_MAX: usize = 64 << 10;
 /// Milliseconds for which a question about a move may wait for news at most.
 pub const WAIT_MS_MAX: u64 = 30_000;
+
+/// The start of every address on a host that is named with or without a port; as it is if it is none.
+#[must_use]
+pub fn https(host: &str) -> String {
+    match address::split(host, API_PORT) {
+        Ok((host, port)) => format!("https://{}", address::join(host, port)),
+        Err(_) => format!("https://{host}"),
+    }
+}
 
 /// A pattern with its one parameter put in. Names of guests and ids need no escaping; anything
 /// else is escaped so that it stays one segment.
@@ -71,6 +94,15 @@ pub fn with(pattern: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_has_a_port_or_gets_one() {
+        assert_eq!(https("b"), "https://b:7400");
+        assert_eq!(https("b:9"), "https://b:9");
+        assert_eq!(https("fd00::2"), "https://[fd00::2]:7400");
+        assert_eq!(https("[fd00::2]"), "https://[fd00::2]:7400");
+        assert_eq!(https("[fd00::2]:9"), "https://[fd00::2]:9");
+    }
 
     #[test]
     fn a_name_stays_one_segment() {

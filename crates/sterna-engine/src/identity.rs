@@ -27,6 +27,9 @@ pub const KEY_FILE: &str = "host.key";
 /// File of the list of certificates that are no longer accepted, in an identity's folder; there need be none.
 pub const REVOKED_FILE: &str = "crl.pem";
 
+/// File of the address of the host that has the authority, in an identity's folder; there need be none.
+pub const AUTHORITY_HOST_FILE: &str = "authority.host";
+
 /// Name of an authenticated peer, as its certificate says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerName(pub String);
@@ -161,6 +164,7 @@ pub struct Identity {
 struct Settings {
     client: Arc<rustls::ClientConfig>,
     server: Arc<rustls::ServerConfig>,
+    joining: Arc<rustls::ServerConfig>,
     /// Serial numbers of certificates that are no longer accepted.
     revoked: HashSet<Vec<u8>>,
 }
@@ -198,6 +202,13 @@ impl Identity {
         Arc::clone(&self.read().server)
     }
 
+    /// For a connection that this host accepts of a host that joins, and so has no certificate: it is shown the
+    /// authority's too.
+    #[must_use]
+    pub fn joining(&self) -> Arc<rustls::ServerConfig> {
+        Arc::clone(&self.read().joining)
+    }
+
     /// Whether a certificate is no longer accepted, or is none.
     #[must_use]
     pub fn is_revoked(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -214,8 +225,9 @@ impl Settings {
     fn read(folder: &Path) -> Result<Self, IdentityError> {
         let tls = |source| IdentityError::Tls { folder: folder.into(), source };
         let mut roots = RootCertStore::empty();
-        for authority in certificates(&folder.join(AUTHORITY_FILE))? {
-            roots.add(authority).map_err(tls)?;
+        let authorities = certificates(&folder.join(AUTHORITY_FILE))?;
+        for authority in &authorities {
+            roots.add(authority.clone()).map_err(tls)?;
         }
         let roots = Arc::new(roots);
         let (lists, revoked) = revoked(&folder.join(REVOKED_FILE))?;
@@ -246,13 +258,20 @@ impl Settings {
             .allow_unknown_revocation_status()
             .build()
             .map_err(authority)?;
-        let server = rustls::ServerConfig::builder_with_provider(provider)
+        let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(tls)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
+            .with_single_cert(chain.clone(), key.clone_key())
             .map_err(tls)?;
-        Ok(Self { client: Arc::new(client), server: Arc::new(server), revoked })
+        let joining = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(tls)?
+            .with_no_client_auth()
+            .with_single_cert([chain, authorities].concat(), key)
+            .map_err(tls)?;
+        let (client, server, joining) = (Arc::new(client), Arc::new(server), Arc::new(joining));
+        Ok(Self { client, server, joining, revoked })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::exit::{self, Exit};
 use crate::{
-    agent, client, completion, doctor, events, history, images, manual, migrate, moves, pki, plan,
-    vm,
+    agent, client, cluster, completion, doctor, events, history, host, images, manual, migrate,
+    moves, pki, plan, vm,
 };
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -57,9 +57,15 @@ enum Command {
     /// List and drop the RAM that is kept of guests that have left
     #[command(subcommand)]
     Images(images::ImagesCommand),
-    /// Say what this host lacks to run and move guests, and how to get it
+    /// Say what this host, and others as seen from here, lack to run and move guests, and how to get it
     Doctor(doctor::DoctorArgs),
-    /// Make the certificates by which hosts know each other
+    /// Make a cluster
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Invite, join, list and revoke hosts of the cluster
+    #[command(subcommand)]
+    Host(host::HostCommand),
+    /// Make by hand the certificates by which hosts and users are known
     #[command(subcommand)]
     Pki(pki::PkiCommand),
     /// Print what makes a shell complete these commands
@@ -74,10 +80,12 @@ impl Cli {
         let global = self.global;
         match self.command {
             Command::Agent(args) => agent::run(args),
-            Command::Doctor(args) => doctor::run(&args, &global),
             Command::Pki(command) => pki::run(command),
+            Command::Cluster(command) => cluster::run(command, &global),
+            Command::Host(command) => block_on(host::run(command, &global)),
             Command::Completion(args) => completion::run(&args),
             Command::Manual(args) => manual::run(&args),
+            Command::Doctor(args) => block_on(doctor::run(&args, &global)),
             Command::Vm(command) => block_on(vm::run(command, &global)),
             Command::Plan(args) => block_on(plan::run(*args, &global)),
             Command::Events(args) => block_on(events::run(args, &global)),

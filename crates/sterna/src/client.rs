@@ -12,6 +12,9 @@ use sterna_engine::identity::Identity;
 /// How long a connection to an agent may take.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
+/// Where a host's identity is if nobody says so.
+pub(crate) const IDENTITY: &str = "/etc/sterna";
+
 /// Which agent is talked to.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ConnectionArgs {
@@ -35,6 +38,11 @@ pub(crate) struct Client {
 }
 
 impl ConnectionArgs {
+    /// The folder of this host's identity.
+    pub(crate) fn identity_folder(&self) -> PathBuf {
+        self.identity.clone().unwrap_or_else(|| IDENTITY.into())
+    }
+
     /// The agent these options name. Nothing is sent yet.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX).no_proxy();
@@ -42,7 +50,7 @@ impl ConnectionArgs {
             (Some(host), Some(folder)) => {
                 let tls = Identity::load(folder)?.client();
                 let http = builder.tls_backend_preconfigured((*tls).clone()).build()?;
-                Ok(Client { http, base: base(host), called: host.clone() })
+                Ok(Client { http, base: paths::https(host), called: host.clone() })
             }
             _ => {
                 // Never used, but a client without any would go looking for the system's.
@@ -57,17 +65,6 @@ impl ConnectionArgs {
                 Ok(Client { http, base: "http://agent".into(), called })
             }
         }
-    }
-}
-
-/// The start of every address on a host.
-fn base(host: &str) -> String {
-    let bare_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
-    let has_port = !bare_v6 && host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-    match (bare_v6, has_port) {
-        (true, _) => format!("https://[{host}]:{}", paths::API_PORT),
-        (false, true) => format!("https://{host}"),
-        (false, false) => format!("https://{host}:{}", paths::API_PORT),
     }
 }
 
@@ -136,18 +133,4 @@ impl Client {
 pub(crate) fn is_broken_off(error: &anyhow::Error) -> bool {
     let answered = error.downcast_ref::<ApiError>().is_some_and(|e| e.code != ErrorCode::Internal);
     !answered
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_has_a_port_or_gets_one() {
-        assert_eq!(base("b"), "https://b:7400");
-        assert_eq!(base("b:9"), "https://b:9");
-        assert_eq!(base("fd00::2"), "https://[fd00::2]:7400");
-        assert_eq!(base("[fd00::2]"), "https://[fd00::2]:7400");
-        assert_eq!(base("[fd00::2]:9"), "https://[fd00::2]:9");
-    }
 }

@@ -10,7 +10,7 @@ use crate::records::{OutgoingRecord, Place};
 use rustls::pki_types::ServerName;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, Priority, paths};
+use sterna_api::{ApiError, Direction, ErrorCode, MoveRequest, Priority, address, paths};
 use sterna_core::algorithm::{AlgorithmName, Tracking};
 use sterna_core::balloon::Balloon;
 use sterna_core::compress::Compress;
@@ -50,7 +50,7 @@ pub(crate) struct Journey {
 impl Target {
     /// Finds the host that `to` (`host`, `host:port`, `[address]:port`) names.
     pub(crate) async fn find(to: &str) -> Result<Self, ApiError> {
-        let (host, port) = split(to)?;
+        let (host, port) = address::split(to, paths::MOVE_PORT).map_err(invalid)?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| invalid(format!("{host:?} is neither a host name nor an address")))?;
         let unknown = |detail: String| {
@@ -66,25 +66,6 @@ impl Target {
 
 fn invalid(message: String) -> ApiError {
     ApiError::new(ErrorCode::Invalid, message)
-}
-
-/// Host and port of a destination.
-fn split(to: &str) -> Result<(&str, u16), ApiError> {
-    let port = |text: &str| text.parse().map_err(|_| invalid(format!("{text:?} is no port")));
-    if let Some(rest) = to.strip_prefix('[') {
-        let (host, rest) =
-            rest.split_once(']').ok_or_else(|| invalid(format!("{to:?} lacks a bracket")))?;
-        return match rest.strip_prefix(':') {
-            Some(text) => Ok((host, port(text)?)),
-            None if rest.is_empty() => Ok((host, paths::MOVE_PORT)),
-            None => Err(invalid(format!("{rest:?} after the address is no port"))),
-        };
-    }
-    match to.split_once(':') {
-        Some((host, text)) if !text.contains(':') => Ok((host, port(text)?)),
-        // An IPv6 address without brackets, or a bare name.
-        Some(_) | None => Ok((to, paths::MOVE_PORT)),
-    }
 }
 
 impl Task {
@@ -347,22 +328,4 @@ async fn turn(queue: &Arc<Queue>, entry: &Move, to: IpAddr, priority: Priority) 
     };
     entry.watch.begins();
     turn
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_destination_is_a_host_and_perhaps_a_port() {
-        assert_eq!(split("b").unwrap(), ("b", 7401));
-        assert_eq!(split("b:9").unwrap(), ("b", 9));
-        assert_eq!(split("10.0.0.2:9").unwrap(), ("10.0.0.2", 9));
-        assert_eq!(split("fd00::2").unwrap(), ("fd00::2", 7401));
-        assert_eq!(split("[fd00::2]").unwrap(), ("fd00::2", 7401));
-        assert_eq!(split("[fd00::2]:9").unwrap(), ("fd00::2", 9));
-        for wrong in ["b:x", "b:70000", "[fd00::2", "[fd00::2]9"] {
-            assert_eq!(split(wrong).unwrap_err().code, ErrorCode::Invalid, "{wrong}");
-        }
-    }
 }

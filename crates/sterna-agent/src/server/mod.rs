@@ -5,6 +5,7 @@
 //! ([`roles`]); callers from there cannot give a guest hypervisor arguments, unless the agent was told that they may.
 
 mod answer;
+mod cluster;
 mod console;
 mod doubt;
 mod events;
@@ -69,6 +70,11 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
         .route(paths::MOVE, get(moves::show).delete(moves::cancel))
         .route(paths::IMAGES, get(images::list))
         .route(paths::IMAGE, delete(images::remove))
+        .route(paths::REVOKED, get(cluster::revoked).put(cluster::learn))
+        .route(paths::HOSTS, get(cluster::list))
+        .route(paths::CLUSTER_HOST, delete(cluster::revoke))
+        .route(paths::INVITATIONS, post(cluster::invite))
+        .route(paths::CERTIFICATES, post(cluster::renew))
         .fallback(async || Refusal(ApiError::new(ErrorCode::NotFound, "there is no such path")))
         .method_not_allowed_fallback(async || {
             Refusal(ApiError::new(ErrorCode::MethodNotAllowed, "not with this method"))

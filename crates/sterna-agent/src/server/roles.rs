@@ -5,8 +5,10 @@
 //! | look at the host, its guests, moves, images, events, metrics | yes | yes | yes |
 //! | check, plan, begin and cancel moves; drop images | – | yes | yes |
 //! | all else: start, end, pause, reset guests; their consoles | – | – | yes |
+//! | invite and revoke hosts | – | – | yes, but no host |
 //!
-//! A host of the cluster may do all of it, as it may hand over any guest anyway. Whatever is not in the table is for an
+//! A host of the cluster may do nearly all of it, as it may hand over any guest anyway. It may not say who is a host: a
+//! host that was taken over, and is revoked, must not have let others in. Whatever is not in the table is for an
 //! admin, so that a path that is added later is not open by mistake.
 
 use super::answer::Refusal;
@@ -50,6 +52,11 @@ fn needed(method: &Method, path: &str) -> UserRole {
     }
 }
 
+/// Whether a request is one that no host may make.
+fn is_for_people(method: &Method, path: &str) -> bool {
+    path == paths::INVITATIONS || (path == paths::CLUSTER_HOST && method == Method::DELETE)
+}
+
 /// Lets a request pass if its caller may make it.
 pub(super) async fn check(
     agent: Arc<Agent>,
@@ -61,7 +68,8 @@ pub(super) async fn check(
     if let Some(path) = request.extensions().get::<MatchedPath>() {
         let needed = needed(request.method(), path.as_str());
         let caller = request.extensions().get::<ConnectInfo<Caller>>().map(|info| &info.0);
-        let allowed = allow(origin, caller, needed);
+        let for_people = is_for_people(request.method(), path.as_str());
+        let allowed = allow(origin, caller, needed, for_people);
         if let Err(error) = allowed.and_then(|()| accept(&agent.identity, caller)) {
             return Refusal(error).into_response();
         }
@@ -69,12 +77,18 @@ pub(super) async fn check(
     next.run(request).await
 }
 
-fn allow(origin: Origin, caller: Option<&Caller>, needed: UserRole) -> Result<(), ApiError> {
+fn allow(
+    origin: Origin,
+    caller: Option<&Caller>,
+    needed: UserRole,
+    for_people: bool,
+) -> Result<(), ApiError> {
     if origin == Origin::Local {
         return Ok(());
     }
     let who = match caller.and_then(|caller| caller.peer.as_ref()) {
-        Some(Peer::Host(_)) => return Ok(()),
+        Some(Peer::Host(_)) if !for_people => return Ok(()),
+        Some(Peer::Host(name)) => format!("the host {name}"),
         Some(Peer::User { role, .. }) if *role >= needed => return Ok(()),
         Some(Peer::User { name, role }) => format!("{name}, whose role is {role}"),
         None => "a caller whose certificate has no role that is known here".into(),
@@ -93,11 +107,23 @@ fn accept(identity: &Identity, caller: Option<&Caller>) -> Result<(), ApiError> 
     }
 }
 
+impl Caller {
+    /// The caller's certificate, which the handshake has verified.
+    pub(super) fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.certificate.as_ref()
+    }
+}
+
 #[cfg(test)]
 impl Caller {
     /// One whose certificate is nobody's concern.
     pub(super) fn with(peer: Option<Peer>) -> Self {
         Self { peer, certificate: None }
+    }
+
+    /// One who has proved to hold this certificate.
+    pub(crate) fn holding(certificate: CertificateDer<'static>) -> Self {
+        Self { peer: peer(std::slice::from_ref(&certificate)), certificate: Some(certificate) }
     }
 }
 
@@ -122,6 +148,9 @@ mod tests {
             (Method::POST, paths::GUEST_MOVES, UserRole::Operator),
             (Method::DELETE, paths::MOVE, UserRole::Operator),
             (Method::DELETE, paths::IMAGE, UserRole::Operator),
+            (Method::POST, paths::INVITATIONS, UserRole::Admin),
+            (Method::DELETE, paths::CLUSTER_HOST, UserRole::Admin),
+            (Method::PUT, paths::REVOKED, UserRole::Admin),
             (Method::POST, "/v1/later", UserRole::Admin),
             (Method::PUT, paths::MOVES, UserRole::Admin),
         ] {
@@ -135,18 +164,25 @@ mod tests {
         let roles = [UserRole::Viewer, UserRole::Operator, UserRole::Admin];
         for (rank, role) in roles.into_iter().enumerate() {
             for (needed_rank, needed) in roles.into_iter().enumerate() {
-                let allowed = allow(Origin::Network, Some(&user(role)), needed).is_ok();
+                let allowed = allow(Origin::Network, Some(&user(role)), needed, false).is_ok();
                 assert_eq!(allowed, rank >= needed_rank, "{role} for {needed}");
             }
         }
         let host = Caller::with(Some(Peer::Host(PeerName("b".into()))));
-        assert!(allow(Origin::Network, Some(&host), UserRole::Admin).is_ok());
-        assert!(allow(Origin::Local, None, UserRole::Admin).is_ok());
+        assert!(allow(Origin::Network, Some(&host), UserRole::Admin, false).is_ok());
+        assert!(allow(Origin::Local, None, UserRole::Admin, true).is_ok());
+        let admin = user(UserRole::Admin);
+        assert!(allow(Origin::Network, Some(&admin), UserRole::Admin, true).is_ok());
+        assert!(allow(Origin::Network, Some(&host), UserRole::Admin, true).is_err());
+        assert!(is_for_people(&Method::POST, paths::INVITATIONS));
+        assert!(is_for_people(&Method::DELETE, paths::CLUSTER_HOST));
+        assert!(!is_for_people(&Method::PUT, paths::REVOKED));
+        assert!(!is_for_people(&Method::POST, paths::CERTIFICATES));
         for nobody in [None, Some(&Caller::with(None))] {
-            let error = allow(Origin::Network, nobody, UserRole::Viewer).unwrap_err();
+            let error = allow(Origin::Network, nobody, UserRole::Viewer, false).unwrap_err();
             assert_eq!(error.code, ErrorCode::Forbidden);
         }
-        let error = allow(Origin::Network, Some(&user(UserRole::Viewer)), UserRole::Admin);
+        let error = allow(Origin::Network, Some(&user(UserRole::Viewer)), UserRole::Admin, false);
         let words = error.unwrap_err().to_string();
         assert_eq!(words, "this is not for alice, whose role is viewer: it needs the role admin");
     }

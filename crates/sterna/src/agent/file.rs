@@ -21,8 +21,10 @@ pub(super) struct File {
     pub(super) runtime: Option<PathBuf>,
     pub(super) identity: Option<PathBuf>,
     pub(super) listen: Option<IpAddr>,
+    pub(super) move_listen: Option<IpAddr>,
     pub(super) api_port: Option<u16>,
     pub(super) move_port: Option<u16>,
+    pub(super) join_port: Option<u16>,
     pub(super) qemu: Option<PathBuf>,
     pub(super) accept_peer_arguments: bool,
     pub(super) keep_images: Option<Size>,
@@ -125,9 +127,11 @@ mod tests {
             _ => line,
         });
         let all = read(&uncommented.collect::<Vec<_>>().join("\n")).unwrap();
-        let File { name, state, runtime, identity, listen, api_port, move_port, .. } = all.clone();
+        let File { name, state, runtime, identity, listen, api_port, move_port, join_port, .. } =
+            all.clone();
         assert!(name.is_some() && state.is_some() && runtime.is_some() && identity.is_some());
         assert!(listen.is_some() && api_port.is_some() && move_port.is_some());
+        assert!(join_port.is_some() && all.move_listen.is_some());
         assert!(all.qemu.is_some() && all.keep_images.is_some() && all.log_format.is_some());
         let Moves { from_here, to_one_host, to_here, bandwidth } = all.moves.clone();
         assert!(from_here.is_some() && to_one_host.is_some() && to_here.is_some());

@@ -4,6 +4,7 @@
 
 mod file;
 
+use crate::client::IDENTITY;
 use crate::exit::Exit;
 use crate::units;
 use anyhow::Context as _;
@@ -14,7 +15,9 @@ use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use sterna_agent::{MoveLimits, PeerArguments, Settings};
-use sterna_api::paths::{API_PORT, MOVE_PORT};
+use sterna_api::paths::{API_PORT, JOIN_PORT, MOVE_PORT};
+use sterna_engine::identity::CERTIFICATE_FILE;
+use sterna_pki::HostCertificate;
 use tracing_subscriber::EnvFilter;
 
 /// Options of `sterna agent`.
@@ -27,7 +30,7 @@ pub(crate) struct AgentArgs {
     /// Only say whether options and configuration file can be used
     #[arg(long)]
     check: bool,
-    /// Name of this host, as in its certificate; its host name if not given
+    /// Name of this host; the one in its certificate if not given
     #[arg(long)]
     name: Option<String>,
     /// Folder for what must survive a reboot; /var/lib/sterna if not given
@@ -42,12 +45,19 @@ pub(crate) struct AgentArgs {
     /// Address on which other hosts are served; all if not given
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<IpAddr>,
+    /// Address on which guests arrive, if moves have a network of their own: the other hosts name it in --to; the one
+    /// of --listen if not given
+    #[arg(long, value_name = "ADDRESS")]
+    move_listen: Option<IpAddr>,
     /// Port of the HTTPS interface; 7400 if not given
     #[arg(long, value_name = "PORT")]
     api_port: Option<u16>,
     /// Port on which guests arrive; 7401 if not given
     #[arg(long, value_name = "PORT")]
     move_port: Option<u16>,
+    /// Port on which hosts join, where the cluster was made; 7402 if not given
+    #[arg(long, value_name = "PORT")]
+    join_port: Option<u16>,
     /// QEMU program; looked for if not given
     #[arg(long, value_name = "FILE")]
     qemu: Option<PathBuf>,
@@ -92,15 +102,19 @@ fn settings(args: AgentArgs, file: File) -> anyhow::Result<Settings> {
     let moves = file.limits();
     let accepts_arguments = args.accept_peer_arguments || file.accept_peer_arguments;
     let images_bytes_max = args.keep_images.or(file.keep_images.map(|size| size.0));
+    let identity = args.identity.or(file.identity).unwrap_or_else(|| IDENTITY.into());
     let all_addresses = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let listen = args.listen.or(file.listen).unwrap_or(all_addresses);
     Ok(Settings {
-        name: args.name.or(file.name).map_or_else(host_name, Ok)?,
+        name: args.name.or(file.name).map_or_else(|| certified_name(&identity), Ok)?,
         state: args.state.or(file.state).unwrap_or_else(|| "/var/lib/sterna".into()),
         runtime: args.runtime.or(file.runtime).unwrap_or_else(|| "/run/sterna".into()),
-        identity: args.identity.or(file.identity).unwrap_or_else(|| "/etc/sterna".into()),
-        listen: args.listen.or(file.listen).unwrap_or(all_addresses),
+        identity,
+        listen,
+        move_listen: args.move_listen.or(file.move_listen).unwrap_or(listen),
         api_port: args.api_port.or(file.api_port).unwrap_or(API_PORT),
         move_port: args.move_port.or(file.move_port).unwrap_or(MOVE_PORT),
+        join_port: args.join_port.or(file.join_port).unwrap_or(JOIN_PORT),
         qemu: args.qemu.or(file.qemu),
         peer_arguments: match accepts_arguments {
             true => PeerArguments::Accepted,
@@ -122,7 +136,16 @@ fn limits_again(config: Option<&Path>, first: &File) -> Result<MoveLimits, Strin
     Ok(file.limits())
 }
 
-fn host_name() -> anyhow::Result<String> {
+/// The name in this host's certificate; without one the host's own, as the agent says by itself what is missing.
+fn certified_name(identity: &Path) -> anyhow::Result<String> {
+    match HostCertificate::read(&identity.join(CERTIFICATE_FILE)) {
+        Ok(certificate) => Ok(certificate.subject.name),
+        Err(_) => host_name(),
+    }
+}
+
+/// This host's name, as the system has it.
+pub(crate) fn host_name() -> anyhow::Result<String> {
     let name = rustix::system::uname().nodename().to_str().map(ToOwned::to_owned);
     name.context("this host's name is not text; give one with --name")
 }

@@ -1,9 +1,9 @@
 //! `sterna pki host`
 
-use super::issue::{Authority, Subject, Validity};
 use crate::exit::Exit;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use sterna_pki::{Authority, Subject, Validity};
 
 /// Options of `sterna pki host`.
 #[derive(Debug, clap::Args)]
@@ -24,8 +24,8 @@ pub(crate) struct HostArgs {
 pub(crate) fn run(args: &HostArgs) -> anyhow::Result<Exit> {
     let authority = Authority::read(&args.dir)?;
     let subject = Subject { name: args.name.clone(), addresses: args.addresses.clone() };
-    let host = authority.issue(&subject, Validity::from_now())?;
-    authority.write_identity(&host, &args.out)?;
+    let host = authority.issue(&subject, Validity::by_hand())?;
+    host.write(&args.out)?;
     println!("made the identity of {} in {}", args.name, args.out.display());
     Ok(Exit::Done)
 }

@@ -1,8 +1,8 @@
 //! `sterna pki init`
 
-use super::issue::Authority;
 use crate::exit::Exit;
 use std::path::PathBuf;
+use sterna_pki::Authority;
 
 /// Options of `sterna pki init`.
 #[derive(Debug, clap::Args)]
@@ -13,7 +13,7 @@ pub(crate) struct InitArgs {
 
 /// Makes an authority.
 pub(crate) fn run(args: &InitArgs) -> anyhow::Result<Exit> {
-    Authority::create()?.write(&args.dir)?;
+    Authority::create(&args.dir)?;
     println!("made an authority in {}; next: sterna pki host", args.dir.display());
     Ok(Exit::Done)
 }

@@ -2,10 +2,7 @@
 
 mod host;
 mod init;
-mod issue;
 mod revoke;
-#[cfg(test)]
-mod tests;
 mod user;
 
 use crate::exit::Exit;

@@ -1,8 +1,8 @@
 //! `sterna pki revoke`
 
-use super::issue::Authority;
 use crate::exit::Exit;
 use std::path::PathBuf;
+use sterna_pki::Authority;
 
 /// Options of `sterna pki revoke`.
 #[derive(Debug, clap::Args)]
@@ -15,7 +15,7 @@ pub(crate) struct RevokeArgs {
 
 /// Adds a certificate to those that are no longer accepted.
 pub(crate) fn run(args: &RevokeArgs) -> anyhow::Result<Exit> {
-    let list = Authority::read(&args.dir)?.revoke(&args.dir, &args.certificate)?;
+    let list = Authority::read(&args.dir)?.revoke_file(&args.certificate)?;
     println!("it is on the list {}", list.display());
     println!(
         "next: copy the list into the identity's folder of each host (usually /etc/sterna), and have its agent read it"

@@ -1,9 +1,9 @@
 //! `sterna pki user`
 
-use super::issue::{Authority, Validity};
 use crate::exit::Exit;
 use std::path::PathBuf;
 use sterna_engine::identity::UserRole;
+use sterna_pki::{Authority, Validity};
 
 /// Options of `sterna pki user`.
 #[derive(Debug, clap::Args)]
@@ -23,8 +23,8 @@ pub(crate) struct UserArgs {
 /// Makes a user's certificate and key.
 pub(crate) fn run(args: &UserArgs) -> anyhow::Result<Exit> {
     let authority = Authority::read(&args.dir)?;
-    let user = authority.issue_user(&args.name, args.role, Validity::from_now())?;
-    authority.write_identity(&user, &args.out)?;
+    let user = authority.issue_user(&args.name, args.role, Validity::by_hand())?;
+    user.write(&args.out)?;
     let (name, out) = (&args.name, args.out.display());
     println!("made the identity of {name} in {out}; use it with --host HOST --identity {out}");
     Ok(Exit::Done)

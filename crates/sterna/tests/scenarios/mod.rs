@@ -8,6 +8,7 @@ mod following;
 mod free_pages;
 mod held_back;
 mod inflated;
+mod joined;
 mod kept;
 mod native;
 mod on_disk;

@@ -1,10 +1,14 @@
 //! `sterna doctor`
 
+mod here;
+mod there;
+
 use crate::cli::{Global, Output};
 use crate::exit::Exit;
 use crate::output;
 use std::path::PathBuf;
 use sterna_api::{Finding, Verdict};
+use sterna_engine::identity::Identity;
 
 /// Options of `sterna doctor`.
 #[derive(Debug, clap::Args)]
@@ -12,11 +16,25 @@ pub(crate) struct DoctorArgs {
     /// QEMU program; looked for if not given
     #[arg(long, value_name = "FILE")]
     qemu: Option<PathBuf>,
+    /// Another host to examine from here; may be repeated
+    #[arg(long = "to", value_name = "HOST[:PORT]")]
+    to: Vec<String>,
+    /// Folder of what must survive a reboot
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/sterna")]
+    state: PathBuf,
 }
 
 /// Examines this host; needs no agent.
-pub(crate) fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<Exit> {
-    let findings = sterna_agent::examine(args.qemu.as_deref());
+pub(crate) async fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<Exit> {
+    let mut findings = sterna_agent::examine(args.qemu.as_deref());
+    let folder = global.connection.identity_folder();
+    findings.extend([here::identity(&folder), here::space(&args.state)]);
+    if !args.to.is_empty() {
+        let identity = Identity::load(&folder)?;
+        for host in &args.to {
+            findings.extend(there::examine(host, &identity).await);
+        }
+    }
     match global.output {
         Output::Json => output::json(&findings)?,
         Output::Text => print!("{}", text(&findings)),
