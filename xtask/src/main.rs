@@ -18,6 +18,7 @@ mod packages;
 mod paths;
 mod setup;
 mod test;
+mod torment;
 
 /// Commands for building, testing and measuring Sterna
 #[derive(Parser)]
@@ -37,6 +38,8 @@ enum Command {
     Test(test::TestArgs),
     /// Measure moves of real guests, ours and QEMU's own, side by side
     Bench(Box<bench::BenchArgs>),
+    /// Move a real guest round three hosts while whatever can fail does
+    Torment(torment::TormentArgs),
     /// Build Sterna as a Debian package into target/debian
     Package,
     /// Check everything that must hold before a change lands
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run_demo(),
         Command::Test(args) => test::run_test(&args),
         Command::Bench(args) => bench::run_bench(&args),
+        Command::Torment(args) => torment::run_torment(&args),
         Command::Package => debian::run_package(),
         Command::Ci => ci::run_ci(),
     };

@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::cargo::{Program, build_tests, cargo, run};
 use crate::lane::{self, Lane};
-use crate::{guest_image, setup};
+use crate::{guest_image, setup, torment};
 
 /// Which tests to run.
 #[derive(Debug, Default, clap::Args)]
@@ -31,6 +31,8 @@ pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
     setup::run_setup()?;
     println!("── building all tests");
     let mut tests = build_tests()?;
+    let sterna = tests.iter().find(|program| !program.is_test && program.name == "sterna");
+    let sterna = sterna.context("no `sterna` was built")?.path.clone();
     tests.retain(|program| program.is_test);
     // Cargo builds side by side and tells in the order in which it is done.
     tests.sort_by(|a, b| (place(a), &a.path).cmp(&(place(b), &b.path)));
@@ -44,7 +46,9 @@ pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
     guest_image::run_guest()?;
     println!("── tests with real hypervisors, hosts and guests");
     // One at a time: emulated guests share two cores as it is.
-    real.into_iter().try_for_each(|test| run_one(test, &["--test-threads", "1"]))
+    real.into_iter().try_for_each(|test| run_one(test, &["--test-threads", "1"]))?;
+    println!("── a guest that is moved while whatever can fail does");
+    torment::run_short(&sterna)
 }
 
 /// The place of a test's package among those that need more than a kernel.

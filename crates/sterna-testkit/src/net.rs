@@ -222,6 +222,14 @@ impl Topology {
         self.host(host)?.ip(&["link", "set", "dev", LINK, "up"])
     }
 
+    /// Changes how fast a host's end of the migration link sends; what it receives is the other end's.
+    ///
+    /// # Errors
+    /// If there is no such host or the link cannot be changed.
+    pub fn set_rate(&self, host: Host, rate: LinkRate) -> Result<()> {
+        shape(self.host(host)?, LINK, rate)
+    }
+
     /// Returns what has gone over a host's end of the migration link since it was made.
     ///
     /// # Errors

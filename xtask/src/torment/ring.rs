@@ -1,0 +1,366 @@
+//! Three hosts, the guest that moves among them, and what must hold after each move.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sterna_core::receipt::{Ending, Receipt};
+use sterna_testkit::lab::{Following, GuestPlan, Hosts, Lab, guest_pid, guest_state};
+use sterna_testkit::net::{Host, LinkRate};
+use sterna_testkit::probe::{ConsoleLog, MoveLog, MoveUnderway};
+use sterna_testkit::recorder::{Bytes, Command as Say, Line, Rate, Workload};
+
+use super::fault::{Fault, Side};
+
+const GUEST: &str = "torment";
+/// Slow enough that copying takes seconds.
+const LINK: LinkRate = LinkRate::BitsPerSecond(200_000_000);
+/// Next to nothing, in one direction.
+const CHOKED: LinkRate = LinkRate::BitsPerSecond(20_000);
+/// Within this everything must have settled once all is mended.
+const LIMIT: Duration = Duration::from_secs(300);
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Ticks that must come anew before the guest is taken to run.
+const NEW_TICKS: usize = 100;
+
+/// The hosts and the guest.
+pub(super) struct Ring {
+    at: Host,
+    console: ConsoleLog,
+    moves: MoveLog,
+    following: BTreeMap<Host, Following>,
+    lab: Lab,
+}
+
+/// A move that was begun.
+pub(super) struct Underway {
+    id: String,
+    from: Host,
+    to: Host,
+    child: Child,
+    known: MoveUnderway,
+    others: Vec<Child>,
+    killed_hypervisor: bool,
+}
+
+impl Ring {
+    pub(super) fn new(sterna: &Path, state: &Path) -> Result<Self> {
+        let lab = Lab::with("sterna-tm", (Hosts::Three, LINK), &[], (sterna, state))?;
+        lab.make_taps()?;
+        let (console, moves) = (ConsoleLog::new(), MoveLog::default());
+        let mut ring = Self { at: Host::A, console, moves, following: BTreeMap::new(), lab };
+        ring.start_guest()?;
+        Ok(ring)
+    }
+
+    pub(super) fn at(&self) -> Host {
+        self.at
+    }
+
+    /// The hosts on which the guest is not.
+    pub(super) fn others(&self) -> Vec<Host> {
+        self.lab.hosts().iter().copied().filter(|host| *host != self.at).collect()
+    }
+
+    /// Starts the guest, of which nothing is left.
+    fn start_guest(&mut self) -> Result<()> {
+        self.following.clear();
+        // Whoever has just looked for the guest that was must not find this one.
+        std::thread::sleep(Duration::from_millis(300));
+        (self.console, self.moves) = (ConsoleLog::new(), MoveLog::default());
+        self.follow(self.at);
+        let workload = Workload::new(Bytes::mebibytes(96))
+            .rewrite(Bytes::mebibytes(12), Rate::mebibytes_per_second(3))
+            .check_at_most(Rate::mebibytes_per_second(20));
+        let plan = GuestPlan::new(GUEST, Bytes::mebibytes(192), workload);
+        self.lab.start_guest(self.at, &plan)?;
+        self.console.wait_for(0, LIMIT, |line| matches!(line, Line::Ready { .. }))?;
+        self.console.wait_for_ticks(NEW_TICKS, LIMIT)
+    }
+
+    /// Reads the guest's console on a host, also of agents that are started anew, until the guest leaves.
+    fn follow(&mut self, host: Host) {
+        if !self.following.contains_key(&host) {
+            let following = self.lab.follow_arrival(host, GUEST, &self.console);
+            self.following.insert(host, following);
+        }
+    }
+
+    pub(super) fn begin(&mut self, to: Host, words: &[&str]) -> Result<Underway> {
+        self.follow(to);
+        let id = uuid::Uuid::new_v4().to_string();
+        let known = self.moves.begin();
+        let words = [&["--id", &id], words].concat();
+        let child = self.lab.begin_migrate(self.at, to, GUEST, &words)?;
+        Ok(Underway {
+            id,
+            from: self.at,
+            to,
+            child,
+            known,
+            others: Vec::new(),
+            killed_hypervisor: false,
+        })
+    }
+
+    /// The stage of a move, as its source says.
+    pub(super) fn stage(&self, underway: &Underway) -> String {
+        let shown = self.json(underway.from, &["moves", "show", &underway.id]);
+        let stage = shown.ok().and_then(|shown| match shown["state"].as_str() {
+            Some("moving" | "in-doubt") => shown["progress"]["stage"].as_str().map(str::to_owned),
+            state => state.map(str::to_owned),
+        });
+        stage.unwrap_or_else(|| "source does not answer".into())
+    }
+
+    /// Lets a fault strike; whether it did.
+    pub(super) fn strike(&mut self, fault: Fault, underway: &mut Underway) -> Result<bool> {
+        let host = |side| match side {
+            Side::Source => underway.from,
+            Side::Destination => underway.to,
+        };
+        match fault {
+            Fault::KillAgent(side) => {
+                self.lab.kill_agent(host(side))?;
+            }
+            Fault::KillHypervisor => {
+                let Ok(pid) = guest_pid(&self.lab, underway.to, GUEST) else { return Ok(false) };
+                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process")?;
+                kill_process(pid, Signal::KILL)?;
+                underway.killed_hypervisor = true;
+            }
+            Fault::Cut(side) => self.lab.topology()?.cut(host(side))?,
+            Fault::Choke(side) => self.lab.topology()?.set_rate(host(side), CHOKED)?,
+            Fault::Cancel(Side::Source) => {
+                self.attempt(underway, underway.from, &["moves", "cancel", &underway.id.clone()])?
+            }
+            Fault::Cancel(Side::Destination) => {
+                let Ok(moves) = self.json(underway.to, &["moves", "list"]) else {
+                    return Ok(false);
+                };
+                let newest = moves.as_array().and_then(|moves| moves.last().cloned());
+                let Some(id) = newest.as_ref().and_then(|newest| newest["id"].as_str()) else {
+                    return Ok(false);
+                };
+                self.attempt(underway, underway.to, &["moves", "cancel", id])?;
+            }
+            Fault::SecondMove => {
+                let third = self
+                    .lab
+                    .hosts()
+                    .iter()
+                    .find(|host| ![underway.from, underway.to].contains(host));
+                let address = self.lab.address(*third.context("there are three")?);
+                self.attempt(underway, underway.from, &["migrate", GUEST, "--to", &address])?;
+            }
+            Fault::Stop => {
+                // Where it has just arrived it would be stopped, and rightly so.
+                if guest_state(&self.lab, underway.from, GUEST).as_deref() != Some("leaving") {
+                    return Ok(false);
+                }
+                self.attempt(underway, underway.from, &["vm", "stop", GUEST])?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Says something to a host, whatever it answers.
+    fn attempt(&self, underway: &mut Underway, host: Host, words: &[&str]) -> Result<()> {
+        let mut command: Command = self.lab.sterna(host, words)?;
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        underway.others.push(command.spawn()?);
+        Ok(())
+    }
+
+    /// Takes a fault back.
+    pub(super) fn mend(&mut self, fault: Fault, underway: &Underway) -> Result<()> {
+        let host = |side| match side {
+            Side::Source => underway.from,
+            Side::Destination => underway.to,
+        };
+        match fault {
+            Fault::KillAgent(side) => self.lab.start_agent(host(side)),
+            Fault::Cut(side) => self.lab.topology()?.mend(host(side)),
+            Fault::Choke(side) => self.lab.topology()?.set_rate(host(side), LINK),
+            Fault::KillHypervisor | Fault::Cancel(_) | Fault::SecondMove | Fault::Stop => Ok(()),
+        }
+    }
+
+    /// Waits until the move has ended and the guest runs in one place; sees that it is whole and that nothing else is
+    /// left. Returns how the move ended.
+    pub(super) fn settle(&mut self, mut underway: Underway) -> Result<String> {
+        let deadline = Instant::now() + LIMIT;
+        for other in &mut underway.others {
+            wait(other, deadline).context("a command that was said meanwhile")?;
+        }
+        wait(&mut underway.child, deadline).context("`sterna migrate`")?;
+        let found = loop {
+            match self.look(&underway)? {
+                Ok(found) => break found,
+                Err(why) if Instant::now() > deadline => bail!("it does not settle: {why}"),
+                Err(_) => std::thread::sleep(INTERVAL),
+            }
+        };
+        let receipts = self.json(underway.from, &["moves", "show", &underway.id]);
+        let receipt = receipts
+            .ok()
+            .and_then(|shown| serde_json::from_value::<Receipt>(shown["receipt"].clone()).ok());
+        if let Some(receipt) = &receipt {
+            underway.known.ended(receipt);
+        }
+        let ending =
+            receipt.map_or("no receipt: its agent was killed", |receipt| word(&receipt.ending));
+        let Some(at) = found else {
+            self.clear()?;
+            self.start_guest()?;
+            return Ok(format!("{ending}; the guest was killed with its hypervisor"));
+        };
+        for host in [underway.from, underway.to] {
+            if host != at && self.has_left(host, at) {
+                self.following.remove(&host);
+            }
+        }
+        self.at = at;
+        self.guest_is_whole()?;
+        self.nothing_is_left()?;
+        Ok(ending.to_owned())
+    }
+
+    /// Whether the console of a host on which the guest was has ended; where it never arrived it is waited for on.
+    fn has_left(&self, host: Host, at: Host) -> bool {
+        self.at == host && at != host
+    }
+
+    /// Where the guest runs, if all moves have ended and it runs in one place; nowhere if its hypervisor was killed.
+    /// Else what is not yet so.
+    fn look(&self, underway: &Underway) -> Result<Result<Option<Host>, String>> {
+        let mut running = Vec::new();
+        let mut others = Vec::new();
+        for host in self.lab.hosts().iter().copied() {
+            let Ok(moves) = self.json(host, &["moves", "list"]) else {
+                return Ok(Err(format!("{} does not answer", host.name())));
+            };
+            let moves = moves.as_array().cloned().unwrap_or_default();
+            if let Some(open) = moves.iter().find(|shown| shown["state"] != "ended") {
+                return Ok(Err(format!("a move goes on at {}: {open}", host.name())));
+            }
+            match guest_state(&self.lab, host, GUEST).as_deref() {
+                Some("running") => running.push(host),
+                Some(state) => others.push(format!("{state} at {}", host.name())),
+                None => {}
+            }
+        }
+        ensure!(running.len() < 2, "the guest runs at {running:?}");
+        let lost = underway.killed_hypervisor && running.is_empty() && !others.is_empty();
+        let settled =
+            others.iter().all(|other| other.starts_with("crashed") || other.starts_with("paused"));
+        Ok(match running[..] {
+            [at] if others.is_empty() => Ok(Some(at)),
+            [] if lost && settled => Ok(None),
+            _ => Err(format!("it runs at {running:?}, and is {others:?}")),
+        })
+    }
+
+    /// The guest runs, and checks all its memory; and all that it has ever said is of one life in one place at a time.
+    fn guest_is_whole(&self) -> Result<()> {
+        let before = self.console.ticks().samples().len();
+        self.console.wait_for_ticks(before + NEW_TICKS, LIMIT).context("the guest stands still")?;
+        let deadline = Instant::now() + LIMIT;
+        let line = loop {
+            let skip = self.console.lines().len();
+            self.lab.type_line(self.at, GUEST, &Say::Check.to_string())?;
+            let checked = |line: &Line| matches!(line, Line::Checked { .. });
+            match self.console.wait_for(skip, Duration::from_secs(30), checked) {
+                Ok(line) => break line,
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => {}
+            }
+        };
+        ensure!(matches!(line, Line::Checked { wrong: 0, .. }), "the guest says {line:?}");
+        let complaints = self.console.complaints();
+        ensure!(complaints.is_empty(), "the guest complains: {complaints:?}");
+        Ok(self.console.lived_once(&self.moves.moves())?)
+    }
+
+    /// On each host there are its agent and, where the guest is, one hypervisor: no process, folder or file besides.
+    fn nothing_is_left(&self) -> Result<()> {
+        for host in self.lab.hosts().iter().copied() {
+            let wanted = usize::from(host == self.at);
+            let deadline = Instant::now() + LIMIT;
+            // Processes take a moment to be gone.
+            while self.hypervisors(host)? != wanted && Instant::now() < deadline {
+                std::thread::sleep(INTERVAL);
+            }
+            let found = self.hypervisors(host)?;
+            ensure!(found == wanted, "{found} hypervisors at {}", host.name());
+            let run = self.lab.folder(host).join("run");
+            let guests = entries(&run.join("guests"))?;
+            ensure!(guests.len() == wanted, "folders of guests at {}: {guests:?}", host.name());
+            let missing: Vec<_> =
+                entries(&run)?.into_iter().filter(|name| name.ends_with(".missing")).collect();
+            ensure!(missing.is_empty(), "files of owed pages at {}: {missing:?}", host.name());
+        }
+        Ok(())
+    }
+
+    fn hypervisors(&self, host: Host) -> Result<usize> {
+        let name = self.lab.topology()?.host(host)?.name();
+        let output = Command::new("ip").args(["netns", "pids", name]).output()?;
+        let is_one = |pid: &str| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let zombie = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
+            stat.contains("(qemu-system") && !zombie
+        };
+        Ok(String::from_utf8(output.stdout)?.lines().filter(|pid| is_one(pid.trim())).count())
+    }
+
+    /// Takes away what is left of a guest whose hypervisor was killed.
+    fn clear(&mut self) -> Result<()> {
+        for host in self.lab.hosts().iter().copied() {
+            if guest_state(&self.lab, host, GUEST).is_some() {
+                self.lab.run(host, &["vm", "stop", GUEST])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn json(&self, host: Host, words: &[&str]) -> Result<Value> {
+        let text = self.lab.run(host, &[words, &["--output", "json"]].concat())?;
+        Ok(serde_json::from_str(&text)?)
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<String>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let names = std::fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect()
+}
+
+fn wait(child: &mut Child, deadline: Instant) -> Result<()> {
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("it does not end");
+        }
+        std::thread::sleep(INTERVAL);
+    }
+    Ok(())
+}
+
+fn word(ending: &Ending) -> &'static str {
+    match ending {
+        Ending::Moved => "moved",
+        Ending::Undone { .. } => "undone",
+        Ending::GuestGone { .. } => "guest gone",
+        Ending::Stuck { .. } => "stuck",
+        Ending::Lost { .. } => "lost",
+    }
+}
