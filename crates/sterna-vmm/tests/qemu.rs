@@ -445,6 +445,11 @@ fn a_guest_that_is_about_to_end_is_found_or_gone_and_nothing_else() {
             }
         };
         assert!(matches!(ended, VmmError::Gone { .. }), "{ended:?}");
+        // Whoever finds that it is gone takes away what it has left.
+        let again = QemuGuest::reattach(record);
+        assert!(matches!(again, Err(VmmError::Gone { .. })), "{again:?}");
+        let console = guest.console_path();
+        assert!(!console.parent().unwrap().exists(), "{} is left", console.display());
     }
 }
 

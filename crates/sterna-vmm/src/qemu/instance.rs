@@ -150,6 +150,12 @@ impl QemuGuest {
         let folder = Folder::existing(record.folder.clone());
         let gone = |error: std::io::Error| {
             let tail = log::tail(&folder.log());
+            // All that is left of it, unless another has it by now.
+            if strays::processes_of(&folder).is_ok_and(|others| others.is_empty())
+                && let Err(error) = folder.remove()
+            {
+                tracing::warn!(folder = %folder.path().display(), %error, "cannot be removed");
+            }
             VmmError::Gone { detail: format!("process {}: {error}; {tail}", record.pid) }
         };
         let process = Process::reopen(record.pid, record.start_time).map_err(gone)?;
