@@ -82,9 +82,10 @@ impl Ring {
         self.console.wait_for_ticks(NEW_TICKS, LIMIT)
     }
 
-    /// Reads the guest's console on a host, also of agents that are started anew, until the guest leaves.
+    /// Reads the guest's console on a host, also of agents that are started anew, until the guest leaves. One reader that
+    /// still waits there is enough: two would hear all twice.
     fn follow(&mut self, host: Host) {
-        if !self.following.contains_key(&host) {
+        if self.following.get(&host).is_none_or(Following::is_over) {
             let following = self.lab.follow_arrival(host, GUEST, &self.console);
             self.following.insert(host, following);
         }
@@ -213,26 +214,16 @@ impl Ring {
             underway.known.ended(receipt);
         }
         let ending =
-            receipt.map_or("no receipt: its agent was killed", |receipt| word(&receipt.ending));
+            receipt.map_or("refused, or settled by another agent", |receipt| word(&receipt.ending));
         let Some(at) = found else {
             self.clear()?;
             self.start_guest()?;
             return Ok(format!("{ending}; the guest was killed with its hypervisor"));
         };
-        for host in [underway.from, underway.to] {
-            if host != at && self.has_left(host, at) {
-                self.following.remove(&host);
-            }
-        }
         self.at = at;
         self.guest_is_whole()?;
         self.nothing_is_left()?;
         Ok(ending.to_owned())
-    }
-
-    /// Whether the console of a host on which the guest was has ended; where it never arrived it is waited for on.
-    fn has_left(&self, host: Host, at: Host) -> bool {
-        self.at == host && at != host
     }
 
     /// Where the guest runs, if all moves have ended and it runs in one place; nowhere if its hypervisor was killed.

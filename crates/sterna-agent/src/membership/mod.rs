@@ -13,7 +13,7 @@ mod upkeep;
 
 pub(crate) use door::Door;
 pub(crate) use invitations::{INVITED_MAX, Invitations, VALID};
-pub(crate) use upkeep::{adopt, keep, learn, tell};
+pub(crate) use upkeep::{adopt, keep, learn, spread};
 
 use crate::agent::{Agent, blocking};
 use rustls::pki_types::CertificateDer;
@@ -21,7 +21,9 @@ use rustls::pki_types::pem::PemObject as _;
 use std::path::Path;
 use sterna_api::{ApiError, ErrorCode};
 use sterna_engine::identity::{AUTHORITY_FILE, REVOKED_FILE};
-use sterna_pki::{AUTHORITY_FOLDER, AUTHORITY_KEY_FILE, Authority, PkiError, RevokedList};
+use sterna_pki::{
+    AUTHORITY_FOLDER, AUTHORITY_KEY_FILE, Authority, HostCertificate, PkiError, RevokedList,
+};
 
 /// An error with certificates as callers see it.
 pub(crate) fn pki_error(error: &PkiError) -> ApiError {
@@ -54,6 +56,14 @@ pub(crate) async fn with_authority<T: Send + 'static>(
         authority.and_then(|authority| work(&authority)).map_err(|error| pki_error(&error))
     })
     .await
+}
+
+/// Of each host the certificate that is valid longest, of certificates sorted by name and end.
+pub(crate) fn newest(mut hosts: Vec<HostCertificate>) -> Vec<HostCertificate> {
+    hosts.reverse();
+    hosts.dedup_by(|one, other| one.subject.name == other.subject.name);
+    hosts.reverse();
+    hosts
 }
 
 /// The list of certificates that are no longer accepted here, if there is one.

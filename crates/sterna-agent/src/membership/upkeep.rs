@@ -1,8 +1,9 @@
 //! What a host does to remain one of its cluster: it has its certificate renewed in time, and learns which ones are no
 //! longer accepted.
 
-use super::{authority_of, has_authority, pki_error, revoked_here, with_authority};
+use super::{authority_of, has_authority, newest, pki_error, revoked_here, with_authority};
 use crate::agent::{Agent, blocking};
+use futures_util::future::join_all;
 use rcgen::{CertificateParams, KeyPair};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use rustls::pki_types::pem::PemObject as _;
@@ -11,9 +12,9 @@ use rustls::sign::CertifiedKey;
 use std::convert::Infallible;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
-use sterna_api::{ApiError, Certificate, ErrorCode, RenewRequest, paths};
+use sterna_api::{ApiError, Certificate, ErrorCode, RenewRequest, address, paths};
 use sterna_engine::identity::{AUTHORITY_HOST_FILE, CERTIFICATE_FILE, KEY_FILE, REVOKED_FILE};
-use sterna_pki::{HostCertificate, PkiError, RevokedList, Validity, replace};
+use sterna_pki::{Authority, HostCertificate, PkiError, RevokedList, Subject, Validity, replace};
 
 /// How often a host sees to it.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -55,7 +56,7 @@ async fn renew(agent: &Agent) -> Result<(), ApiError> {
     };
     let certificate = if has_authority(&folder) {
         let subject = held.subject.clone();
-        let signed = move |authority: &sterna_pki::Authority| {
+        let signed = move |authority: &Authority| {
             authority.sign_request(&request, &subject, Validity::renewed())
         };
         with_authority(agent, signed).await?
@@ -120,8 +121,7 @@ fn replace_certificate(
 pub(crate) async fn learn(agent: &Agent) -> Result<(), ApiError> {
     let folder = &agent.settings.identity;
     let list = if has_authority(folder) {
-        let list = |authority: &sterna_pki::Authority| authority.revoked();
-        with_authority(agent, list).await?.map(|list| list.pem().to_owned())
+        return learn_from_authority(agent).await;
     } else if let Some(host) = authority_host(folder) {
         match asked(call(agent, Method::GET, &host, paths::REVOKED)?, &host).await {
             Ok(list) => Some(list),
@@ -135,6 +135,20 @@ pub(crate) async fn learn(agent: &Agent) -> Result<(), ApiError> {
         Some(list) => adopt(agent, list).await.map(drop),
         None => Ok(()),
     }
+}
+
+/// The authority may have revoked certificates by hand (`sterna pki revoke`): then all hosts are told.
+async fn learn_from_authority(agent: &Agent) -> Result<(), ApiError> {
+    let read = |authority: &Authority| Ok((authority.revoked()?, newest(authority.hosts()?)));
+    let (Some(list), hosts) = with_authority(agent, read).await? else { return Ok(()) };
+    if adopt(agent, list.pem().to_owned()).await? {
+        for (host, told) in spread(agent, &hosts, &list).await {
+            if let Err(error) = told {
+                tracing::warn!(host, %error, "cannot be told what is revoked; it asks within the hour");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes a list of certificates that are no longer accepted as this host's own, if the authority has signed it and it
@@ -162,10 +176,28 @@ pub(crate) async fn adopt(agent: &Agent, pem: String) -> Result<bool, ApiError> 
     Ok(is_newer)
 }
 
-/// Tells another host which certificates are no longer accepted.
-pub(crate) async fn tell(agent: &Agent, host: &str, list: &RevokedList) -> Result<(), ApiError> {
-    let question = call(agent, Method::PUT, host, paths::REVOKED)?;
-    asked(question.body(list.pem().to_owned()), host).await.map(drop)
+/// Tells hosts which certificates are no longer accepted; which could be told, by their names. This one knows.
+pub(crate) async fn spread(
+    agent: &Agent,
+    hosts: &[HostCertificate],
+    list: &RevokedList,
+) -> Vec<(String, Result<(), ApiError>)> {
+    let tell = async |host: &HostCertificate| {
+        let Subject { name, addresses } = &host.subject;
+        if *name == agent.settings.name {
+            return (name.clone(), Ok(()));
+        }
+        let host = addresses.first().map_or(name.clone(), ToString::to_string);
+        // Its port is not known here; hosts of a cluster have the same one.
+        let host = address::join(&host, agent.settings.api_port);
+        let question = call(agent, Method::PUT, &host, paths::REVOKED);
+        let told = match question {
+            Ok(question) => asked(question.body(list.pem().to_owned()), &host).await.map(drop),
+            Err(error) => Err(error),
+        };
+        (name.clone(), told)
+    };
+    join_all(hosts.iter().map(tell)).await
 }
 
 fn reload(agent: &Agent) -> Result<(), ApiError> {

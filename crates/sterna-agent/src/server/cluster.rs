@@ -3,13 +3,14 @@
 use super::answer::{Body, Refusal, Segment};
 use super::roles::Caller;
 use crate::agent::Agent;
-use crate::membership::{INVITED_MAX, VALID, adopt, pki_error, revoked_here, tell, with_authority};
+use crate::membership::{
+    INVITED_MAX, VALID, adopt, newest, pki_error, revoked_here, spread, with_authority,
+};
 use axum::extract::State;
 use axum::extract::connect_info::ConnectInfo;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
-use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use sterna_api::{
@@ -24,14 +25,6 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<ClusterHost>>, Refusal> {
     let hosts = with_authority(&agent, |authority| authority.hosts()).await?;
     Ok(Json(newest(hosts).into_iter().map(view).collect()))
-}
-
-/// Of each host the certificate that is valid longest, of certificates sorted by name and end.
-fn newest(mut hosts: Vec<HostCertificate>) -> Vec<HostCertificate> {
-    hosts.reverse();
-    hosts.dedup_by(|one, other| one.subject.name == other.subject.name);
-    hosts.reverse();
-    hosts
 }
 
 fn view(host: HostCertificate) -> ClusterHost {
@@ -142,18 +135,8 @@ pub(super) async fn revoke(
     };
     tracing::warn!(name, certificates = count, "a host was revoked");
     adopt(&agent, list.pem().to_owned()).await?;
-    let tell_one = async |host: &HostCertificate| {
-        let Subject { name, addresses } = &host.subject;
-        if *name == agent.settings.name {
-            return (name.clone(), Ok(()));
-        }
-        let host = addresses.first().map_or(name.clone(), ToString::to_string);
-        // Its port is not known here; hosts of a cluster have the same one.
-        let host = address::join(&host, agent.settings.api_port);
-        (name.clone(), tell(&agent, &host, &list).await)
-    };
     let (mut told, mut not_told) = (Vec::new(), Vec::new());
-    for (host, result) in join_all(others.iter().map(tell_one)).await {
+    for (host, result) in spread(&agent, &others, &list).await {
         match result {
             Ok(()) => told.push(host),
             Err(error) => not_told.push(NotTold { host, why: error.to_string() }),

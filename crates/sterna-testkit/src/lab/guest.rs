@@ -28,11 +28,22 @@ const ARRIVAL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Waits for a guest's console until it is dropped; a console that was found is followed on.
 #[derive(Debug)]
-pub struct Following(Arc<AtomicBool>);
+pub struct Following {
+    stop: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+}
+
+impl Following {
+    /// Whether a console was found and has ended: the guest has left, or never came after all.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+}
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::Release);
     }
 }
 
@@ -130,10 +141,10 @@ impl Lab {
     /// until the returned value is dropped.
     #[must_use]
     pub fn follow_arrival(&self, host: Host, guest: &str, log: &ConsoleLog) -> Following {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let follow = |lab: &Self| lab.sterna(host, &["vm", "console", guest, "--read-only"]);
         let command = follow(self);
-        let (stopped, log) = (Arc::clone(&stop), log.clone());
+        let (stopped, ended, log) = (Arc::clone(&stop), Arc::clone(&over), log.clone());
         if let Ok(mut command) = command {
             std::thread::spawn(move || {
                 while !stopped.load(Ordering::Acquire) {
@@ -144,13 +155,14 @@ impl Lab {
                     }
                     // As long as the host does not know the guest, this ends at once with an error.
                     if child.wait().is_ok_and(|status| status.success()) {
+                        ended.store(true, Ordering::Release);
                         return;
                     }
                     std::thread::sleep(ARRIVAL_INTERVAL);
                 }
             });
         }
-        Following(stop)
+        Following { stop, over }
     }
 
     /// Types a line on a guest's console.
