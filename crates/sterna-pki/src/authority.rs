@@ -301,12 +301,22 @@ impl Authority {
 }
 
 impl SignedIdentity {
+    /// Whether an identity could be written into a folder: there is none, nor a part of one.
+    ///
+    /// # Errors
+    /// With the file that is there.
+    pub fn has_room(folder: &Path) -> Result<(), PkiError> {
+        let files = [AUTHORITY_FILE, KEY_FILE, CERTIFICATE_FILE].map(|file| folder.join(file));
+        files.into_iter().find(|file| file.exists()).map_or(Ok(()), |it| Err(PkiError::Exists(it)))
+    }
+
     /// Writes the certificate and its key, and the authority they are of; replaces nothing. The certificate is last, as
     /// whoever waits for an identity waits for that.
     ///
     /// # Errors
     /// When one of them is there, or cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), PkiError> {
+        Self::has_room(folder)?;
         let files = [
             (AUTHORITY_FILE, self.authority.as_str(), PUBLIC),
             (KEY_FILE, &self.key, SECRET),

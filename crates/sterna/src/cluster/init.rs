@@ -3,13 +3,13 @@
 use crate::agent::host_name;
 use crate::cli::{Global, Output};
 use crate::exit::Exit;
+use crate::host::BELONGS;
 use crate::{output, service};
-use anyhow::ensure;
+use anyhow::Context as _;
 use serde::Serialize;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use sterna_engine::identity::CERTIFICATE_FILE;
-use sterna_pki::{AUTHORITY_FOLDER, Authority, Subject, Validity};
+use sterna_pki::{AUTHORITY_FOLDER, Authority, SignedIdentity, Subject, Validity};
 
 /// Options of `sterna cluster init`. The identity is written to /etc/sterna if --identity is not given.
 #[derive(Debug, clap::Args)]
@@ -33,12 +33,7 @@ struct Made {
 /// Makes an authority and this host's identity.
 pub(crate) fn run(args: &InitArgs, global: &Global) -> anyhow::Result<Exit> {
     let identity = global.connection.identity_folder();
-    let certificate = identity.join(CERTIFICATE_FILE);
-    ensure!(
-        !certificate.exists(),
-        "this host belongs to a cluster: {} is there already",
-        certificate.display()
-    );
+    SignedIdentity::has_room(&identity).context(BELONGS)?;
     let name = args.name.clone().map_or_else(host_name, Ok)?;
     let subject = Subject { name: name.clone(), addresses: args.addresses.clone() };
     subject.check()?;

@@ -3,12 +3,15 @@
 use crate::cli::{Global, Output};
 use crate::exit::Exit;
 use crate::{output, service};
-use anyhow::ensure;
+use anyhow::Context as _;
 use serde::Serialize;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use sterna_engine::identity::{CERTIFICATE_FILE, KEY_FILE};
-use sterna_pki::{HostCertificate, JoinCode, Subject, join};
+use sterna_engine::identity::CERTIFICATE_FILE;
+use sterna_pki::{HostCertificate, JoinCode, SignedIdentity, Subject, join};
+
+/// Why a host with an identity gets no other.
+pub(crate) const BELONGS: &str = "this host belongs to a cluster";
 
 /// Options of `sterna host join`. The identity is written to /etc/sterna if --identity is not given.
 #[derive(Debug, clap::Args)]
@@ -28,15 +31,8 @@ struct Joined {
 /// Joins, and writes this host's identity.
 pub(super) async fn run(args: &JoinArgs, global: &Global) -> anyhow::Result<Exit> {
     let identity = global.connection.identity_folder();
-    for file in [CERTIFICATE_FILE, KEY_FILE] {
-        let path = identity.join(file);
-        // Said before the code is used up.
-        ensure!(
-            !path.exists(),
-            "this host belongs to a cluster: {} is there already",
-            path.display()
-        );
-    }
+    // Said before the code is used up.
+    SignedIdentity::has_room(&identity).context(BELONGS)?;
     join::join(&args.code).await?.write(&identity)?;
     let certificate = HostCertificate::read(&identity.join(CERTIFICATE_FILE))?;
     let Subject { name, addresses } = certificate.subject;

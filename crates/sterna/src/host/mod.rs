@@ -5,6 +5,8 @@ mod join;
 mod list;
 mod revoke;
 
+pub(crate) use join::BELONGS;
+
 use crate::cli::Global;
 use crate::exit::Exit;
 
