@@ -88,6 +88,7 @@ pub(crate) struct Driver {
     began: Instant,
     times: ActivationTimes,
     cancel_seen: bool,
+    gone_seen: bool,
 }
 
 impl Driver {
@@ -117,6 +118,7 @@ impl Driver {
             began: Instant::now(),
             times: ActivationTimes::default(),
             cancel_seen: false,
+            gone_seen: false,
         }
     }
 
@@ -231,6 +233,9 @@ impl Driver {
         if !self.cancel_seen && self.service.host.is_cancelled(self.attempt) {
             self.cancel_seen = true;
             return Some(Event::Cancel);
+        }
+        if let Some(gone) = self.gone_while_pages_follow() {
+            return Some(gone);
         }
         let due = machine.deadline().map(|deadline| deadline.since(self.now()));
         match self.inputs.1.recv_timeout(due.map_or(BEAT, |due| due.min(BEAT))) {

@@ -107,6 +107,18 @@ fn a_killed_hypervisor_at_the_source_takes_no_page_with_it() -> Result<()> {
 }
 
 #[test]
+fn a_guest_that_ends_at_the_destination_while_its_pages_follow_is_waited_for_no_longer()
+-> Result<()> {
+    let Some(mut world) = World::with("st-f-dq", &small_guest())? else { return Ok(()) };
+    let underway = begin_following(&mut world)?;
+    world.kill_qemu(Host::B)?;
+    underway.moved()?;
+    world.becomes(Host::B, "crashed")?;
+    world.becomes_empty(Host::A)?;
+    world.stands_still()
+}
+
+#[test]
 fn a_source_that_is_lost_with_its_pages_is_named_and_the_guest_stops() -> Result<()> {
     let Some(mut world) = World::with("st-f-ls", &small_guest())? else { return Ok(()) };
     let underway = begin_following(&mut world)?;

@@ -52,6 +52,19 @@ impl Driver {
         Ok(Joining { token, streams: self.streams })
     }
 
+    /// Whether the hypervisor has ended that faults are served of; told once. Nothing else says so: its
+    /// userfaultfd goes silent, and pages that come for it end their connections, which are then made anew.
+    pub(super) fn gone_while_pages_follow(&mut self) -> Option<Event> {
+        let serves = self.following.as_ref().is_some_and(|following| following.is_serving());
+        let guest = self.guest.as_mut().filter(|_| serves && !self.gone_seen)?;
+        if guest.is_alive() {
+            return None;
+        }
+        self.gone_seen = true;
+        let detail = "the guest's hypervisor has ended while its pages followed";
+        Some(Event::GuestGone(Reason::new(ReasonCode::Hypervisor, detail)))
+    }
+
     pub(super) fn end_serving(&mut self) {
         let (Some(following), Some(guest)) = (&self.following, &mut self.guest) else { return };
         following.end();
