@@ -46,8 +46,8 @@ impl Watch {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// Ends a doubt: the destination is not asked any more whether it runs the guest, which stays paused. Means nothing
-    /// while there is no doubt.
+    /// Ends a doubt: the destination is not asked any more whether it runs the guest, which stays paused. Holds from when
+    /// there is a doubt.
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::Release);
     }

@@ -60,6 +60,7 @@ pub(super) struct Driver<'a> {
     complete: Option<Instant>,
     interface: Option<interface::Counter>,
     cancel_seen: bool,
+    in_doubt: bool,
     /// Pages dealt with when that was last told.
     pages_seen: u64,
 }
@@ -95,6 +96,7 @@ impl<'a> Driver<'a> {
             complete: None,
             interface: None,
             cancel_seen: false,
+            in_doubt: false,
             pages_seen: 0,
         }
     }
@@ -191,7 +193,8 @@ impl<'a> Driver<'a> {
             self.cancel_seen = true;
             return Some(Event::Cancel);
         }
-        if self.watch.take_given_up() {
+        // What was said before there was any doubt holds once there is.
+        if self.in_doubt && self.watch.take_given_up() {
             return Some(Event::GiveUp);
         }
         let due = machine.deadline().map(|deadline| deadline.since(self.now()));
@@ -268,6 +271,7 @@ impl<'a> Driver<'a> {
                     let text = "the destination does not say whether it runs the guest; the guest \
                                 stays paused here until it does";
                     tracing::error!(attempt = %self.request.attempt, "{text}");
+                    self.in_doubt = true;
                     self.wait_for(text);
                     None
                 }
