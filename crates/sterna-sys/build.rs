@@ -1,20 +1,26 @@
-//! Builds the preload library, which the crate then carries inside itself.
+//! Builds the preload libraries, which the crate then carries inside itself.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
-
-const SOURCE: &str = "preload/preload.rs";
 
 fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|error| panic!("cargo sets {name} for build scripts: {error}"))
 }
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
-    let library = PathBuf::from(variable("OUT_DIR")).join("libsterna_preload.so");
+    build("preload", "STERNA_PRELOAD_LIBRARY");
+    build("taps", "STERNA_TAPS_LIBRARY");
+}
+
+/// Builds `preload/NAME.rs`; the crate finds its path in the variable.
+fn build(name: &str, path_variable: &str) {
+    let source = format!("preload/{name}.rs");
+    println!("cargo::rerun-if-changed={source}");
+    let library = PathBuf::from(variable("OUT_DIR")).join(format!("libsterna_{name}.so"));
+    let crate_name = format!("sterna_{name}");
     let status = Command::new(variable("RUSTC"))
-        .args(["--edition", "2024", "--crate-name", "sterna_preload", "--crate-type", "cdylib"])
+        .args(["--edition", "2024", "--crate-name", &crate_name, "--crate-type", "cdylib"])
         .args(["--target", &variable("TARGET"), "-C", "opt-level=s", "-C", "panic=abort"])
         .args(["-C", "target-feature=-crt-static", "-C", "strip=symbols"])
         // Linked against nothing: the functions it needs come from the process that loads it.
@@ -22,11 +28,11 @@ fn main() {
         .args(linker())
         .arg("-o")
         .arg(&library)
-        .arg(SOURCE)
+        .arg(&source)
         .status()
         .unwrap_or_else(|error| panic!("rustc runs, as it compiled this script: {error}"));
-    assert!(status.success(), "the preload library must compile");
-    println!("cargo::rustc-env=STERNA_PRELOAD_LIBRARY={}", library.display());
+    assert!(status.success(), "{source} must compile");
+    println!("cargo::rustc-env={path_variable}={}", library.display());
 }
 
 /// The linker that cargo was told to use, when cross-compiling.

@@ -6,6 +6,9 @@
 //!                             ◀──── typed bytes
 //! ```
 //!
+//! A guest that is handed over to another process of this host has two sockets for a moment: what the first one still has
+//! to say is read to its end before the second one is read.
+//!
 //! The guest is never held up: the task always reads, and a reader that falls behind is dropped
 //! with a note. A guest that prints is read every few milliseconds, not every byte: an emulated
 //! serial port delivers single bytes, and a wake-up for each would cost more than the guest does.
@@ -13,6 +16,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -46,12 +50,26 @@ struct Output {
     news: broadcast::Sender<Chunk>,
 }
 
+/// What was typed; whoever has it serves the guest.
+type Typed = Arc<tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>>;
+
 /// A guest's console. Dropping it ends the connection and its readers.
 #[derive(Debug)]
 pub(crate) struct Console {
     output: Arc<Mutex<Output>>,
     input: mpsc::Sender<Vec<u8>>,
+    typed: Typed,
+    connection: Connection,
+    /// That to a process that is about to end.
+    former: Option<Connection>,
+}
+
+/// A connection to one process. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Connection {
     task: JoinHandle<()>,
+    /// Whether it is not made anew when it ends.
+    last: Arc<AtomicBool>,
 }
 
 /// What a reader gets next.
@@ -95,8 +113,22 @@ impl Console {
         let (news, _) = broadcast::channel(LAG_CHUNKS);
         let output = Arc::new(Mutex::new(Output { ring: VecDeque::new(), news }));
         let (input, typed) = mpsc::channel(INPUT_QUEUE);
-        let task = tokio::spawn(serve(path.into(), Arc::clone(&output), typed));
-        Self { output, input, task }
+        let typed = Arc::new(tokio::sync::Mutex::new(typed));
+        let connection = Connection::make(path, &output, &typed);
+        Self { output, input, typed, connection, former: None }
+    }
+
+    /// Connects to the process at `path` as well, which is to take the guest over. It is read, and gets what is typed,
+    /// once the first connection has ended; [`Console::follow`] says that it will, dropping it that it will not.
+    pub(crate) fn connect(&self, path: &Path) -> Connection {
+        Connection::make(path, &self.output, &self.typed)
+    }
+
+    /// The guest is with the process of `connection` now.
+    pub(crate) fn follow(&mut self, connection: Connection) {
+        let former = std::mem::replace(&mut self.connection, connection);
+        former.last.store(true, Ordering::Release);
+        self.former = Some(former);
     }
 
     /// A new reader.
@@ -114,7 +146,16 @@ impl Console {
     }
 }
 
-impl Drop for Console {
+impl Connection {
+    fn make(path: &Path, output: &Arc<Mutex<Output>>, typed: &Typed) -> Self {
+        let last = Arc::new(AtomicBool::new(false));
+        let (output, typed) = (Arc::clone(output), Arc::clone(typed));
+        let task = tokio::spawn(serve(path.into(), output, typed, Arc::clone(&last)));
+        Self { task, last }
+    }
+}
+
+impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -124,14 +165,18 @@ fn lock(output: &Mutex<Output>) -> MutexGuard<'_, Output> {
     output.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve(path: PathBuf, output: Arc<Mutex<Output>>, mut typed: mpsc::Receiver<Vec<u8>>) {
+async fn serve(path: PathBuf, output: Arc<Mutex<Output>>, typed: Typed, last: Arc<AtomicBool>) {
     for _ in 0..RECONNECTS_MAX {
         match UnixStream::connect(&path).await {
             Ok(stream) => {
+                let mut typed = typed.lock().await;
                 let ended = relay(&stream, &output, &mut typed).await;
                 tracing::debug!(console = %path.display(), error = ?ended.err(), "console lost");
             }
             Err(error) => tracing::debug!(console = %path.display(), %error, "no console"),
+        }
+        if last.load(Ordering::Acquire) {
+            return;
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
     }
@@ -232,6 +277,28 @@ mod tests {
         console.input().send(b"ls\n".to_vec()).await.unwrap();
         let mut bytes = [0; 3];
         guest.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"ls\n");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_handed_over_is_read_on_without_gap_and_typed_to() {
+        let (mut console, mut old, folder) = console().await;
+        let path = folder.path().join("second");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut reader = console.read();
+        // One that comes to nothing changes nothing.
+        drop((console.connect(&path), listener.accept().await.unwrap()));
+        let second = console.connect(&path);
+        let (mut new, _) = listener.accept().await.unwrap();
+        old.write_all(b"one ").await.unwrap();
+        new.write_all(b"three ").await.unwrap();
+        console.follow(second);
+        old.write_all(b"two ").await.unwrap();
+        drop(old);
+        assert_eq!(read_until(&mut reader, "three ").await, "one two three ");
+        console.input().send(b"ls\n".to_vec()).await.unwrap();
+        let mut bytes = [0; 3];
+        new.read_exact(&mut bytes).await.unwrap();
         assert_eq!(&bytes, b"ls\n");
     }
 

@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use sterna_api::Finding;
 use sterna_engine::identity::Identity;
 use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageSet, RamBlock, RamLayout};
 use sterna_proto::message::Reason;
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 use sterna_vmm::{
-    Begin, Destination, DeviceState, Faults, GuestDefinition, NativeWay, Source, VmmError,
+    Begin, Destination, DeviceState, DeviceStateKind, Discarding, Faults, GuestDefinition,
+    Immovable, InFlightIo, MemoryUse, NativeWay, Pause, Source, VmmError,
 };
 
 /// An agent in `folder` with a fake hypervisor. Must be called within a runtime.
@@ -65,9 +67,37 @@ fn identity(folder: &Path) -> Identity {
 #[derive(Debug, Default)]
 pub(crate) struct FakeHypervisor {
     guests: Mutex<Vec<Arc<FakeGuest>>>,
+    hand_overs: Arc<Mutex<HandOvers>>,
+}
+
+/// What becomes of guests that are handed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HandOvers {
+    /// None can be.
+    #[default]
+    Impossible,
+    /// All are.
+    Work,
+    /// The hypervisor refuses this step.
+    FailAt(&'static str),
+}
+
+/// Whether a step is refused.
+fn step(hand_overs: &Mutex<HandOvers>, operation: &'static str) -> Result<(), VmmError> {
+    let refused = |detail: &str| Err(VmmError::Refused { operation, detail: detail.into() });
+    match *hand_overs.lock().unwrap() {
+        HandOvers::Impossible => refused("a fake cannot leave"),
+        HandOvers::FailAt(failing) if failing == operation => refused("as the test wants it"),
+        HandOvers::Work | HandOvers::FailAt(_) => Ok(()),
+    }
 }
 
 impl FakeHypervisor {
+    /// Decides what becomes of guests that are handed over.
+    pub(crate) fn hand_overs(&self, hand_overs: HandOvers) {
+        *self.hand_overs.lock().unwrap() = hand_overs;
+    }
+
     /// Guests started so far.
     pub(crate) fn started(&self) -> usize {
         self.guests.lock().unwrap().len()
@@ -90,10 +120,11 @@ impl FakeHypervisor {
         let guest = Arc::new(FakeGuest {
             definition: definition.clone(),
             pid: child.id(),
-            child: Mutex::new(child),
+            child: Arc::new(Mutex::new(child)),
             state: Arc::new(Mutex::new(state)),
             console: PathBuf::from("/nowhere"),
             on_record: AtomicBool::new(false),
+            hand_overs: Arc::clone(&self.hand_overs),
         });
         self.guests.lock().unwrap().push(Arc::clone(&guest));
         guest
@@ -133,6 +164,14 @@ impl Hypervisor for FakeHypervisor {
         Ok(Prepared { process, destination })
     }
 
+    fn prepare_beside(&self, record: &serde_json::Value) -> Result<Prepared, VmmError> {
+        step(&self.hand_overs, "prepare")?;
+        let old = self.reattach(record)?.unwrap();
+        let new = self.spawn(&old.definition(), FakeState::Paused);
+        let destination = new.destination()?;
+        Ok(Prepared { process: new, destination })
+    }
+
     fn end_strays(&self, on_record: &[serde_json::Value]) -> Result<usize, VmmError> {
         let guests = self.guests.lock().unwrap();
         let is_stray = |guest: &&Arc<FakeGuest>| {
@@ -165,10 +204,11 @@ pub(crate) enum FakeState {
 pub(crate) struct FakeGuest {
     definition: GuestDefinition,
     pid: u32,
-    child: Mutex<Child>,
+    child: Arc<Mutex<Child>>,
     state: Arc<Mutex<FakeState>>,
     console: PathBuf,
     on_record: AtomicBool,
+    hand_overs: Arc<Mutex<HandOvers>>,
 }
 
 impl FakeGuest {
@@ -188,6 +228,51 @@ impl FakeGuest {
     }
 }
 
+/// What whoever moves a fake guest has of it.
+#[derive(Debug)]
+struct FakeParts {
+    state: Arc<Mutex<FakeState>>,
+    child: Arc<Mutex<Child>>,
+    hand_overs: Arc<Mutex<HandOvers>>,
+    layout: RamLayout,
+    memory: Arc<GuestMemory>,
+}
+
+impl FakeParts {
+    fn step(&self, operation: &'static str) -> Result<(), VmmError> {
+        step(&self.hand_overs, operation)
+    }
+
+    /// As [`FakeParts::step`]; guests arrive from other hosts also where none can leave.
+    fn arrival_step(&self, operation: &'static str) -> Result<(), VmmError> {
+        let impossible = *self.hand_overs.lock().unwrap() == HandOvers::Impossible;
+        if impossible { Ok(()) } else { self.step(operation) }
+    }
+
+    fn become_state(&self, state: FakeState) {
+        *self.state.lock().unwrap() = state;
+    }
+}
+
+fn kill(child: &Mutex<Child>) {
+    let mut child = child.lock().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+impl FakeGuest {
+    fn parts(&self) -> FakeParts {
+        let memory = self.memory();
+        FakeParts {
+            state: Arc::clone(&self.state),
+            child: Arc::clone(&self.child),
+            hand_overs: Arc::clone(&self.hand_overs),
+            layout: memory.layout().clone(),
+            memory,
+        }
+    }
+}
+
 impl GuestProcess for FakeGuest {
     fn record(&self) -> serde_json::Value {
         serde_json::json!({ "pid": self.pid })
@@ -200,6 +285,10 @@ impl GuestProcess for FakeGuest {
 
     fn definition(&self) -> GuestDefinition {
         self.definition.clone()
+    }
+
+    fn version(&self) -> Option<String> {
+        None
     }
 
     fn pid(&self) -> u32 {
@@ -237,9 +326,7 @@ impl GuestProcess for FakeGuest {
     }
 
     fn end(&self) -> Result<(), VmmError> {
-        let mut child = self.child.lock().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill(&self.child);
         Ok(())
     }
 
@@ -248,13 +335,12 @@ impl GuestProcess for FakeGuest {
     }
 
     fn source(&self) -> Result<Box<dyn Source>, VmmError> {
-        Err(VmmError::Refused { operation: "leaving", detail: "a fake cannot leave".into() })
+        step(&self.hand_overs, "leaving")?;
+        Ok(Box::new(FakeSource { parts: self.parts() }))
     }
 
     fn destination(&self) -> Result<Box<dyn Destination>, VmmError> {
-        let memory = self.memory();
-        let layout = memory.layout().clone();
-        Ok(Box::new(FakeDestination { state: Arc::clone(&self.state), layout, memory }))
+        Ok(Box::new(FakeDestination { parts: self.parts() }))
     }
 
     /// One page of it is that of every fake guest.
@@ -274,20 +360,106 @@ impl GuestProcess for FakeGuest {
     }
 }
 
+/// A fake guest that leaves, though not to another host: no page of it is ever asked for.
+struct FakeSource {
+    parts: FakeParts,
+}
+
+impl Source for FakeSource {
+    fn layout(&self) -> &RamLayout {
+        &self.parts.layout
+    }
+
+    fn memory(&self) -> Arc<GuestMemory> {
+        Arc::clone(&self.parts.memory)
+    }
+
+    fn immovable(&mut self) -> Result<Vec<Immovable>, VmmError> {
+        Ok(Vec::new())
+    }
+
+    fn in_flight_io(&self) -> InFlightIo {
+        InFlightIo::Tracked
+    }
+
+    fn discarding(&mut self) -> Result<Discarding, VmmError> {
+        Ok(Discarding::Never)
+    }
+
+    fn memory_use(&mut self) -> Result<Option<MemoryUse>, VmmError> {
+        Ok(None)
+    }
+
+    fn ask_for(&mut self, _: u64) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn in_balloon(&mut self) -> Result<u64, VmmError> {
+        Ok(0)
+    }
+
+    fn start_tracking(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn stop_tracking(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn scan(&mut self, _: &mut PageSet) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn peek(&mut self, _: &mut PageSet) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn populated(&self) -> Result<PageSet, VmmError> {
+        Ok(PageSet::empty(self.parts.memory.pages()))
+    }
+
+    fn set_vcpu_speed(&mut self, _: u8) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn held_back(&self) -> Result<Duration, VmmError> {
+        Ok(Duration::ZERO)
+    }
+
+    fn pause(&mut self) -> Result<Pause, VmmError> {
+        self.parts.become_state(FakeState::Paused);
+        self.parts.step("pause")?;
+        Ok(Pause { took: Duration::ZERO, lead: Duration::ZERO })
+    }
+
+    fn save_device_state(&mut self) -> Result<DeviceState, VmmError> {
+        self.parts.step("save")?;
+        Ok(DeviceState { kind: DeviceStateKind::QemuVmstate, bytes: Vec::new() })
+    }
+
+    fn resume(&mut self) -> Result<(), VmmError> {
+        self.parts.become_state(FakeState::Running);
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), VmmError> {
+        kill(&self.parts.child);
+        Ok(())
+    }
+}
+
 /// A fake guest that arrives.
 struct FakeDestination {
-    state: Arc<Mutex<FakeState>>,
-    layout: RamLayout,
-    memory: Arc<GuestMemory>,
+    parts: FakeParts,
 }
 
 impl Destination for FakeDestination {
     fn layout(&self) -> &RamLayout {
-        &self.layout
+        &self.parts.layout
     }
 
     fn memory(&self) -> Arc<GuestMemory> {
-        Arc::clone(&self.memory)
+        Arc::clone(&self.parts.memory)
     }
 
     fn is_alive(&mut self) -> bool {
@@ -307,16 +479,17 @@ impl Destination for FakeDestination {
     }
 
     fn halt(&mut self) -> Result<(), VmmError> {
-        *self.state.lock().unwrap() = FakeState::Paused;
+        self.parts.become_state(FakeState::Paused);
         Ok(())
     }
 
     fn load_device_state(&mut self, _: &DeviceState) -> Result<(), VmmError> {
-        Ok(())
+        self.parts.arrival_step("load")
     }
 
     fn activate(&mut self) -> Result<(), VmmError> {
-        *self.state.lock().unwrap() = FakeState::Running;
+        self.parts.arrival_step("activate")?;
+        self.parts.become_state(FakeState::Running);
         Ok(())
     }
 
@@ -325,6 +498,7 @@ impl Destination for FakeDestination {
     }
 
     fn discard(&mut self) -> Result<(), VmmError> {
+        kill(&self.parts.child);
         Ok(())
     }
 }

@@ -43,6 +43,9 @@ pub(crate) trait GuestProcess: fmt::Debug + Send + Sync {
     /// What the guest is made of, with all that was chosen when it first started.
     fn definition(&self) -> GuestDefinition;
 
+    /// The hypervisor's version, if that was noted when it was started.
+    fn version(&self) -> Option<String>;
+
     /// Process id.
     fn pid(&self) -> u32;
 
@@ -126,6 +129,10 @@ pub(crate) trait Hypervisor: Send + Sync {
         definition: &GuestDefinition,
         way: Option<NativeWay>,
     ) -> Result<Prepared, VmmError>;
+
+    /// Starts a second process for the guest that runs in the one of `record`, in the same RAM; it waits for the guest's
+    /// state.
+    fn prepare_beside(&self, record: &serde_json::Value) -> Result<Prepared, VmmError>;
 
     /// Ends all processes that were started for this agent's guests and are not on record, as an agent was killed in
     /// between; `on_record` are the data of those that are. Returns how many there were.

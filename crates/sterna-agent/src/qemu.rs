@@ -81,6 +81,11 @@ impl Qemu {
         // Names are safe as file names, and distinct on a host.
         self.guests.join(&definition.name)
     }
+
+    /// Where a guest's hypervisor is while another one has its usual folder: no guest has such a name.
+    fn second_folder(&self, guest: &QemuGuest) -> PathBuf {
+        self.guests.join(format!("{}@", guest.definition().name))
+    }
 }
 
 impl Hypervisor for Qemu {
@@ -126,6 +131,15 @@ impl Hypervisor for Qemu {
             None => QemuDestination::prepare(&self.binary, definition, folder)?,
             Some(way) => QemuDestination::prepare_native(&self.binary, definition, folder, way)?,
         };
+        let process = Arc::new(Process::new(destination.guest().clone()));
+        Ok(Prepared { process, destination: Box::new(destination) })
+    }
+
+    fn prepare_beside(&self, record: &serde_json::Value) -> Result<Prepared, VmmError> {
+        let old = QemuGuest::reattach(read_record(record)?)?;
+        let usual = self.folder(old.definition());
+        let folder = if old.record().folder == usual { self.second_folder(&old) } else { usual };
+        let destination = QemuDestination::prepare_beside(&self.binary, &old, folder)?;
         let process = Arc::new(Process::new(destination.guest().clone()));
         Ok(Prepared { process, destination: Box::new(destination) })
     }
@@ -186,6 +200,10 @@ impl GuestProcess for Process {
 
     fn definition(&self) -> GuestDefinition {
         self.guest.definition().clone()
+    }
+
+    fn version(&self) -> Option<String> {
+        self.guest.record().version.clone()
     }
 
     fn pid(&self) -> u32 {

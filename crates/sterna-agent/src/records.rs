@@ -66,9 +66,25 @@ pub(crate) struct GuestRecord {
     pub epoch: Epoch,
     /// How the driver finds its hypervisor again: the driver's own data.
     pub process: Option<serde_json::Value>,
+    /// How far it is on its way to another hypervisor of this host, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgrade>,
     /// Where it is.
     #[serde(flatten)]
     pub place: Place,
+}
+
+/// A guest's way to another hypervisor of its host. It is at the old one until the new one is on record as its process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "kebab-case")]
+pub(crate) enum Upgrade {
+    /// It is the old one's, which may stand still for it.
+    Begun,
+    /// It is the new one's. The old one never runs it again, and is to be ended.
+    HandedOver {
+        /// What finds the old one again.
+        old: serde_json::Value,
+    },
 }
 
 /// A move to another host.

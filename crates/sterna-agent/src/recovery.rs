@@ -3,6 +3,8 @@
 //! | guest's place | record of the move | what is done |
 //! |---|---|---|
 //! | here | none, or ended | found again by its process, else marked crashed |
+//! | here, upgraded | begun | it is made to run where it was |
+//! | here, upgraded | handed over | it is made to run in its new process, and the old one ended |
 //! | here, leaving | nothing recorded | the move had not begun: the guest runs on |
 //! | here, leaving | moving | the engine asks the destination, if the guest may be committed |
 //! | here, leaving | released | its process is ended; the guest is elsewhere |
@@ -27,7 +29,7 @@ use crate::guest::{Activity, Guest, Request, Task};
 use crate::hypervisor::{GuestProcess, Running};
 use crate::journal::JournalError;
 use crate::moves::{Move, Outcome};
-use crate::records::{Elsewhere, GuestRecord, OutgoingRecord, Place};
+use crate::records::{Elsewhere, GuestRecord, OutgoingRecord, Place, Upgrade};
 use std::sync::Arc;
 use sterna_api::Direction;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
@@ -114,6 +116,10 @@ fn recover_guest(
     if let Some(outgoing) = unfinished {
         return recover_leaving(agent, record, outgoing, process);
     }
+    if let Some(upgrade) = record.upgrade.take() {
+        recover_upgraded(agent, &name, &upgrade, process.as_deref());
+        agent.journal.put_guest(&record)?;
+    }
     if process.is_none() {
         crashed(&mut record, "its hypervisor ended while no agent ran");
         agent.journal.put_guest(&record)?;
@@ -121,6 +127,29 @@ fn recover_guest(
     tracing::info!(guest = %name, found = process.is_some(), "guest in the journal");
     adopt(agent, record, process);
     Ok(())
+}
+
+/// Lets a guest run that an agent was killed in the midst of upgrading. `process` is the one that has it.
+fn recover_upgraded(
+    agent: &Agent,
+    name: &str,
+    upgrade: &Upgrade,
+    process: Option<&dyn GuestProcess>,
+) {
+    tracing::info!(guest = %name, ?upgrade, found = process.is_some(), "unfinished upgrade");
+    let run = match upgrade {
+        Upgrade::Begun => process.map(GuestProcess::run),
+        Upgrade::HandedOver { old } => {
+            match agent.hypervisor.reattach(old) {
+                Ok(old) => end(old.as_deref()),
+                Err(error) => tracing::error!(guest = %name, %error, "cannot reach the former one"),
+            }
+            process.map(make_run)
+        }
+    };
+    if let Some(Err(error)) = run {
+        tracing::error!(guest = %name, %error, "cannot make it run");
+    }
 }
 
 fn crashed(record: &mut GuestRecord, reason: &str) {

@@ -80,6 +80,9 @@ pub struct GuestView {
     pub epoch: Epoch,
     /// Process id of its hypervisor; `None` if there is none.
     pub pid: Option<u32>,
+    /// Version of its hypervisor; `None` if there is none, or that was not noted.
+    #[serde(default)]
+    pub hypervisor: Option<String>,
     /// Bytes of its RAM.
     pub memory_bytes: u64,
     /// The move it is on, if it is.

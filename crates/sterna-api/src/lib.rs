@@ -14,6 +14,7 @@
 //!   POST   /v1/guests/{name}/pause         → GuestView; until it is told to run
 //!   POST   /v1/guests/{name}/reset         → GuestView; as by its reset button
 //!   POST   /v1/guests/{name}/shutdown      → GuestView; as by its power button, so its system decides
+//!   POST   /v1/guests/{name}/upgrade       UpgradeRequest    → UpgradeView, once it has a new hypervisor
 //!   POST   /v1/guests/{name}/check         CheckRequest      → CheckView
 //!   POST   /v1/guests/{name}/plan          PlanRequest       → PlanView, after some seconds
 //!   POST   /v1/guests/{name}/moves         MoveRequest       → 202 MoveView
@@ -52,6 +53,7 @@ mod images;
 mod moves;
 pub mod paths;
 mod plan;
+mod upgrade;
 
 pub use check::{CheckRequest, CheckView, HOSTS_MAX, HostCheck};
 pub use cluster::{
@@ -64,3 +66,4 @@ pub use host::{Finding, HostInfo, Verdict};
 pub use images::ImageView;
 pub use moves::{Direction, MoveRequest, MoveState, MoveView, Priority, STREAMS_DEFAULT};
 pub use plan::{OBSERVE_MS_DEFAULT, OBSERVE_MS_MAX, PlanRequest, PlanView};
+pub use upgrade::{UpgradeRequest, UpgradeView};

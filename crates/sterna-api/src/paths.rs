@@ -22,6 +22,8 @@ pub const PAUSE: &str = "/v1/guests/{name}/pause";
 pub const RESET: &str = "/v1/guests/{name}/reset";
 /// Presses a guest's power button, as a pattern.
 pub const SHUTDOWN: &str = "/v1/guests/{name}/shutdown";
+/// Gives a running guest a new hypervisor, as a pattern.
+pub const UPGRADE: &str = "/v1/guests/{name}/upgrade";
 /// Whether and where a guest could move, as a pattern.
 pub const CHECK: &str = "/v1/guests/{name}/check";
 /// What moving a guest would cost, as a pattern.

@@ -10,7 +10,10 @@ use sterna_page::{
 use sterna_sys::memory::GuestMemory;
 
 /// The digest of `memory`, which must not change meanwhile.
-pub(crate) fn of(memory: &GuestMemory) -> io::Result<RamDigest> {
+///
+/// # Errors
+/// When it cannot be read.
+pub fn of(memory: &GuestMemory) -> io::Result<RamDigest> {
     let populated = memory.populated()?;
     let chunks = memory.pages().0.div_ceil(DIGEST_CHUNK_PAGES);
     let next = AtomicU64::new(0);

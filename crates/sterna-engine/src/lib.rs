@@ -38,6 +38,7 @@ pub mod source;
 mod watch;
 mod words;
 
+pub use digest::of as ram_digest;
 pub use host::{Disks, FoundMove, Host, Keeper, SourceJournal};
 pub use inquiry::inquire;
 pub use link::UNACKNOWLEDGED_MAX;

@@ -11,7 +11,7 @@
 //! | [`cached`] | which parts of a file the kernel has in memory |
 //! | [`tcp`] | what the kernel tells of a TCP connection |
 //! | [`cgroup`] | a limit on the processor time of some threads |
-//! | [`preload`] | the library that makes a hypervisor create its userfaultfd |
+//! | [`preload`] | the libraries that make a hypervisor create its userfaultfd, and leave taps alone |
 
 mod address;
 pub mod cached;

@@ -1,16 +1,26 @@
-//! The library that a hypervisor is started with, so that it holds a userfaultfd.
+//! The libraries that a hypervisor is started with.
 //!
 //! A userfaultfd belongs to the address space that created it, so the hypervisor has to do that
-//! itself. Stock ones do not; this library, named in `LD_PRELOAD`, does it before their `main`.
+//! itself. Stock ones do not; a library, named in `LD_PRELOAD`, does it before their `main`.
 //! Its source is `preload/preload.rs`; it needs no C library of a particular kind.
+//!
+//! Another one (`preload/taps.rs`) is for a hypervisor that waits for a guest of this host and has been given the taps
+//! of the one that still runs it: it keeps them as they are until the guest is handed over.
 
 use std::io;
 use std::path::Path;
 
-/// The shared library, to be written to a file.
+/// Makes the process hold a userfaultfd.
 pub const LIBRARY: &[u8] = include_bytes!(env!("STERNA_PRELOAD_LIBRARY"));
 
-/// The variable that tells the loader about the library's file.
+/// Keeps taps as they are while another process uses them.
+pub const TAPS_LIBRARY: &[u8] = include_bytes!(env!("STERNA_TAPS_LIBRARY"));
+
+/// The variable that names the file whose existence says that taps are in use by another process.
+/// `preload/taps.rs` has it as well.
+pub const TAPS_IN_USE_VARIABLE: &str = "STERNA_TAPS_IN_USE";
+
+/// The variable that tells the loader about the libraries' files, with colons in between.
 pub const PATH_VARIABLE: &str = "LD_PRELOAD";
 
 /// The variable that tells the library to act; without the value `1` it does nothing.
@@ -20,14 +30,14 @@ pub const ENABLE_VARIABLE: &str = "STERNA_PRELOAD";
 /// too. `preload/preload.rs` has it as well.
 pub(crate) const SEES_ALL_FAULTS: &str = "sterna-userfaultfd-sees-all-faults";
 
-/// Writes the library to `path`, replacing what was there.
+/// Writes a library to `path`, replacing what was there.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_library(path: &Path) -> io::Result<()> {
+pub fn write_library(library: &[u8], path: &Path) -> io::Result<()> {
     // A process that has the old file mapped keeps it: the new one takes its place as a whole.
     let fresh = path.with_extension("new");
-    std::fs::write(&fresh, LIBRARY)?;
+    std::fs::write(&fresh, library)?;
     std::fs::rename(&fresh, path)
 }
 
@@ -51,7 +61,7 @@ mod tests {
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
         let name = format!("sterna-preload-{}-{number}.so", std::process::id());
         let path = std::env::temp_dir().join(name);
-        write_library(&path).unwrap();
+        write_library(LIBRARY, &path).unwrap();
         let mut command = Command::new("sh");
         command
             .args(["-c", "echo \"[$LD_PRELOAD|$STERNA_PRELOAD]\"; read line; exit 0"])

@@ -8,6 +8,8 @@
 
 #[path = "qemu/bare.rs"]
 mod bare;
+#[path = "qemu/beside.rs"]
+mod beside;
 #[path = "qemu/missing.rs"]
 mod missing;
 #[path = "qemu/native.rs"]

@@ -18,6 +18,7 @@ pub(crate) mod leave;
 mod plan;
 mod settle;
 mod task;
+mod upgrade;
 
 pub(crate) use task::{Activity, Task};
 
@@ -27,7 +28,7 @@ use crate::records::OutgoingRecord;
 use std::sync::Arc;
 use sterna_api::{
     ApiError, CheckRequest, CheckView, ErrorCode, GuestView, MoveRequest, PlanRequest, PlanView,
-    RunGuest,
+    RunGuest, UpgradeRequest, UpgradeView,
 };
 use sterna_core::destination::Ending;
 use sterna_core::receipt::Receipt;
@@ -46,6 +47,7 @@ pub(crate) enum Request {
     Stop(oneshot::Sender<Result<GuestView, ApiError>>),
     Run(RunGuest, oneshot::Sender<Result<GuestView, ApiError>>),
     Intervene(Intervention, oneshot::Sender<Result<GuestView, ApiError>>),
+    Upgrade(UpgradeRequest, oneshot::Sender<Result<UpgradeView, ApiError>>),
     Migrate(Box<MoveRequest>, oneshot::Sender<Result<Arc<crate::moves::Move>, ApiError>>),
     Plan(Box<PlanRequest>, oneshot::Sender<Result<PlanView, ApiError>>),
     Check(CheckRequest, oneshot::Sender<Result<CheckView, ApiError>>),
@@ -73,6 +75,7 @@ impl Request {
             Self::Stop(_)
             | Self::Run(..)
             | Self::Intervene(..)
+            | Self::Upgrade(..)
             | Self::Migrate(..)
             | Self::Concede(..)
             | Self::Left(..)

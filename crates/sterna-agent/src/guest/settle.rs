@@ -180,7 +180,7 @@ impl Task {
     }
 
     /// Catches up with an end of the process that came while a move had the guest.
-    async fn look_again(&mut self) -> Next {
+    pub(super) async fn look_again(&mut self) -> Next {
         let watched = self.process.as_ref().map(|process| process.pidfd().and_then(Exit::of));
         match watched {
             Some(Ok(exit)) => self.exit = exit,

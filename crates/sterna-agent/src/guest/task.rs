@@ -44,7 +44,7 @@ pub(crate) struct Task {
     /// The newest plan of a move.
     pub(super) planned: Option<Box<Planned>>,
     pub(super) exit: Exit,
-    console: Option<Console>,
+    pub(super) console: Option<Console>,
     /// What was told last of what the guest does.
     told: Option<GuestState>,
 }
@@ -132,6 +132,7 @@ impl Task {
             Request::Console(reply) => drop(reply.send(self.terminal())),
             Request::Run(run, reply) => drop(reply.send(self.run(run).await)),
             Request::Intervene(how, reply) => drop(reply.send(self.intervene(how).await)),
+            Request::Upgrade(request, reply) => drop(reply.send(self.upgrade(request).await)),
             Request::Migrate(request, reply) => drop(reply.send(self.migrate(*request).await)),
             Request::Plan(request, reply) => self.plan(*request, reply).await,
             Request::Check(request, reply) => self.check(request, reply).await,
@@ -172,6 +173,7 @@ impl Task {
             state: self.state().await,
             epoch: self.record.epoch,
             pid: self.process.as_ref().map(|process| process.pid()),
+            hypervisor: self.process.as_ref().and_then(|process| process.version()),
             memory_bytes: self.record.definition.memory_bytes,
             current_move: match &self.activity {
                 Activity::Idle | Activity::Planning => None,

@@ -211,6 +211,7 @@ impl Host for AgentHost {
             definition,
             epoch: attempt.epoch,
             process: Some(process.record()),
+            upgrade: None,
             place: Place::Arriving { attempt, before: before.map(Box::new) },
         };
         let incoming = IncomingRecord {

@@ -11,6 +11,7 @@ fn guest() -> GuestRecord {
         definition: serde_json::from_str(text).unwrap(),
         epoch: Epoch(3),
         process: Some(serde_json::json!({"pid": 1})),
+        upgrade: None,
         place: Place::Here,
     }
 }

@@ -26,7 +26,8 @@ impl Fixture {
         let definition = serde_json::from_str(text).unwrap();
         let process = agent.hypervisor.prepare(&definition, None).unwrap().process;
         let (id, process) = (attempt().guest, Some(process.record()));
-        let record = GuestRecord { id, definition, epoch: Epoch(3), process, place };
+        let epoch = Epoch(3);
+        let record = GuestRecord { id, definition, epoch, process, upgrade: None, place };
         agent.journal.put_guest(&record).unwrap();
         Self { agent, fake, _folder: folder }
     }

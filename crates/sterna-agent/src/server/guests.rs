@@ -13,7 +13,9 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use futures_util::future::join_all;
 use std::sync::Arc;
-use sterna_api::{ApiError, ErrorCode, GuestView, RunGuest, StartGuest};
+use sterna_api::{
+    ApiError, ErrorCode, GuestView, RunGuest, StartGuest, UpgradeRequest, UpgradeView,
+};
 use sterna_proto::message::Epoch;
 
 /// Finds a guest by name, or says where it went.
@@ -89,6 +91,15 @@ async fn intervene(
     Ok(Json(guest.ask(|reply| Request::Intervene(how, reply)).await??))
 }
 
+pub(super) async fn upgrade(
+    State(agent): State<Arc<Agent>>,
+    Segment(name): Segment<String>,
+    Body(request): Body<UpgradeRequest>,
+) -> Result<Json<UpgradeView>, Refusal> {
+    let guest = find(&agent, &name).await?;
+    Ok(Json(guest.ask(|reply| Request::Upgrade(request, reply)).await??))
+}
+
 pub(super) async fn start(
     State(agent): State<Arc<Agent>>,
     Extension(origin): Extension<Origin>,
@@ -159,6 +170,7 @@ fn record(id: sterna_proto::message::GuestId, process: &dyn GuestProcess) -> Gue
         definition: process.definition(),
         epoch: Epoch::default(),
         process: Some(process.record()),
+        upgrade: None,
         place: Place::Here,
     }
 }

@@ -62,6 +62,7 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
         .route(paths::PAUSE, post(guests::pause))
         .route(paths::RESET, post(guests::reset))
         .route(paths::SHUTDOWN, post(guests::shut_down))
+        .route(paths::UPGRADE, post(guests::upgrade))
         .route(paths::CHECK, post(moves::check))
         .route(paths::PLAN, post(moves::plan))
         .route(paths::GUEST_MOVES, post(moves::begin))

@@ -46,7 +46,9 @@ fn needed(method: &Method, path: &str) -> UserRole {
     match (method.as_str(), path) {
         (_, paths::CONSOLE) => UserRole::Admin,
         ("GET" | "HEAD", _) => UserRole::Viewer,
-        ("POST", paths::CHECK | paths::PLAN | paths::GUEST_MOVES) => UserRole::Operator,
+        ("POST", paths::CHECK | paths::PLAN | paths::GUEST_MOVES | paths::UPGRADE) => {
+            UserRole::Operator
+        }
         ("DELETE", paths::MOVE | paths::IMAGE) => UserRole::Operator,
         _ => UserRole::Admin,
     }
@@ -146,6 +148,7 @@ mod tests {
             (Method::POST, paths::PAUSE, UserRole::Admin),
             (Method::POST, paths::PLAN, UserRole::Operator),
             (Method::POST, paths::GUEST_MOVES, UserRole::Operator),
+            (Method::POST, paths::UPGRADE, UserRole::Operator),
             (Method::DELETE, paths::MOVE, UserRole::Operator),
             (Method::DELETE, paths::IMAGE, UserRole::Operator),
             (Method::POST, paths::INVITATIONS, UserRole::Admin),

@@ -81,13 +81,10 @@ impl QemuBinary {
         let version: Version = qmp.query(&query_version {})?;
         let machines: Vec<Machine> = qmp.query(&query_machines { compat_props: None })?;
         let capabilities: Vec<Capability> = qmp.query(&query_migrate_capabilities {})?;
-        let triple = version.qemu;
-        let number = format!("{}.{}.{}", triple.major, triple.minor, triple.micro);
-        let package = version.package.trim();
         Ok(Self {
             path: path.to_owned(),
-            version: if package.is_empty() { number } else { format!("{number} ({package})") },
-            major: triple.major,
+            version: version.to_string(),
+            major: version.qemu.major,
             machines: machines.iter().map(|machine| machine.name.clone()).collect(),
             aliases: machines.into_iter().filter_map(|m| Some((m.alias?, m.name))).collect(),
             capabilities: capabilities.into_iter().map(|c| c.capability).collect(),

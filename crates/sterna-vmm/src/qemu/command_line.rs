@@ -48,12 +48,14 @@ pub enum StartMode {
 }
 
 /// What the process inherits, by the numbers that it will have there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Descriptors {
     /// The guest's RAM.
     pub(super) ram: RawFd,
     /// A socket whose other end is the first to speak to the monitor.
     pub(super) first_monitor: RawFd,
+    /// Open taps for the definition's networks in their order; none if QEMU is to open them.
+    pub(super) taps: Vec<RawFd>,
 }
 
 /// The arguments, as they are built up.
@@ -67,7 +69,7 @@ struct Arguments<'a> {
 pub(super) fn arguments(
     definition: &GuestDefinition,
     folder: &Folder,
-    descriptors: Descriptors,
+    descriptors: &Descriptors,
     mode: StartMode,
 ) -> Result<Vec<OsString>, VmmError> {
     let mut arguments = Arguments { definition, folder, list: Vec::new() };
@@ -80,7 +82,7 @@ pub(super) fn arguments(
         arguments.disk(number, disk)?;
     }
     for (number, network) in definition.networks.iter().enumerate() {
-        arguments.network(number, network)?;
+        arguments.network(number, network, descriptors.taps.get(number).copied())?;
     }
     if definition.has_balloon() {
         arguments.balloon();
@@ -226,14 +228,22 @@ impl Arguments<'_> {
         Ok(())
     }
 
-    fn network(&mut self, number: usize, network: &NetworkDefinition) -> Result<(), VmmError> {
+    fn network(
+        &mut self,
+        number: usize,
+        network: &NetworkDefinition,
+        open: Option<RawFd>,
+    ) -> Result<(), VmmError> {
         let end = if self.definition.has_balloon() { BALLOON_SLOT } else { NETWORK_SLOTS.end };
         let slot = slot(NETWORK_SLOTS.start..end, number, "networks")?;
         let tap = &network.tap;
         // vhost-net writes RAM through QEMU's page tables, so that tracking should see it; it is
         // off because no test of ours has shown that it does.
-        let backend = format!("tap,id=net{number},ifname={tap},script=no,downscript=no,vhost=off");
-        self.add("-netdev", backend);
+        let tap = match open {
+            None => format!("ifname={tap},script=no,downscript=no"),
+            Some(descriptor) => format!("fd={descriptor}"),
+        };
+        self.add("-netdev", format!("tap,id=net{number},{tap},vhost=off"));
         let at = format!("bus={},addr={slot:#x}", self.bus());
         let mac = &network.mac;
         let device = format!("virtio-net-pci,id=net{number}-device,netdev=net{number},mac={mac}");
@@ -287,7 +297,7 @@ fn file_driver(path: &Path) -> &'static str {
 mod tests {
     use super::*;
 
-    const DESCRIPTORS: Descriptors = Descriptors { ram: 9, first_monitor: 10 };
+    const DESCRIPTORS: Descriptors = Descriptors { ram: 9, first_monitor: 10, taps: Vec::new() };
 
     fn definition(extra: &str) -> GuestDefinition {
         let text = format!("{{\"name\":\"web\",\"memory_bytes\":134217728{extra}}}");
@@ -296,7 +306,7 @@ mod tests {
 
     fn line(definition: &GuestDefinition, mode: StartMode) -> String {
         let folder = Folder::existing("/run/x".into());
-        let arguments = arguments(definition, &folder, DESCRIPTORS, mode).unwrap();
+        let arguments = arguments(definition, &folder, &DESCRIPTORS, mode).unwrap();
         let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
         words.join(" ")
     }
@@ -313,6 +323,21 @@ mod tests {
         assert!(source.contains("vhost=off"));
         assert!(source.contains(r#""iops-total":9"#));
         assert!(!source.contains("-daemonize"), "the userfaultfd would stay with the parent");
+    }
+
+    #[test]
+    fn taps_that_are_open_are_used_and_change_nothing_that_the_guest_sees() {
+        let guest = definition(
+            r#","networks":[{"tap":"t0","mac":"52:54:0:0:0:1"},{"tap":"t1","mac":"52:54:0:0:0:2"}]"#,
+        );
+        let folder = Folder::existing("/run/x".into());
+        let open = Descriptors { taps: vec![11, 12], ..DESCRIPTORS };
+        let arguments = arguments(&guest, &folder, &open, StartMode::Incoming).unwrap();
+        let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+        let by_name = line(&guest, StartMode::Incoming)
+            .replace("ifname=t0,script=no,downscript=no", "fd=11")
+            .replace("ifname=t1,script=no,downscript=no", "fd=12");
+        assert_eq!(words.join(" "), by_name);
     }
 
     #[test]
@@ -343,7 +368,7 @@ mod tests {
         let device = line(&yielding, StartMode::Run).replace(",deflate-on-oom=on", "");
         assert_eq!(device, line_with, "in nothing else does it differ");
         let folder = Folder::existing("/run/x".into());
-        let start = |guest| arguments(&guest, &folder, DESCRIPTORS, StartMode::Run);
+        let start = |guest| arguments(&guest, &folder, &DESCRIPTORS, StartMode::Run);
         assert!(start(guest(13)).is_ok());
         assert!(start(with(guest(13))).is_err());
     }
@@ -353,6 +378,6 @@ mod tests {
         let disks = vec![r#"{"path":"/a"}"#; 16].join(",");
         let guest = definition(&format!(",\"disks\":[{disks}]"));
         let folder = Folder::existing("/run/x".into());
-        assert!(arguments(&guest, &folder, DESCRIPTORS, StartMode::Run).is_err());
+        assert!(arguments(&guest, &folder, &DESCRIPTORS, StartMode::Run).is_err());
     }
 }

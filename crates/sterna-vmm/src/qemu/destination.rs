@@ -1,5 +1,6 @@
 //! A QEMU guest that arrives.
 
+use super::beside;
 use super::binary::QemuBinary;
 use super::command_line::StartMode;
 use super::instance::QemuGuest;
@@ -82,14 +83,31 @@ impl QemuDestination {
         way: Option<NativeWay>,
     ) -> Result<Self, VmmError> {
         let guest = QemuGuest::start(binary, definition, folder, StartMode::Incoming)?;
-        Self::attach_for(&guest, way).inspect_err(|_| {
+        Self::attach_to_new(&guest, way)
+    }
+
+    /// Starts a QEMU that waits for the state of `old`'s guest, which runs on meanwhile, with the same RAM: nothing
+    /// of it is to be copied.
+    ///
+    /// # Errors
+    /// When QEMU does not start, refuses, or would change RAM by starting; nothing is left of it then.
+    pub fn prepare_beside(
+        binary: &QemuBinary,
+        old: &QemuGuest,
+        folder: PathBuf,
+    ) -> Result<Self, VmmError> {
+        Self::attach_to_new(&beside::start(binary, old, folder)?, None)
+    }
+
+    fn attach_to_new(guest: &QemuGuest, way: Option<NativeWay>) -> Result<Self, VmmError> {
+        Self::attach_for(guest, way).inspect_err(|_| {
             // Why it cannot be used is the error to tell.
             let _ = guest.kill();
         })
     }
 
     /// Takes the mover's monitor of a guest that was started as [`StartMode::Incoming`]. One that
-    /// nobody has prepared yet is prepared, and its RAM emptied.
+    /// nobody has prepared yet is prepared, and its RAM emptied unless it is that of another QEMU.
     ///
     /// # Errors
     /// When QEMU refuses or is gone.
@@ -130,7 +148,10 @@ impl QemuDestination {
         let command = migrate_incoming { channels: None, exit_on_error: None, uri };
         self.qmp()?.execute(&command, REPLY_LIMIT)?;
         // Starting up, QEMU may have put firmware into RAM; from here on it leaves RAM alone.
-        Ok(self.guest.memory().punch_all()?)
+        match self.guest.record().took_ram_over {
+            true => Ok(()),
+            false => Ok(self.guest.memory().punch_all()?),
+        }
     }
 
     /// The guest's process.
@@ -178,6 +199,7 @@ impl QemuDestination {
             let detail = format!("{} bytes of device state", state.bytes.len());
             return Err(VmmError::Refused { operation: "load_device_state", detail });
         }
+        self.guest.folder().unmark_taps()?;
         self.qmp()?.forget_events();
         let mut socket = UnixStream::connect(self.guest.folder().transfer_socket())
             .map_err(system("connecting to QEMU"))?;

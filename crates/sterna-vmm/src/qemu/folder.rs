@@ -61,12 +61,7 @@ impl Folder {
 
     /// What was started here is on record. Harmless if that was said before.
     pub(super) fn unmark(&self) -> Result<(), VmmError> {
-        match std::fs::remove_file(self.mark()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(system("taking the mark from the runtime folder")(error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove_file(&self.mark(), "taking the mark from the runtime folder")
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -100,6 +95,26 @@ impl Folder {
         self.0.join("preload.so")
     }
 
+    pub(super) fn taps_library(&self) -> PathBuf {
+        self.0.join("taps.so")
+    }
+
+    /// Says that another QEMU uses this one's taps; returns the path of what says so.
+    pub(super) fn mark_taps_in_use(&self) -> Result<PathBuf, VmmError> {
+        let mark = self.taps_in_use();
+        File::create(&mark).map_err(system("marking taps as in use"))?;
+        Ok(mark)
+    }
+
+    /// The taps are this QEMU's own from now on. Harmless if they were.
+    pub(super) fn unmark_taps(&self) -> Result<(), VmmError> {
+        remove_file(&self.taps_in_use(), "taking the mark from taps")
+    }
+
+    fn taps_in_use(&self) -> PathBuf {
+        self.0.join("taps-in-use")
+    }
+
     /// Removes the folder and all in it. Harmless when it is gone.
     pub(super) fn remove(&self) -> Result<(), VmmError> {
         match std::fs::remove_dir_all(&self.0) {
@@ -108,6 +123,14 @@ impl Folder {
             }
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+}
+
+/// Removes a file, if there is one.
+fn remove_file(path: &Path, operation: &'static str) -> Result<(), VmmError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(system(operation)(error)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

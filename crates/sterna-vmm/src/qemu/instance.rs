@@ -5,12 +5,12 @@ use super::command_line::{self, Descriptors, RAM_BLOCK, StartMode};
 use super::folder::Folder;
 use super::log;
 use super::qmp::{Qmp, REPLY_LIMIT};
-use super::replies::RunStatus;
+use super::replies::{RunStatus, Version};
 use super::strays;
 use crate::definition::HUGE_PAGE_BYTES;
 use crate::tracking::system;
 use crate::{GuestDefinition, VmmError};
-use qapi::qmp::{cont, query_status, quit, stop, system_powerdown, system_reset};
+use qapi::qmp::{cont, query_status, query_version, quit, stop, system_powerdown, system_reset};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -47,6 +47,13 @@ pub struct QemuRecord {
     pub start_time: StartTime,
     /// The files of its RAM blocks.
     pub ram: Vec<FileIdentity>,
+    /// Whether it took its RAM over from another QEMU of this host, as it was: it was never empty, and must not be
+    /// emptied before the guest's state is loaded.
+    #[serde(default)]
+    pub took_ram_over: bool,
+    /// QEMU's version; `None` of one that an earlier release has started.
+    #[serde(default)]
+    pub version: Option<String>,
 }
 
 /// How a guest stands, as QEMU tells it.
@@ -109,12 +116,24 @@ impl QemuGuest {
             detail: error.to_string(),
         })?;
         let definition = binary.resolve(definition, mode);
+        let ram = Ram::create(&definition)?;
+        Self::launch(binary, definition, folder, Machine { ram, taps: Vec::new() }, mode)
+    }
+
+    /// Starts a QEMU for a resolved definition with what it is given.
+    pub(super) fn launch(
+        binary: &QemuBinary,
+        definition: GuestDefinition,
+        folder: PathBuf,
+        machine: Machine,
+        mode: StartMode,
+    ) -> Result<Self, VmmError> {
         unused(&folder)?;
         let folder = Folder::create(folder)?;
-        let (file, memory) = create_ram(&definition)?;
+        let Machine { ram: Ram { file, memory, took_over }, taps } = machine;
         let identity = FileIdentity::of(&file).map_err(system("identifying RAM"))?;
         let (first, theirs) = UnixStream::pair().map_err(system("making a monitor's socket"))?;
-        let inherited = Inherited { ram: file, first_monitor: theirs.into() };
+        let inherited = Inherited { ram: file, first_monitor: theirs.into(), taps };
         let child = spawn(binary, &definition, &folder, inherited, mode)?;
         let pid = child.id();
         // The child is not reaped before it has been opened: its id cannot be another's.
@@ -127,13 +146,18 @@ impl QemuGuest {
             pid,
             start_time: process.start_time(),
             ram: vec![identity],
+            took_ram_over: took_over,
+            version: None,
         };
         let control = Mutex::new(());
-        let inner = Inner { record, folder, process, memory, reaped: Some(reaped), control };
-        let guest = Self(Arc::new(inner));
+        let mut inner = Inner { record, folder, process, memory, reaped: Some(reaped), control };
         match await_start(first) {
-            Ok(()) => Ok(guest),
+            Ok(version) => {
+                inner.record.version = Some(version);
+                Ok(Self(Arc::new(inner)))
+            }
             Err(error) => {
+                let guest = Self(Arc::new(inner));
                 let error = guest.explain(error);
                 // The reason why it did not start is the one to tell.
                 let _ = guest.kill();
@@ -373,11 +397,13 @@ fn unused(folder: &Path) -> Result<(), VmmError> {
     Err(VmmError::Refused { operation: "starting QEMU", detail })
 }
 
-/// Waits until QEMU has made the machine and its monitors serve.
-fn await_start(first_monitor: UnixStream) -> Result<(), VmmError> {
+/// Waits until QEMU has made the machine and its monitors serve; returns its version.
+fn await_start(first_monitor: UnixStream) -> Result<String, VmmError> {
     let mut qmp = Qmp::over(first_monitor, START_LIMIT)?;
     // Answered by the main loop, which runs when all is made.
-    qmp.execute(&query_status {}, START_LIMIT)
+    qmp.execute(&query_status {}, START_LIMIT)?;
+    let version: Version = qmp.query(&query_version {})?;
+    Ok(version.to_string())
 }
 
 /// The one RAM block of a definition.
@@ -391,26 +417,67 @@ fn layout(definition: &GuestDefinition) -> Result<RamLayout, VmmError> {
     })
 }
 
-fn create_ram(definition: &GuestDefinition) -> Result<(OwnedFd, Arc<GuestMemory>), VmmError> {
-    let layout = layout(definition)?;
-    let huge_pages = if definition.huge_pages { HugePages::TwoMiB } else { HugePages::No };
-    let file = create_shared(RAM_BLOCK, definition.memory_bytes, huge_pages)
-        .map_err(system("creating RAM"))?;
-    let ours = file.try_clone().map_err(system("creating RAM"))?;
-    let memory = GuestMemory::open(layout, vec![ours])?;
-    Ok((file, Arc::new(memory)))
+/// A guest's RAM: its file, and the file mapped into this process.
+pub(super) struct Ram {
+    file: OwnedFd,
+    memory: Arc<GuestMemory>,
+    took_over: bool,
+}
+
+impl Ram {
+    /// RAM of which no page exists.
+    pub(super) fn create(definition: &GuestDefinition) -> Result<Self, VmmError> {
+        let huge_pages = if definition.huge_pages { HugePages::TwoMiB } else { HugePages::No };
+        let file = create_shared(RAM_BLOCK, definition.memory_bytes, huge_pages)
+            .map_err(system("creating RAM"))?;
+        Self::of(definition, file, false)
+    }
+
+    /// The RAM that `guest` has.
+    pub(super) fn of_guest(guest: &QemuGuest) -> Result<Self, VmmError> {
+        let Some(identity) = guest.record().ram.first() else {
+            let detail = "it has no RAM on record".to_owned();
+            return Err(VmmError::Refused { operation: "taking RAM over", detail });
+        };
+        let file = find_file(guest.process(), *identity).map_err(system("finding RAM"))?;
+        Self::of(guest.definition(), file, true)
+    }
+
+    fn of(definition: &GuestDefinition, file: OwnedFd, took_over: bool) -> Result<Self, VmmError> {
+        let ours = file.try_clone().map_err(system("creating RAM"))?;
+        let memory = GuestMemory::open(layout(definition)?, vec![ours])?;
+        Ok(Self { file, memory: Arc::new(memory), took_over })
+    }
+}
+
+/// What a QEMU is given when it starts.
+pub(super) struct Machine {
+    pub(super) ram: Ram,
+    /// Taps that another QEMU uses until the guest is handed over, in the order of the definition's networks;
+    /// none if this one opens them itself.
+    pub(super) taps: Vec<OwnedFd>,
 }
 
 /// What QEMU inherits.
 struct Inherited {
     ram: OwnedFd,
     first_monitor: OwnedFd,
+    taps: Vec<OwnedFd>,
 }
 
 impl Inherited {
     fn numbers(&self) -> Descriptors {
-        let (ram, first_monitor) = (self.ram.as_raw_fd(), self.first_monitor.as_raw_fd());
-        Descriptors { ram, first_monitor }
+        Descriptors {
+            ram: self.ram.as_raw_fd(),
+            first_monitor: self.first_monitor.as_raw_fd(),
+            taps: self.taps.iter().map(AsRawFd::as_raw_fd).collect(),
+        }
+    }
+
+    fn all(self) -> Vec<OwnedFd> {
+        let mut all = vec![self.ram, self.first_monitor];
+        all.extend(self.taps);
+        all
     }
 }
 
@@ -421,7 +488,17 @@ fn spawn(
     inherited: Inherited,
     mode: StartMode,
 ) -> Result<Child, VmmError> {
-    preload::write_library(&folder.preload_library()).map_err(system("writing the library"))?;
+    preload::write_library(preload::LIBRARY, &folder.preload_library())
+        .map_err(system("writing the library"))?;
+    let mut libraries = folder.preload_library().into_os_string();
+    let mut in_use = None;
+    if !inherited.taps.is_empty() {
+        preload::write_library(preload::TAPS_LIBRARY, &folder.taps_library())
+            .map_err(system("writing the library"))?;
+        libraries.push(":");
+        libraries.push(folder.taps_library());
+        in_use = Some((preload::TAPS_IN_USE_VARIABLE, folder.mark_taps_in_use()?));
+    }
     let log = OpenOptions::new()
         .append(true)
         .create(true)
@@ -431,18 +508,18 @@ fn spawn(
     let log_too = log.try_clone().map_err(system("opening the log"))?;
     let mut command = Command::new(binary.path());
     command
-        .args(command_line::arguments(definition, folder, inherited.numbers(), mode)?)
+        .args(command_line::arguments(definition, folder, &inherited.numbers(), mode)?)
         .current_dir(Path::new("/"))
         // Nothing of the agent's environment is QEMU's business.
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-        .env(preload::PATH_VARIABLE, folder.preload_library())
+        .env(preload::PATH_VARIABLE, libraries)
         .env(preload::ENABLE_VARIABLE, "1")
+        .envs(in_use)
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(log_too);
-    spawn_detached(command, vec![inherited.ram, inherited.first_monitor])
-        .map_err(system("starting QEMU"))
+    spawn_detached(command, inherited.all()).map_err(system("starting QEMU"))
 }
 
 /// Waits for the child on a thread of its own, so that it never stays as a zombie.

@@ -22,6 +22,9 @@
 //!   await_native                                            → completed, paused
 //! ```
 //!
+//! Within one host a guest can come to another QEMU in the same RAM and with the same taps
+//! ([`QemuDestination::prepare_beside`]): all but RAM's way is the same.
+//!
 //! **Guarantee.** A QEMU process outlives the agent: it has its own session, holds its own RAM and
 //! userfaultfd, and [`QemuGuest::reattach`] finds it by a small [`QemuRecord`]. [`QemuSource`] can
 //! resume a guest that an earlier agent left in any state of a hand-over.
@@ -31,6 +34,7 @@
 //! agent's own; whoever can write there can control the guest.
 
 mod balloon;
+mod beside;
 mod binary;
 mod command_line;
 mod destination;

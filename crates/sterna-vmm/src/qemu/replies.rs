@@ -5,6 +5,7 @@
 //! and let the rest be.
 
 use serde::Deserialize;
+use std::fmt;
 
 /// `query-status`
 #[derive(Clone, Debug, Deserialize)]
@@ -82,6 +83,18 @@ pub(super) struct Machine {
 pub(super) struct Version {
     pub(super) qemu: VersionTriple,
     pub(super) package: String,
+}
+
+impl fmt::Display for Version {
+    /// The numbers, and the package if it says of which it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VersionTriple { major, minor, micro } = self.qemu;
+        write!(f, "{major}.{minor}.{micro}")?;
+        match self.package.trim() {
+            "" => Ok(()),
+            package => write!(f, " ({package})"),
+        }
+    }
 }
 
 /// The numbers of a version.

@@ -8,6 +8,7 @@ mod run;
 mod show;
 mod start;
 mod stop;
+mod upgrade;
 
 use crate::cli::{Global, Output};
 use crate::exit::Exit;
@@ -35,6 +36,8 @@ pub(crate) enum VmCommand {
     Pause(intervene::InterveneArgs),
     /// Let a guest run that is paused, or stayed so after a move
     Run(run::RunArgs),
+    /// Give a running guest a new hypervisor on its host, as after an update of QEMU; nothing is copied
+    Upgrade(upgrade::UpgradeArgs),
     /// Read and type on a guest's console; Ctrl-] leaves it
     Console(console::ConsoleArgs),
 }
@@ -51,6 +54,7 @@ pub(crate) async fn run(command: VmCommand, global: &Global) -> anyhow::Result<E
         VmCommand::Reset(args) => intervene::run(args, paths::RESET, global).await,
         VmCommand::Pause(args) => intervene::run(args, paths::PAUSE, global).await,
         VmCommand::Run(args) => run::run(args, global).await,
+        VmCommand::Upgrade(args) => upgrade::run(args, global).await,
         VmCommand::Console(args) => console::run(args, global).await,
     }
 }

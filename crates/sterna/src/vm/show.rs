@@ -26,6 +26,9 @@ pub(crate) async fn run(args: ShowArgs, global: &Global) -> anyhow::Result<Exit>
     if let Some(pid) = view.pid {
         println!("  pid      {pid}");
     }
+    if let Some(version) = &view.hypervisor {
+        println!("  version  {version}");
+    }
     if let Some(id) = view.current_move {
         println!("  move     {id}");
     }

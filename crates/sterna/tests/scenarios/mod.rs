@@ -20,4 +20,5 @@ mod refusals;
 mod round_trips;
 mod slowed_down;
 mod undone;
+mod upgraded;
 mod while_copying;
