@@ -17,6 +17,7 @@ mod pool;
 mod results;
 mod scenario;
 mod theirs;
+mod upgrade;
 mod usage;
 mod working_set;
 
@@ -85,6 +86,8 @@ enum Suite {
     WorkingSet,
     /// How many bytes guests need by what their pages hold and what the destination has of them
     Bytes,
+    /// How long a guest stands still that gets a new hypervisor on its host; the guest is given by the options
+    Upgrade,
     /// One scenario, given by the options
     Custom,
 }
@@ -97,6 +100,7 @@ impl Suite {
             Self::Pool => "pool",
             Self::WorkingSet => "working-set",
             Self::Bytes => "bytes",
+            Self::Upgrade => "upgrade",
             Self::Custom => "custom",
         }
     }
@@ -136,7 +140,7 @@ impl BenchArgs {
             Suite::Pool => self.pool.scenarios(&Matrix::POOL, &self.custom, link),
             Suite::WorkingSet => self.pool.scenarios(&Matrix::WORKING_SET, &self.custom, link),
             Suite::Bytes => bytes::scenarios(&bytes::system_disk()?),
-            Suite::Custom => Ok(vec![self.custom.scenario()?]),
+            Suite::Custom | Suite::Upgrade => Ok(vec![self.custom.scenario()?]),
             Suite::Loopback => Ok(Vec::new()),
         }
     }
@@ -175,6 +179,10 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<()> {
     if args.suite == Suite::WorkingSet {
         let record_for = Duration::from_secs(args.record_for);
         return working_set::measure(&args.cases()?, args.runs(), record_for, &folder, name);
+    }
+    if args.suite == Suite::Upgrade {
+        let (program, scenario) = (cargo::build_sterna()?, args.custom.scenario()?);
+        return upgrade::measure(&program, &scenario, args.runs(), &folder, name);
     }
     let mut results = Results::begin(folder, name)?;
     match args.suite {
