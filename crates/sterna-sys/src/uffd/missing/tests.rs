@@ -309,7 +309,7 @@ fn memory_that_is_not_shared_cannot_be_registered() {
 fn a_process_that_has_ended_takes_no_pages() {
     use crate::process::Process;
     let path = std::env::temp_dir().join(format!("sterna-ended-{}.so", std::process::id()));
-    crate::preload::write_library(&path).unwrap();
+    crate::preload::write_library(crate::preload::LIBRARY, &path).unwrap();
     let mut child = std::process::Command::new("sleep")
         .arg("1000")
         .env(crate::preload::PATH_VARIABLE, &path)
