@@ -8,6 +8,7 @@ pub const HOSTS_MAX: usize = 64;
 
 /// Asks whether a guest could move. Nothing is changed, and nothing reserved anywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CheckRequest {
     /// The hosts to ask, as in [`crate::MoveRequest::to`].
@@ -17,6 +18,7 @@ pub struct CheckRequest {
 
 /// Whether and where a guest could move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckView {
     /// Name of the guest.
     pub guest: String,
@@ -30,6 +32,7 @@ pub struct CheckView {
 
 /// What another host says of a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostCheck {
     /// The host, as it was named.
     pub to: String,

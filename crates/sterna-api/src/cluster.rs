@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 /// Asks for an invitation of a new host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InviteRequest {
     /// Name that the host is to have.
     pub name: String,
@@ -19,6 +20,7 @@ pub struct InviteRequest {
 
 /// An invitation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InvitationView {
     /// Name that the host will have.
     pub name: String,
@@ -30,6 +32,7 @@ pub struct InvitationView {
 
 /// A host's request for a certificate to follow the one that it calls with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RenewRequest {
     /// The request to be signed (PKCS #10), as PEM. Only its key counts.
     pub request: String,
@@ -37,6 +40,7 @@ pub struct RenewRequest {
 
 /// A certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Certificate {
     /// As PEM.
     pub certificate: String,
@@ -44,6 +48,7 @@ pub struct Certificate {
 
 /// A host of the cluster, as its authority knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClusterHost {
     /// Its name.
     pub name: String,
@@ -55,6 +60,7 @@ pub struct ClusterHost {
 
 /// What became of revoking a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostRevoked {
     /// Its name.
     pub name: String,
@@ -68,6 +74,7 @@ pub struct HostRevoked {
 
 /// A host that could not be told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NotTold {
     /// Its name.
     pub host: String,

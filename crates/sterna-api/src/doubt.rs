@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 /// What is known of a guest that is in doubt, or paused because it may have run elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DoubtView {
     /// Name of the guest.
     pub guest: String,
@@ -20,6 +21,7 @@ pub struct DoubtView {
 
 /// Where a guest runs, as an operator has found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "DoubtVerdict"))]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// At the destination of its last move. What is left of it here is ended.
@@ -30,6 +32,7 @@ pub enum Verdict {
 
 /// Ends a doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResolveRequest {
     /// Where the guest runs. If it is not true the guest is lost, or there are two of it.

@@ -6,6 +6,7 @@ use sterna_proto::message::Reason;
 
 /// Stable codes of [`ApiError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorCode {
     /// The request cannot be understood.
@@ -59,6 +60,7 @@ impl ErrorCode {
 
 /// What went wrong, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ApiError {
     /// Stable code.
     pub code: ErrorCode,

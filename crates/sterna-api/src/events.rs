@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Ascending, also over restarts of the agent as long as the host's clock is not set back.
     pub number: u64,
@@ -20,6 +21,7 @@ pub struct Event {
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Happened {
     /// A guest is new on this host, or does something else than before.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 /// What a guest does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum GuestState {
     /// It runs here.
@@ -68,6 +69,7 @@ impl GuestState {
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GuestView {
     /// Name, unique on its host.
     pub name: String,
@@ -93,6 +95,7 @@ pub struct GuestView {
 
 /// Asks to start a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StartGuest {
     /// Identity for the guest, drawn by the caller: asking twice starts one guest.
@@ -103,6 +106,7 @@ pub struct StartGuest {
 
 /// Asks to let a guest run that stays paused after a move that went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RunGuest {
     /// The caller has made sure that the guest runs on no other host. Without it the request is

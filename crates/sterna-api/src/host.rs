@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a check of the host went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// All is there.
@@ -16,6 +17,7 @@ pub enum Verdict {
 
 /// One check of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finding {
     /// What was checked.
     pub check: String,
@@ -30,6 +32,7 @@ pub struct Finding {
 
 /// A host and its agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HostInfo {
     /// Name of the host.
     pub name: String,

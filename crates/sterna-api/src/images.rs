@@ -5,6 +5,7 @@ use sterna_proto::message::GuestId;
 
 /// RAM of a guest that has left, kept for when it comes back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImageView {
     /// Whose it is.
     pub guest: GuestId,

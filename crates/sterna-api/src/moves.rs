@@ -20,6 +20,7 @@ pub const STREAMS_DEFAULT: u16 = 2;
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Priority {
     /// After all others.
@@ -39,6 +40,7 @@ impl Priority {
 
 /// Asks to move a guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MoveRequest {
     /// Identity of the move, drawn by the caller: asking twice moves once.
@@ -88,6 +90,7 @@ pub(crate) fn streams_default() -> u16 {
 
 /// Which way a guest goes, seen from the host that was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
     /// To another host.
@@ -98,6 +101,7 @@ pub enum Direction {
 
 /// Where a move stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum MoveState {
     /// On its way.
@@ -116,6 +120,7 @@ pub enum MoveState {
 
 /// A move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MoveView {
     /// Identity of the move on this host.
     pub id: Uuid,

@@ -9,6 +9,7 @@ use sterna_proto::message::Reason;
 
 /// Asks what moving a guest would cost. The guest goes on running; it is tracked for a while.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PlanRequest {
     /// The other host, as in [`crate::MoveRequest::to`].
@@ -57,6 +58,7 @@ fn observe_default() -> u64 {
 
 /// What moving a guest would cost, and what that was concluded from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlanView {
     /// Name of the guest.
     pub guest: String,

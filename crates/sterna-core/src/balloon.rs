@@ -5,6 +5,7 @@ use std::time::Duration;
 
 /// What is done with the guest's balloon before the first page is copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Balloon {
     /// Nothing: the guest gives back what it gives back by itself.
@@ -17,6 +18,7 @@ pub enum Balloon {
 
 /// Why the balloon was not inflated any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum BalloonEnd {
     /// The guest gave back all that it was asked for.
@@ -50,6 +52,7 @@ impl BalloonEnd {
 
 /// What came of asking a guest for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ballooning {
     /// Bytes that it was asked for.
     pub asked_bytes: u64,
@@ -58,7 +61,7 @@ pub struct Ballooning {
     /// By how much less of its RAM existed afterwards: what it gave may not have been in use.
     pub freed_bytes: u64,
     /// From the first question until the first page could be copied.
-    #[serde(with = "crate::time::micros", rename = "took_us")]
+    #[serde(with = "crate::time::Micros", rename = "took_us")]
     pub took: Duration,
     /// Why it was not more.
     pub end: BalloonEnd,

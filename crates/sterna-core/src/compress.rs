@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 /// What is done with pages that could be sent in fewer bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Compress {
     /// They are sent as they are.

@@ -11,6 +11,7 @@ pub const FIXED_DOWNTIME: Duration = Duration::from_millis(15);
 
 /// What to do when rounds no longer help and the downtime limit is out of reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenStuck {
     /// Give the move up; the guest runs on where it is.
@@ -25,6 +26,7 @@ pub enum WhenStuck {
 
 /// What the operator wants least of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Prefer {
     /// The least work lost to the guest: pauses, slowing down, waiting for pages.
@@ -69,25 +71,26 @@ impl FromStr for Prefer {
 
 /// Limits that an operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Limits {
     /// The longest downtime that is accepted.
-    #[serde(with = "crate::time::micros", rename = "downtime_max_us")]
+    #[serde(with = "crate::time::Micros", rename = "downtime_max_us")]
     pub downtime_max: Duration,
     /// To how much that may be widened, in steps, when rounds no longer help; not at all if `None`.
     #[serde(
         default,
-        with = "crate::time::micros_option",
+        with = "crate::time::MicrosOption",
         rename = "downtime_stretch_us",
         skip_serializing_if = "Option::is_none"
     )]
     pub downtime_stretch: Option<Duration>,
     /// The copying part of the downtime for which rounds are made while they still help.
-    #[serde(with = "crate::time::micros", rename = "downtime_goal_us")]
+    #[serde(with = "crate::time::Micros", rename = "downtime_goal_us")]
     pub downtime_goal: Duration,
     /// Rounds of copying at most.
     pub rounds_max: u32,
     /// Time of copying at most.
-    #[serde(with = "crate::time::micros_option", rename = "copy_time_max_us")]
+    #[serde(with = "crate::time::MicrosOption", rename = "copy_time_max_us")]
     pub copy_time_max: Option<Duration>,
     /// Bytes of pages sent while the guest runs at most.
     pub bytes_max: Option<u64>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// A snapshot of a move.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Progress {
     /// Name of the stage.
     pub stage: String,
@@ -15,7 +16,7 @@ pub struct Progress {
     /// Number of the round, from 0.
     pub round: u32,
     /// Since the move was asked for.
-    #[serde(with = "crate::time::micros", rename = "elapsed_us")]
+    #[serde(with = "crate::time::Micros", rename = "elapsed_us")]
     pub elapsed: Duration,
     /// Bytes of guest RAM that this move has dealt with, sent or found not to exist; never falls.
     pub ram_done_bytes: u64,
@@ -32,7 +33,7 @@ pub struct Progress {
     #[serde(default, rename = "vcpu_percent")]
     pub vcpus: VcpuSpeed,
     /// Time left, as far as can be told.
-    #[serde(with = "crate::time::micros_option", rename = "eta_us")]
+    #[serde(with = "crate::time::MicrosOption", rename = "eta_us")]
     pub eta: Option<Duration>,
     /// Why the move waits, if it does.
     pub waiting: Option<String>,

@@ -17,6 +17,7 @@ const PIVOTS_MAX: usize = 8;
 
 /// The order of sending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PushOrder {
     /// From the first page to the last.

@@ -13,6 +13,7 @@ use sterna_proto::message::{ActivationTimes, AttemptId, NativeMode, PageWaits, R
 
 /// Why an algorithm stopped making rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum StopReason {
     /// What is left can be copied within the downtime goal.
@@ -56,6 +57,7 @@ impl StopReason {
 
 /// Pages by the way they travelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PagesByCoding {
     /// As they are.
     pub raw: PageCount,
@@ -96,6 +98,7 @@ pub struct PagesByCoding {
 
 /// What each coder did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Coded {
     /// Words that are not zero.
     pub sparse: CodedPages,
@@ -137,13 +140,14 @@ impl Coded {
 
 /// What one coder did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CodedPages {
     /// Pages.
     pub pages: PageCount,
     /// Bytes of code.
     pub bytes: u64,
     /// Time of the processor that coding took, all streams together.
-    #[serde(with = "crate::time::micros", rename = "took_us")]
+    #[serde(with = "crate::time::Micros", rename = "took_us")]
     pub took: Duration,
 }
 
@@ -190,14 +194,15 @@ impl std::ops::AddAssign for PagesByCoding {
 
 /// One round of copying.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Round {
     /// Its number, from 0; the last is the one after the pause.
     pub number: u32,
     /// From the start of the move to the start of the round.
-    #[serde(with = "crate::time::micros", rename = "started_us")]
+    #[serde(with = "crate::time::Micros", rename = "started_us")]
     pub started: Duration,
     /// Until the destination had received all of it.
-    #[serde(with = "crate::time::micros", rename = "took_us")]
+    #[serde(with = "crate::time::Micros", rename = "took_us")]
     pub took: Duration,
     /// Pages by coding.
     pub pages: PagesByCoding,
@@ -213,7 +218,7 @@ pub struct Round {
     /// The downtime that was accepted when the round began: the limit, as far as it was widened.
     #[serde(
         default,
-        with = "crate::time::micros_option",
+        with = "crate::time::MicrosOption",
         rename = "downtime_limit_us",
         skip_serializing_if = "Option::is_none"
     )]
@@ -223,15 +228,16 @@ pub struct Round {
     pub vcpus: VcpuSpeed,
     /// For how long vCPUs were held back for the sake of the move while they had something to do,
     /// since the round before; all vCPUs together, counted by the kernel.
-    #[serde(default, with = "crate::time::micros", rename = "held_back_us")]
+    #[serde(default, with = "crate::time::Micros", rename = "held_back_us")]
     pub held_back: Duration,
 }
 
 /// Pages that followed the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Following {
     /// The guest ran at the destination until its last page was there.
-    #[serde(with = "crate::time::micros", rename = "took_us")]
+    #[serde(with = "crate::time::Micros", rename = "took_us")]
     pub took: Duration,
     /// Pages by coding.
     pub pages: PagesByCoding,
@@ -246,30 +252,31 @@ pub struct Following {
 /// The downtime and its parts, as the source saw them, in the order in which they happen. Parts
 /// that run side by side (copying the rest, saving the device state) do not add up to the whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Downtime {
     /// vCPUs stopped until the destination said that it runs the guest.
-    #[serde(with = "crate::time::micros", rename = "total_us")]
+    #[serde(with = "crate::time::Micros", rename = "total_us")]
     pub total: Duration,
     /// Request to pause until the vCPUs stood still; the guest still ran.
-    #[serde(with = "crate::time::micros", rename = "pause_lead_us")]
+    #[serde(with = "crate::time::Micros", rename = "pause_lead_us")]
     pub pause_lead: Duration,
     /// vCPUs stopped until the hypervisor had drained I/O and said so.
-    #[serde(with = "crate::time::micros", rename = "pause_us")]
+    #[serde(with = "crate::time::Micros", rename = "pause_us")]
     pub pause: Duration,
     /// Final scan and copy of the rest.
-    #[serde(with = "crate::time::micros", rename = "copy_us")]
+    #[serde(with = "crate::time::Micros", rename = "copy_us")]
     pub copy: Duration,
     /// Saving the device state.
-    #[serde(with = "crate::time::micros", rename = "save_us")]
+    #[serde(with = "crate::time::Micros", rename = "save_us")]
     pub save: Duration,
     /// Hashing all RAM on the source, at the same time as the destination gets ready.
-    #[serde(with = "crate::time::micros", rename = "digest_us")]
+    #[serde(with = "crate::time::Micros", rename = "digest_us")]
     pub digest: Duration,
     /// All sent until the destination was ready.
-    #[serde(with = "crate::time::micros", rename = "ready_us")]
+    #[serde(with = "crate::time::Micros", rename = "ready_us")]
     pub ready: Duration,
     /// Commit, which waits for both, until the destination said that it runs the guest.
-    #[serde(with = "crate::time::micros", rename = "commit_us")]
+    #[serde(with = "crate::time::Micros", rename = "commit_us")]
     pub commit: Duration,
     /// The destination's own times within the last two.
     pub destination: ActivationTimes,
@@ -279,6 +286,7 @@ pub struct Downtime {
 
 /// Whether the RAM was the same on both sides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum RamCheck {
     /// Both sides hashed all RAM between pause and resume, and agreed.
     #[serde(rename = "equal")]
@@ -294,6 +302,7 @@ pub enum RamCheck {
 
 /// How a move ended, seen from the source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum Ending {
     /// The guest runs at the destination.
@@ -325,6 +334,7 @@ pub enum Ending {
 
 /// All about one move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Receipt {
     /// Name of the guest.
     pub guest: String,
@@ -359,10 +369,10 @@ pub struct Receipt {
     /// When it was asked for, in milliseconds since 1970.
     pub started_unix_ms: u64,
     /// Request until the source was released, or the guest ran on.
-    #[serde(with = "crate::time::micros", rename = "total_us")]
+    #[serde(with = "crate::time::Micros", rename = "total_us")]
     pub total: Duration,
     /// Request until the destination had accepted.
-    #[serde(with = "crate::time::micros", rename = "negotiation_us")]
+    #[serde(with = "crate::time::Micros", rename = "negotiation_us")]
     pub negotiation: Duration,
     /// What came of asking the guest for memory, if it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -440,6 +450,7 @@ impl Receipt {
 
 /// Bytes that the move sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WireBytes {
     /// Page frames and device state, before encryption.
     pub payload: u64,

@@ -5,6 +5,8 @@ use std::fmt;
 
 /// Speed of the vCPUs in percent of their full one, 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("minimum" = 1, "maximum" = 100)))]
 #[serde(transparent)]
 pub struct VcpuSpeed(u8);
 

@@ -1,5 +1,6 @@
 //! Time as an argument.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::time::Duration;
 
 /// A point in time, as the distance from one that the driver chose and keeps.
@@ -21,34 +22,35 @@ impl std::ops::Add<Duration> for Time {
     }
 }
 
-/// Durations as whole microseconds, for fields whose written name ends in `_us`.
-pub(crate) mod micros {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use std::time::Duration;
+/// Durations as whole microseconds, for fields whose written name ends in `_us`. A type rather than a module, so that
+/// it has a schema.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline, transparent))]
+pub(crate) struct Micros(u64);
+
+impl Micros {
+    fn of(time: Duration) -> Self {
+        Self(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    }
 
     pub(crate) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(whole(*time))
+        to.serialize_u64(Self::of(*time).0)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_micros)
     }
-
-    pub(super) fn whole(time: Duration) -> u64 {
-        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-    }
 }
 
 /// Durations that may be missing, as whole microseconds.
-pub(crate) mod micros_option {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use std::time::Duration;
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(inline, transparent))]
+pub(crate) struct MicrosOption(Option<u64>);
 
+impl MicrosOption {
     pub(crate) fn serialize<S: Serializer>(
         time: &Option<Duration>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        time.map(super::micros::whole).serialize(to)
+        Self(time.map(|time| Micros::of(time).0)).0.serialize(to)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(

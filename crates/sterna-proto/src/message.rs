@@ -37,6 +37,7 @@ use uuid::Uuid;
 
 /// Identity of a guest, the same on every host and for all its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct GuestId(pub Uuid);
 
@@ -50,6 +51,7 @@ impl fmt::Display for GuestId {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
@@ -63,6 +65,7 @@ impl Epoch {
 
 /// One attempt to move one guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AttemptId {
     /// The guest.
     pub guest: GuestId,
@@ -116,6 +119,7 @@ pub enum Coding {
 
 /// Whether both sides hash all RAM before the guest resumes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Verify {
     /// No digest.
@@ -140,6 +144,7 @@ pub enum Rest {
 
 /// By which of its own ways a hypervisor copies a guest to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum NativeMode {
     /// Rounds of dirty pages.
@@ -233,6 +238,7 @@ pub struct Accept {
 
 /// Why a side ended a move, or refused it: a stable code, and words for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reason {
     /// Stable code.
     pub code: ReasonCode,
@@ -242,6 +248,7 @@ pub struct Reason {
 
 /// Stable codes of [`Reason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ReasonCode {
     /// An operator asked for it.
@@ -292,6 +299,7 @@ impl fmt::Display for Reason {
 
 /// How long the destination's part of the switchover took, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ActivationTimes {
     /// Loading the device state.
     pub load_us: u64,
@@ -316,6 +324,7 @@ pub struct Arrival {
 /// How long threads of a guest waited for pages: from the fault until the page was there, in
 /// microseconds. Of pages that several threads waited for, the first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageWaits {
     /// Pages that somebody waited for.
     pub pages: u64,

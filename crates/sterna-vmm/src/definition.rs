@@ -45,6 +45,7 @@ pub enum DefinitionError {
 
 /// How guest code is executed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Accelerator {
     /// KVM where it really runs guests, else TCG.
@@ -61,6 +62,7 @@ pub enum Accelerator {
 
 /// Which device the guest's console is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ConsoleKind {
     /// A 16550 serial port (`ttyS0`).
@@ -72,6 +74,7 @@ pub enum ConsoleKind {
 
 /// How the host caches a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskCache {
     /// Through the host's page cache with worker threads: every write to guest RAM is tracked.
@@ -83,6 +86,7 @@ pub enum DiskCache {
 
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DiskDefinition {
     /// Image file or block device, reachable under this path on both hosts.
@@ -104,6 +108,7 @@ fn raw() -> String {
 
 /// One network card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NetworkDefinition {
     /// Name of an existing tap device, the same on both hosts.
@@ -114,6 +119,7 @@ pub struct NetworkDefinition {
 
 /// A guest, as its operator defines it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GuestDefinition {
     /// Name, unique on a host.

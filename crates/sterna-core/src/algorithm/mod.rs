@@ -30,6 +30,7 @@ use sterna_page::{PAGE_SIZE, PageCount};
 
 /// Names of the algorithms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AlgorithmName {
     /// Whichever of the others is foreseen to cost least.

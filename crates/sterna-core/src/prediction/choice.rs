@@ -39,9 +39,10 @@ impl Prefer {
 
 /// A choice that was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Choice {
     /// Since the move was asked for.
-    #[serde(with = "crate::time::micros", rename = "after_us")]
+    #[serde(with = "crate::time::Micros", rename = "after_us")]
     pub after: Duration,
     /// What was chosen.
     #[serde(flatten)]
@@ -56,6 +57,7 @@ pub struct Choice {
 
 /// What forecasts were made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Basis {
     /// Bytes a second of page frames.
     pub link_bytes_per_second: f64,

@@ -10,9 +10,10 @@ use sterna_page::PageCount;
 
 /// One look at the tracker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Look {
     /// Since the tracker was cleared.
-    #[serde(with = "crate::time::micros", rename = "after_us")]
+    #[serde(with = "crate::time::Micros", rename = "after_us")]
     pub after: Duration,
     /// Different pages written since then.
     pub pages: PageCount,

@@ -15,20 +15,21 @@ const RATE_SAMPLE_BYTES_MIN: u64 = 16 << 20;
 
 /// What moves take apart from copying.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Experience {
     /// Moves that this was learnt from; zero where it is assumed.
     pub moves: u32,
     /// Request until the first page: the destination starts a hypervisor meanwhile.
-    #[serde(with = "crate::time::micros", rename = "setup_us")]
+    #[serde(with = "crate::time::Micros", rename = "setup_us")]
     pub setup: Duration,
     /// The downtime apart from copying.
-    #[serde(with = "crate::time::micros", rename = "fixed_downtime_us")]
+    #[serde(with = "crate::time::Micros", rename = "fixed_downtime_us")]
     pub fixed_downtime: Duration,
     /// The downtime apart from copying where pages follow.
-    #[serde(with = "crate::time::micros", rename = "hand_over_us")]
+    #[serde(with = "crate::time::Micros", rename = "hand_over_us")]
     pub hand_over: Duration,
     /// From when the guest runs at the destination, with all its pages, until the source is released.
-    #[serde(with = "crate::time::micros", rename = "release_us")]
+    #[serde(with = "crate::time::Micros", rename = "release_us")]
     pub release: Duration,
     /// How long threads of the guest wait for pages that follow, for each second in which they follow.
     pub waits_per_second: f64,

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 /// A way to move a guest: an algorithm, and what it does when rounds no longer help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Method {
     /// The algorithm.
     pub algorithm: AlgorithmName,
@@ -95,6 +96,7 @@ impl fmt::Display for Method {
 
 /// A figure with the least and the most that it may turn out to be: microseconds or bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Band {
     /// With a link and a guest somewhat better than seen.
     pub low: u64,
@@ -134,6 +136,7 @@ impl Band {
 
 /// How a move is foreseen to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "foreseen", rename_all = "kebab-case")]
 pub enum Foreseen {
     /// The guest runs at the destination.
@@ -147,6 +150,7 @@ pub enum Foreseen {
 
 /// What one method is foreseen to cost.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Forecast {
     /// The method.
     #[serde(flatten)]

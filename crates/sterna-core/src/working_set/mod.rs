@@ -52,6 +52,7 @@ pub trait Predictor: fmt::Debug + Send {
 
 /// Which pages rounds hold back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum HoldBack {
     /// None.
