@@ -14,6 +14,7 @@ mod guest_image;
 mod host;
 mod initramfs;
 mod lane;
+mod openapi;
 mod packages;
 mod paths;
 mod setup;
@@ -42,6 +43,8 @@ enum Command {
     Torment(torment::TormentArgs),
     /// Build Sterna as a Debian package into target/debian
     Package,
+    /// Write the interface as a document, docs/openapi.json
+    Openapi,
     /// Check everything that must hold before a change lands
     Ci,
     /// Build the guest's kernel and initramfs into target/guest
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run_bench(&args),
         Command::Torment(args) => torment::run_torment(&args),
         Command::Package => debian::run_package(),
+        Command::Openapi => openapi::run_openapi(),
         Command::Ci => ci::run_ci(),
     };
     match outcome {

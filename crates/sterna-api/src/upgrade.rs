@@ -6,6 +6,7 @@ use sterna_core::receipt::RamCheck;
 
 /// Asks to move a running guest into a new hypervisor's process on its host, in the same RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UpgradeRequest {
     /// Compares all RAM before and after, while the guest stands still: that takes as long as hashing it twice.
@@ -15,6 +16,7 @@ pub struct UpgradeRequest {
 
 /// What has become of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UpgradeView {
     /// The guest, as it is now.
     pub guest: GuestView,

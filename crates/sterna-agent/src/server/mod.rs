@@ -13,6 +13,7 @@ mod guests;
 mod images;
 mod moves;
 mod roles;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -27,8 +28,8 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
-use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
+use routes::Routes;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -51,31 +52,38 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
     let check = move |request: Request, next: Next| {
         roles::check(Arc::clone(&checked), origin, request, next)
     };
-    Router::new()
-        .route(paths::HOST, get(host))
-        .route(paths::METRICS, get(measured))
-        .route(paths::EVENTS, get(events::read))
-        .route(paths::GUESTS, get(guests::list).post(guests::start))
-        .route(paths::GUEST, get(guests::show).delete(guests::stop))
-        .route(paths::CONSOLE, get(console::read).post(console::write))
-        .route(paths::RUN, post(guests::run))
-        .route(paths::PAUSE, post(guests::pause))
-        .route(paths::RESET, post(guests::reset))
-        .route(paths::SHUTDOWN, post(guests::shut_down))
-        .route(paths::UPGRADE, post(guests::upgrade))
-        .route(paths::CHECK, post(moves::check))
-        .route(paths::PLAN, post(moves::plan))
-        .route(paths::GUEST_MOVES, post(moves::begin))
-        .route(paths::DOUBT, get(doubt::show).post(doubt::resolve))
-        .route(paths::MOVES, get(moves::list))
-        .route(paths::MOVE, get(moves::show).delete(moves::cancel))
-        .route(paths::IMAGES, get(images::list))
-        .route(paths::IMAGE, delete(images::remove))
-        .route(paths::REVOKED, get(cluster::revoked).put(cluster::learn))
-        .route(paths::HOSTS, get(cluster::list))
-        .route(paths::CLUSTER_HOST, delete(cluster::revoke))
-        .route(paths::INVITATIONS, post(cluster::invite))
-        .route(paths::CERTIFICATES, post(cluster::renew))
+    Routes::new()
+        .get(paths::HOST, host)
+        .get(paths::METRICS, measured)
+        .get(paths::EVENTS, events::read)
+        .get(paths::GUESTS, guests::list)
+        .post(paths::GUESTS, guests::start)
+        .get(paths::GUEST, guests::show)
+        .delete(paths::GUEST, guests::stop)
+        .get(paths::CONSOLE, console::read)
+        .post(paths::CONSOLE, console::write)
+        .post(paths::RUN, guests::run)
+        .post(paths::PAUSE, guests::pause)
+        .post(paths::RESET, guests::reset)
+        .post(paths::SHUTDOWN, guests::shut_down)
+        .post(paths::UPGRADE, guests::upgrade)
+        .post(paths::CHECK, moves::check)
+        .post(paths::PLAN, moves::plan)
+        .post(paths::GUEST_MOVES, moves::begin)
+        .get(paths::DOUBT, doubt::show)
+        .post(paths::DOUBT, doubt::resolve)
+        .get(paths::MOVES, moves::list)
+        .get(paths::MOVE, moves::show)
+        .delete(paths::MOVE, moves::cancel)
+        .get(paths::IMAGES, images::list)
+        .delete(paths::IMAGE, images::remove)
+        .get(paths::REVOKED, cluster::revoked)
+        .put(paths::REVOKED, cluster::learn)
+        .get(paths::HOSTS, cluster::list)
+        .delete(paths::CLUSTER_HOST, cluster::revoke)
+        .post(paths::INVITATIONS, cluster::invite)
+        .post(paths::CERTIFICATES, cluster::renew)
+        .all()
         .fallback(async || Refusal(ApiError::new(ErrorCode::NotFound, "there is no such path")))
         .method_not_allowed_fallback(async || {
             Refusal(ApiError::new(ErrorCode::MethodNotAllowed, "not with this method"))

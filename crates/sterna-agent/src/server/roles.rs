@@ -7,9 +7,10 @@
 //! | all else: start, end, pause, reset guests; their consoles | – | – | yes |
 //! | invite and revoke hosts | – | – | yes, but no host |
 //!
+//! What each operation needs stands in the table of operations (`sterna_api::OPERATIONS`).
+//!
 //! A host of the cluster may do nearly all of it, as it may hand over any guest anyway. It may not say who is a host: a
-//! host that was taken over, and is revoked, must not have let others in. Whatever is not in the table is for an
-//! admin, so that a path that is added later is not open by mistake.
+//! host that was taken over, and is revoked, must not have let others in. Whatever is not in the table is for an admin.
 
 use super::answer::Refusal;
 use super::{Origin, TlsListener};
@@ -22,7 +23,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::serve::IncomingStream;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
-use sterna_api::{ApiError, ErrorCode, paths};
+use sterna_api::{ApiError, ErrorCode, Hosts, Operation, Role, operation};
 use sterna_engine::identity::{Identity, Peer, UserRole, peer};
 
 /// Who is at the other end of a connection.
@@ -43,20 +44,21 @@ impl Connected<IncomingStream<'_, TlsListener>> for Caller {
 
 /// The least role that a request needs.
 fn needed(method: &Method, path: &str) -> UserRole {
-    match (method.as_str(), path) {
-        (_, paths::CONSOLE) => UserRole::Admin,
-        ("GET" | "HEAD", _) => UserRole::Viewer,
-        ("POST", paths::CHECK | paths::PLAN | paths::GUEST_MOVES | paths::UPGRADE) => {
-            UserRole::Operator
-        }
-        ("DELETE", paths::MOVE | paths::IMAGE) => UserRole::Operator,
-        _ => UserRole::Admin,
+    match known(method, path).map_or(Role::Admin, |operation| operation.role) {
+        Role::Viewer => UserRole::Viewer,
+        Role::Operator => UserRole::Operator,
+        Role::Admin => UserRole::Admin,
     }
 }
 
 /// Whether a request is one that no host may make.
 fn is_for_people(method: &Method, path: &str) -> bool {
-    path == paths::INVITATIONS || (path == paths::CLUSTER_HOST && method == Method::DELETE)
+    known(method, path).is_some_and(|operation| operation.hosts == Hosts::Refused)
+}
+
+/// The operation that a request is. Asking for the head alone is asking.
+fn known(method: &Method, path: &str) -> Option<&'static Operation> {
+    operation(if method == Method::HEAD { "GET" } else { method.as_str() }, path)
 }
 
 /// Lets a request pass if its caller may make it.
@@ -132,6 +134,7 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sterna_api::paths;
     use sterna_engine::identity::PeerName;
 
     #[test]
@@ -140,6 +143,8 @@ mod tests {
             (Method::GET, paths::GUESTS, UserRole::Viewer),
             (Method::GET, paths::METRICS, UserRole::Viewer),
             (Method::GET, paths::EVENTS, UserRole::Viewer),
+            (Method::HEAD, paths::EVENTS, UserRole::Viewer),
+            (Method::HEAD, paths::CONSOLE, UserRole::Admin),
             (Method::GET, paths::CONSOLE, UserRole::Admin),
             (Method::POST, paths::CONSOLE, UserRole::Admin),
             (Method::POST, paths::GUESTS, UserRole::Admin),

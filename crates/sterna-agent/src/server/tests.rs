@@ -8,7 +8,9 @@ use axum::http::{Method, Request, StatusCode, header};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
-use sterna_api::{Event, GuestState, GuestView, Happened, ImageView, MoveView};
+use sterna_api::{
+    Event, GuestState, GuestView, Happened, Hosts, ImageView, MoveView, OPERATIONS, Role, operation,
+};
 use sterna_core::limits::Limits;
 use sterna_engine::identity::{Peer, PeerName, UserRole};
 use sterna_page::{PAGE_SIZE, PageNumber, PageSet, RamBlock, RamLayout};
@@ -46,6 +48,17 @@ impl Client {
         let answer = router(Arc::clone(&self.agent), self.origin).oneshot(request).await.unwrap();
         let status = answer.status();
         (status, to_bytes(answer.into_body(), 1 << 22).await.unwrap().to_vec())
+    }
+
+    /// With what status a request without a body is answered; what is answered is not waited for.
+    async fn status(&self, method: &str, pattern: &str) -> StatusCode {
+        let request = Request::builder()
+            .method(method)
+            .uri(paths::with(pattern, "x"))
+            .extension(ConnectInfo(Caller::with(self.peer.clone())))
+            .body(Body::empty())
+            .unwrap();
+        router(Arc::clone(&self.agent), self.origin).oneshot(request).await.unwrap().status()
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
@@ -169,6 +182,34 @@ async fn a_user_may_do_what_the_role_says() {
     caller.peer = None;
     let (status, error) = caller.error(Method::GET, "/v1/guests/a", "").await;
     assert_eq!((status, error.code), (403, ErrorCode::Forbidden));
+}
+
+#[tokio::test]
+async fn each_operation_is_served_for_whom_the_table_names_and_nothing_else_is() {
+    let mut caller = Client::new(Origin::Network);
+    let user = |role| Some(Peer::User { name: "alice".into(), role });
+    for one in OPERATIONS {
+        for (peer, role) in [
+            (None, None),
+            (user(UserRole::Viewer), Some(Role::Viewer)),
+            (user(UserRole::Operator), Some(Role::Operator)),
+            (user(UserRole::Admin), Some(Role::Admin)),
+            (Some(Peer::Host(PeerName("b".into()))), None),
+        ] {
+            let is_host = matches!(peer, Some(Peer::Host(_)));
+            let allowed = role.is_some_and(|role| role >= one.role)
+                || (is_host && one.hosts == Hosts::Allowed);
+            caller.peer = peer;
+            let status = caller.status(one.method.as_str(), one.path).await;
+            assert_eq!(status != StatusCode::FORBIDDEN, allowed, "{role:?}: {}", one.name);
+            assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{}", one.name);
+        }
+        for other in sterna_api::Method::ALL.map(sterna_api::Method::as_str) {
+            let status = caller.status(other, one.path).await;
+            let is_served = operation(other, one.path).is_some();
+            assert_eq!(status != StatusCode::METHOD_NOT_ALLOWED, is_served, "{other} {}", one.path);
+        }
+    }
 }
 
 #[tokio::test]
