@@ -13,6 +13,7 @@ pub const HOSTS_MAX: usize = 64;
 pub struct CheckRequest {
     /// The hosts to ask, as in [`crate::MoveRequest::to`].
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(length(max = HOSTS_MAX)))]
     pub to: Vec<String>,
 }
 

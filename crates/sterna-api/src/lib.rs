@@ -1,7 +1,7 @@
 //! The agent's HTTP interface: its paths and the JSON that travels.
 //!
 //! What can be asked is a table ([`OPERATIONS`]), of which with the feature `schema` a document in OpenAPI's form is
-//! made ([`openapi::document`]).
+//! made (`openapi::document`).
 //!
 //! Whatever fails is answered with an [`ApiError`] and the status of its code. Writes carry ids
 //! that the caller draws: the same request twice does the same thing once. Fields may be added

@@ -9,6 +9,8 @@ use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::Receipt;
 use sterna_core::working_set::HoldBack;
+#[cfg(feature = "schema")]
+use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{AttemptId, NativeMode, Verify};
 use uuid::Uuid;
 
@@ -71,6 +73,7 @@ pub struct MoveRequest {
     pub bandwidth_bytes_per_second: Option<u64>,
     /// Page streams.
     #[serde(default = "streams_default")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = STREAMS_MAX)))]
     pub streams: u16,
     /// Which of the moves that wait on this host begins first. (Left out where it is the usual one, as older agents
     /// do not know it.)

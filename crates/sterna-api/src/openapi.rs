@@ -100,8 +100,10 @@ fn request(operation: &Operation, read: &mut SchemaGenerator) -> Value {
         request["parameters"] = parameters.into();
     }
     if !matches!(operation.request, Content::Nothing) {
+        // No bytes at all are some, too.
+        let required = matches!(operation.request, Content::Json(_));
         let content = content(&operation.request, read);
-        request["requestBody"] = json!({ "required": true, "content": content });
+        request["requestBody"] = json!({ "required": required, "content": content });
     }
     request
 }

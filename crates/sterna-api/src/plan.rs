@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use sterna_core::compress::Compress;
 use sterna_core::limits::Limits;
 use sterna_core::prediction::Choice;
+#[cfg(feature = "schema")]
+use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::Reason;
 
 /// Asks what moving a guest would cost. The guest goes on running; it is tracked for a while.
@@ -25,9 +27,11 @@ pub struct PlanRequest {
     pub bandwidth_bytes_per_second: Option<u64>,
     /// Page streams.
     #[serde(default = "streams_default")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = STREAMS_MAX)))]
     pub streams: u16,
     /// For how long to look at what the guest writes, in milliseconds.
     #[serde(default = "observe_default")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = OBSERVE_MS_MAX)))]
     pub observe_ms: u64,
 }
 

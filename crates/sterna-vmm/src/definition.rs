@@ -12,6 +12,10 @@ pub(crate) const HUGE_PAGE_BYTES: u64 = 2 << 20;
 /// Characters of a guest's name at most: it becomes part of file and unit names.
 const NAME_LENGTH_MAX: usize = 64;
 
+/// What [`is_name`] takes, for schemas.
+#[cfg(feature = "schema")]
+const NAME_PATTERN: &str = r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,63}$";
+
 /// Why a definition describes no guest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DefinitionError {
@@ -123,11 +127,15 @@ pub struct NetworkDefinition {
 #[serde(deny_unknown_fields)]
 pub struct GuestDefinition {
     /// Name, unique on a host.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = NAME_PATTERN)))]
     pub name: String,
     /// Number of virtual CPUs.
     #[serde(default = "one")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub vcpus: u32,
     /// RAM in bytes.
+    #[cfg_attr(feature = "schema", schemars(range(min = MEMORY_BYTES_MIN)))]
+    #[cfg_attr(feature = "schema", schemars(extend("multipleOf" = 1 << 20)))]
     pub memory_bytes: u64,
     /// Whether RAM is made of 2 MiB huge pages from the host's pool.
     #[serde(default)]
@@ -172,6 +180,7 @@ pub struct GuestDefinition {
     /// Whose the guest is, in a word of the operator's: only guests of one group may have their pages
     /// compared with each other's, to spare what the destination has already. None: with nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = NAME_PATTERN)))]
     pub group: Option<String>,
     /// Further QEMU arguments, given as they are. May make the guest immovable.
     #[serde(default)]

@@ -1,8 +1,9 @@
 //! Errors as answers, and requests whose errors are answers too.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use sterna_api::{ApiError, ErrorCode};
@@ -35,6 +36,17 @@ impl IntoResponse for Refusal {
 #[from_request(via(Json), rejection(Refusal))]
 pub(super) struct Body<T>(pub(super) T);
 
+/// A body of bytes.
+pub(super) struct Raw(pub(super) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        Ok(Self(Bytes::from_request(request, state).await?))
+    }
+}
+
 /// The parameter in a path.
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Path), rejection(Refusal))]
@@ -47,12 +59,23 @@ pub(super) struct Query<T>(pub(super) T);
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
-        let code = match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
-            _ => ErrorCode::BadRequest,
-        };
-        Self(ApiError::new(code, rejection.body_text()))
+        unread(rejection.status(), rejection.body_text())
     }
+}
+
+impl From<BytesRejection> for Refusal {
+    fn from(rejection: BytesRejection) -> Self {
+        unread(rejection.status(), rejection.body_text())
+    }
+}
+
+/// A body that cannot be read.
+fn unread(status: StatusCode, words: String) -> Refusal {
+    let code = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
+        _ => ErrorCode::BadRequest,
+    };
+    Refusal(ApiError::new(code, words))
 }
 
 impl From<PathRejection> for Refusal {

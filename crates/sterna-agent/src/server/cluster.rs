@@ -1,6 +1,6 @@
 //! Who belongs to the cluster: invite, list, renew, revoke.
 
-use super::answer::{Body, Refusal, Segment};
+use super::answer::{Body, Raw, Refusal, Segment};
 use super::roles::Caller;
 use crate::agent::Agent;
 use crate::membership::{
@@ -153,8 +153,10 @@ pub(super) async fn revoked(State(agent): State<Arc<Agent>>) -> Result<String, R
 
 pub(super) async fn learn(
     State(agent): State<Arc<Agent>>,
-    list: String,
+    Raw(list): Raw,
 ) -> Result<StatusCode, Refusal> {
+    let not_text = |_| ApiError::new(ErrorCode::BadRequest, "a list of certificates is text");
+    let list = String::from_utf8(list.into()).map_err(not_text)?;
     adopt(&agent, list).await?;
     Ok(StatusCode::NO_CONTENT)
 }

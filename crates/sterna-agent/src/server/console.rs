@@ -1,6 +1,6 @@
 //! A guest's console as a stream of bytes.
 
-use super::answer::{Query, Refusal, Segment};
+use super::answer::{Query, Raw, Refusal, Segment};
 use super::guests::find;
 use crate::agent::Agent;
 use crate::console::{Piece, Reader};
@@ -55,7 +55,7 @@ async fn next(reader: Option<Reader>) -> Option<(Result<Bytes, Infallible>, Opti
 pub(super) async fn write(
     State(agent): State<Arc<Agent>>,
     Segment(name): Segment<String>,
-    bytes: Bytes,
+    Raw(bytes): Raw,
 ) -> Result<StatusCode, Refusal> {
     if bytes.len() > paths::CONSOLE_INPUT_BYTES_MAX {
         let message = format!("{} bytes at once are too many for a console", bytes.len());

@@ -1,5 +1,7 @@
 //! The interface as callers see it, over an agent whose hypervisor is a fake.
 
+mod served;
+
 use super::*;
 use crate::fake::{FakeHypervisor, FakeState, agent};
 use axum::body::{Body, to_bytes};
@@ -31,19 +33,27 @@ struct Client {
 
 impl Client {
     fn new(origin: Origin) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap(), origin)
+    }
+
+    fn within(folder: tempfile::TempDir, origin: Origin) -> Self {
         let (agent, fake) = agent(folder.path());
         let peer = Some(Peer::Host(PeerName("b".into())));
         Self { agent, fake, origin, peer, _folder: folder }
     }
 
-    async fn send(&self, method: Method, path: &str, body: String) -> (StatusCode, Vec<u8>) {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> (StatusCode, Vec<u8>) {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::CONTENT_TYPE, "application/json")
             .extension(ConnectInfo(Caller::with(self.peer.clone())))
-            .body(Body::from(body))
+            .body(body.into())
             .unwrap();
         let answer = router(Arc::clone(&self.agent), self.origin).oneshot(request).await.unwrap();
         let status = answer.status();
@@ -68,7 +78,7 @@ impl Client {
     }
 
     async fn error(&self, method: Method, path: &str, body: &str) -> (u16, ApiError) {
-        let (status, body) = self.send(method, path, body.into()).await;
+        let (status, body) = self.send(method, path, body.to_owned()).await;
         (status.as_u16(), serde_json::from_slice(&body).unwrap())
     }
 
@@ -116,11 +126,18 @@ async fn every_error_has_its_code_and_status() {
         (Method::GET, no_move.as_str(), "", 404, NotFound),
         (Method::DELETE, "/v1/images/b", "", 404, NotFound),
         (Method::DELETE, "/v1/moves/x", "", 400, BadRequest),
+        (Method::GET, "/v1/events?after=x", "", 400, BadRequest),
+        (Method::GET, "/v1/guests/a/console?follow=x", "", 400, BadRequest),
+        (Method::POST, "/v1/guests/a/console", large.as_str(), 413, TooLarge),
+        (Method::PUT, "/v1/revoked", large.as_str(), 413, TooLarge),
     ] {
         let (got, error) = caller.error(method.clone(), path, body).await;
         assert_eq!((got, error.code), (status, code), "{method} {path}: {error}");
         assert_eq!(error.code.status(), status);
     }
+    let (status, body) = caller.send(Method::PUT, paths::REVOKED, vec![0xff]).await;
+    let error: ApiError = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status.as_u16(), error.code), (400, BadRequest));
 }
 
 #[tokio::test]
@@ -217,7 +234,7 @@ async fn a_guest_is_paused_and_runs_again_and_can_be_shut_down() {
     let caller = Client::new(Origin::Local);
     caller.start(ID, "a").await;
     let post = async |path: &str, body: &str| {
-        let (status, body) = caller.send(Method::POST, path, body.into()).await;
+        let (status, body) = caller.send(Method::POST, path, body.to_owned()).await;
         assert_eq!(status, StatusCode::OK, "{path}: {}", String::from_utf8_lossy(&body));
         serde_json::from_slice::<GuestView>(&body).unwrap().state
     };
