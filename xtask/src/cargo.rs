@@ -53,7 +53,20 @@ pub(crate) struct Program {
 /// # Errors
 /// If something does not build.
 pub(crate) fn build_tests() -> Result<Vec<Program>> {
-    let mut command = cargo(&["test", "--workspace", "--no-run", "--quiet"]);
+    build(&["--workspace"])
+}
+
+/// Builds the unit tests of one package.
+///
+/// # Errors
+/// If something does not build.
+pub(crate) fn build_unit_tests(package: &str) -> Result<Vec<Program>> {
+    build(&["--package", package, "--lib"])
+}
+
+fn build(which: &[&str]) -> Result<Vec<Program>> {
+    let mut command = cargo(&["test", "--no-run", "--quiet"]);
+    command.args(which);
     command.args(["--message-format", "json-render-diagnostics"]);
     let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
     ensure!(output.status.success(), "building the tests ended with {}", output.status);

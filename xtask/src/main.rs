@@ -10,6 +10,7 @@ mod cargo;
 mod ci;
 mod debian;
 mod demo;
+mod fuzz_interface;
 mod guest_image;
 mod host;
 mod initramfs;
@@ -45,6 +46,8 @@ enum Command {
     Package,
     /// Write the interface as a document, docs/openapi.json
     Openapi,
+    /// Ask an agent with a fake hypervisor for whatever the interface's document allows and forbids
+    FuzzInterface(fuzz_interface::FuzzInterfaceArgs),
     /// Check everything that must hold before a change lands
     Ci,
     /// Build the guest's kernel and initramfs into target/guest
@@ -53,7 +56,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Setup => setup::run_setup(),
+        Command::Setup => {
+            setup::run_setup().and_then(|()| fuzz_interface::ensure_installed().map(drop))
+        }
         Command::Guest => guest_image::run_guest(),
         Command::Demo => demo::run_demo(),
         Command::Test(args) => test::run_test(&args),
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Command::Torment(args) => torment::run_torment(&args),
         Command::Package => debian::run_package(),
         Command::Openapi => openapi::run_openapi(),
+        Command::FuzzInterface(args) => fuzz_interface::run_fuzz_interface(&args),
         Command::Ci => ci::run_ci(),
     };
     match outcome {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::cargo::{Program, build_tests, cargo, run};
 use crate::lane::{self, Lane};
-use crate::{guest_image, setup, torment};
+use crate::{fuzz_interface, guest_image, setup, torment};
 
 /// Which tests to run.
 #[derive(Debug, Default, clap::Args)]
@@ -47,6 +47,8 @@ pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
     println!("── tests with real hypervisors, hosts and guests");
     // One at a time: emulated guests share two cores as it is.
     real.into_iter().try_for_each(|test| run_one(test, &["--test-threads", "1"]))?;
+    println!("── whatever can be asked of an agent");
+    fuzz_interface::fuzz(&tests, &fuzz_interface::FuzzInterfaceArgs::default())?;
     println!("── a guest that is moved while whatever can fail does");
     torment::run_short(&sterna)
 }
