@@ -103,6 +103,7 @@ fn offer() -> Offer {
         layout: RamLayout::new(vec![block]).expect("one block of whole pages"),
         hypervisor: "qemu".into(),
         definition: definition(),
+        wishes: None,
         algorithm: "pre-copy".into(),
         codings: vec![Coding::Absent, Coding::Zero, Coding::Raw],
         streams: 2,

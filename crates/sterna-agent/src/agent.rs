@@ -4,6 +4,7 @@ use crate::events::Events;
 use crate::guests::Guests;
 use crate::hypervisor::Hypervisor;
 use crate::journal::{Journal, JournalError};
+use crate::logs::Logs;
 use crate::membership::Invitations;
 use crate::metrics::Metrics;
 use crate::moves::Moves;
@@ -37,6 +38,8 @@ pub(crate) struct Agent {
     limits: Mutex<MoveLimits>,
     pub(crate) metrics: Metrics,
     pub(crate) events: Arc<Events>,
+    /// What hypervisors have said that have ended.
+    pub(crate) logs: Arc<Logs>,
     /// RAM of guests that have left, if this host keeps it.
     pub(crate) images: Option<Arc<ImageStore>>,
     /// Where the disks of guests that have come were read.
@@ -68,7 +71,6 @@ impl Agent {
             queue: Arc::new(Queue::new(&limits)),
             bandwidth: Arc::new(Bandwidth::new(limits.bandwidth_bytes_per_second)),
             limits: Mutex::new(limits),
-            settings,
             identity,
             journal: Arc::new(journal),
             hypervisor,
@@ -76,12 +78,14 @@ impl Agent {
             moves: Moves::default(),
             metrics: Metrics::default(),
             events: Arc::default(),
+            logs: Arc::new(Logs::in_state(&settings.state)),
             images,
             disk_places: Mutex::default(),
             runtime,
             invitations: Invitations::default(),
             authority: tokio::sync::Mutex::default(),
             ending: AtomicBool::new(false),
+            settings,
         }
     }
 

@@ -6,6 +6,8 @@ use crate::images;
 use crate::journal::Journal;
 use crate::settings::{MoveLimits, PeerArguments, Settings};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -39,7 +41,12 @@ pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
         images_bytes_max: 8 << 20,
         moves: MoveLimits::default(),
     };
-    let fake = Arc::new(FakeHypervisor::default());
+    let fake = Arc::new(FakeHypervisor {
+        folder: settings.runtime.clone(),
+        machine: Mutex::new("fake-1".into()),
+        guests: Mutex::default(),
+        hand_overs: Arc::default(),
+    });
     let journal = Journal::open(&settings.state).unwrap();
     let identity = identity(&settings.identity);
     let runtime = tokio::runtime::Handle::current();
@@ -64,8 +71,11 @@ fn identity(folder: &Path) -> Identity {
 }
 
 /// Starts and finds fake guests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FakeHypervisor {
+    folder: PathBuf,
+    /// The newest machine type that it has.
+    machine: Mutex<String>,
     guests: Mutex<Vec<Arc<FakeGuest>>>,
     hand_overs: Arc<Mutex<HandOvers>>,
 }
@@ -108,26 +118,39 @@ impl FakeHypervisor {
         Arc::clone(self.guests.lock().unwrap().last().unwrap())
     }
 
+    /// Another machine type is the newest from now on.
+    pub(crate) fn upgrade(&self, machine: &str) {
+        *self.machine.lock().unwrap() = machine.into();
+    }
+
     /// Ends the processes of all guests, behind the agent's back.
     pub(crate) fn kill_all(&self) {
         for guest in self.guests.lock().unwrap().iter() {
-            guest.end().unwrap();
+            guest.kill();
         }
     }
 
     fn spawn(&self, definition: &GuestDefinition, state: FakeState) -> Arc<FakeGuest> {
         let child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+        let child_id = child.id();
         let guest = Arc::new(FakeGuest {
             definition: definition.clone(),
             pid: child.id(),
             child: Arc::new(Mutex::new(child)),
             state: Arc::new(Mutex::new(state)),
+            is_powered_off: AtomicBool::new(false),
             console: PathBuf::from("/nowhere"),
+            log: self.log_of(child_id),
             on_record: AtomicBool::new(false),
             hand_overs: Arc::clone(&self.hand_overs),
         });
+        guest.says("begins");
         self.guests.lock().unwrap().push(Arc::clone(&guest));
         guest
+    }
+
+    fn log_of(&self, pid: u32) -> PathBuf {
+        self.folder.join(format!("fake-{pid}.log"))
     }
 }
 
@@ -151,7 +174,10 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn start(&self, definition: &GuestDefinition) -> Result<Arc<dyn GuestProcess>, VmmError> {
-        Ok(self.spawn(definition, FakeState::Running))
+        let machine = self.machine.lock().unwrap().clone();
+        let machine = definition.machine.clone().unwrap_or(machine);
+        let definition = GuestDefinition { machine: Some(machine), ..definition.clone() };
+        Ok(self.spawn(&definition, FakeState::Running))
     }
 
     fn prepare(
@@ -182,12 +208,20 @@ impl Hypervisor for FakeHypervisor {
         Ok(strays.len())
     }
 
+    fn log(&self, record: &serde_json::Value) -> Option<PathBuf> {
+        Some(self.log_of(record["pid"].as_u64()?.try_into().ok()?))
+    }
+
     fn reattach(
         &self,
         record: &serde_json::Value,
     ) -> Result<Option<Arc<dyn GuestProcess>>, VmmError> {
         let guests = self.guests.lock().unwrap();
         let found = guests.iter().find(|guest| &guest.record() == record && guest.lives());
+        if found.is_none() {
+            // As with a real one, what is left of it goes.
+            let _ = std::fs::remove_file(self.log(record).unwrap());
+        }
         Ok(found.map(|guest| Arc::clone(guest) as Arc<dyn GuestProcess>))
     }
 }
@@ -206,7 +240,9 @@ pub(crate) struct FakeGuest {
     pid: u32,
     child: Arc<Mutex<Child>>,
     state: Arc<Mutex<FakeState>>,
+    is_powered_off: AtomicBool,
     console: PathBuf,
+    log: PathBuf,
     on_record: AtomicBool,
     hand_overs: Arc<Mutex<HandOvers>>,
 }
@@ -220,6 +256,21 @@ impl FakeGuest {
     /// Whether its process lives.
     pub(crate) fn lives(&self) -> bool {
         self.child.lock().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Puts a line into its log.
+    pub(crate) fn says(&self, line: &str) {
+        let mut log = File::options().create(true).append(true).open(&self.log).unwrap();
+        writeln!(log, "{line}").unwrap();
+    }
+
+    /// Whether anything is left of it.
+    pub(crate) fn leaves_something(&self) -> bool {
+        self.lives() || self.log.exists()
+    }
+
+    fn kill(&self) {
+        kill(&self.child);
     }
 
     /// What its vCPUs would do.
@@ -320,17 +371,27 @@ impl GuestProcess for FakeGuest {
         match how {
             Intervention::Pause => *self.state.lock().unwrap() = FakeState::Paused,
             Intervention::Reset => {}
-            Intervention::Shutdown => self.end()?,
+            Intervention::Shutdown => {
+                self.is_powered_off.store(true, Ordering::Relaxed);
+                self.kill();
+            }
         }
         Ok(())
     }
 
     fn end(&self) -> Result<(), VmmError> {
-        kill(&self.child);
+        if self.lives() {
+            self.says("ends");
+        }
+        self.kill();
+        let _ = std::fs::remove_file(&self.log);
         Ok(())
     }
 
     fn post_mortem(&self) -> Ended {
+        if self.is_powered_off.load(Ordering::Relaxed) {
+            return Ended::PoweredOff;
+        }
         Ended::Crashed("it was killed".into())
     }
 

@@ -74,11 +74,16 @@ impl Guests {
         promised.fold(0, u64::saturating_add)
     }
 
+    /// A guest that is here takes so much memory at once from now on, and has not done so yet.
+    pub(crate) fn promise(&self, name: &str, bytes: u64) {
+        if let Some(Slot::Guest { promised_bytes, .. }) = self.lock().get_mut(name) {
+            *promised_bytes = bytes;
+        }
+    }
+
     /// The guest has all the memory that it will take at once.
     pub(crate) fn arrived(&self, name: &str) {
-        if let Some(Slot::Guest { promised_bytes, .. }) = self.lock().get_mut(name) {
-            *promised_bytes = 0;
-        }
+        self.promise(name, 0);
     }
 
     /// The guest of this name.

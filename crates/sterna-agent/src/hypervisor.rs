@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use sterna_api::Finding;
 use sterna_proto::message::Reason;
@@ -137,6 +137,10 @@ pub(crate) trait Hypervisor: Send + Sync {
     /// Ends all processes that were started for this agent's guests and are not on record, as an agent was killed in
     /// between; `on_record` are the data of those that are. Returns how many there were.
     fn end_strays(&self, on_record: &[serde_json::Value]) -> Result<usize, VmmError>;
+
+    /// Where a process writes what it has to say, by its data. The file goes with the process, and whoever has taken
+    /// that over may put anything in its place.
+    fn log(&self, record: &serde_json::Value) -> Option<PathBuf>;
 
     /// Finds a process again; `None` if it has ended.
     fn reattach(

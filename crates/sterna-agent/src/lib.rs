@@ -41,6 +41,7 @@ mod hypervisor;
 mod images;
 mod journal;
 mod known;
+mod logs;
 mod membership;
 mod metrics;
 mod moves;

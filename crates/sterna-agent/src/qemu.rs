@@ -153,6 +153,10 @@ impl Hypervisor for Qemu {
         Ok(ended.len())
     }
 
+    fn log(&self, record: &serde_json::Value) -> Option<PathBuf> {
+        Some(read_record(record).ok()?.log_path())
+    }
+
     fn reattach(
         &self,
         record: &serde_json::Value,

@@ -5,7 +5,7 @@ use sterna_api::MoveRequest;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
 use sterna_core::receipt::Receipt;
 use sterna_proto::message::{AttemptId, Epoch, GuestId, Offer};
-use sterna_vmm::GuestDefinition;
+use sterna_vmm::{GuestDefinition, Wishes};
 use uuid::Uuid;
 
 /// Whether another host may have run a guest that stays paused here.
@@ -43,9 +43,9 @@ pub(crate) enum Place {
         /// How.
         reason: String,
     },
-    /// Its system powered off.
+    /// It was never started, was ended on request, or its system powered off.
     Stopped {
-        /// How.
+        /// Which of it.
         reason: String,
     },
     /// Another host's. Kept so that a record of before the move is known to be old.
@@ -60,8 +60,12 @@ pub(crate) enum Place {
 pub(crate) struct GuestRecord {
     /// Identity, the same on every host.
     pub id: GuestId,
-    /// What it is made of.
+    /// What it is made of: as it was started, or as it would be.
     pub definition: GuestDefinition,
+    /// What its operator wants of what each start chooses. None in a record of an earlier release, and of a guest that
+    /// came from one: then all stays as it was chosen.
+    #[serde(default)]
+    pub wishes: Option<Wishes>,
     /// The newest attempt to move it.
     pub epoch: Epoch,
     /// How the driver finds its hypervisor again: the driver's own data.
@@ -85,6 +89,16 @@ pub(crate) enum Upgrade {
         /// What finds the old one again.
         old: serde_json::Value,
     },
+}
+
+impl GuestRecord {
+    /// What the guest is started by: what its operator wrote, and nothing that an earlier start chose.
+    pub(crate) fn written(&self) -> GuestDefinition {
+        match &self.wishes {
+            Some(wishes) => self.definition.with_wishes(wishes),
+            None => self.definition.clone(),
+        }
+    }
 }
 
 /// A move to another host.

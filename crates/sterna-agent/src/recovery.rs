@@ -5,6 +5,7 @@
 //! | here | none, or ended | found again by its process, else marked crashed |
 //! | here, upgraded | begun | it is made to run where it was |
 //! | here, upgraded | handed over | it is made to run in its new process, and the old one ended |
+//! | stopped, crashed, paused | any | as it is |
 //! | here, leaving | nothing recorded | the move had not begun: the guest runs on |
 //! | here, leaving | moving | the engine asks the destination, if the guest may be committed |
 //! | here, leaving | released | its process is ended; the guest is elsewhere |
@@ -28,8 +29,10 @@ use crate::guest::leave::{self, Begin, Journey, Target};
 use crate::guest::{Activity, Guest, Request, Task};
 use crate::hypervisor::{GuestProcess, Running};
 use crate::journal::JournalError;
+use crate::logs;
 use crate::moves::{Move, Outcome};
 use crate::records::{Elsewhere, GuestRecord, OutgoingRecord, Place, Upgrade};
+use std::fs::File;
 use std::sync::Arc;
 use sterna_api::Direction;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
@@ -58,6 +61,8 @@ pub(crate) fn recover(agent: &Arc<Agent>) -> Result<(), JournalError> {
         let unfinished = outgoing.iter().find(|outgoing| outgoing.attempt == attempt).cloned();
         recover_guest(agent, record, unfinished)?;
     }
+    let here: Vec<_> = agent.guests.all().iter().map(|guest| guest.id).collect();
+    agent.logs.forget_others(&here);
     Ok(())
 }
 
@@ -89,9 +94,16 @@ fn recover_guest(
     unfinished: Option<OutgoingRecord>,
 ) -> Result<(), JournalError> {
     let name = record.definition.name.clone();
+    // Its folder goes with it.
+    let log = record.process.as_ref().and_then(|process| agent.open_log(process));
     let process = match record.process.as_ref().map(|data| agent.hypervisor.reattach(data)) {
         None => None,
-        Some(Ok(process)) => process,
+        Some(Ok(process)) => {
+            if process.is_none() {
+                keep(agent, &record, log);
+            }
+            process
+        }
         // It may run: nothing is concluded, and nothing recorded, until it can be asked.
         Some(Err(error)) => {
             tracing::error!(guest = %name, %error, "cannot reach the hypervisor");
@@ -149,6 +161,13 @@ fn recover_upgraded(
     };
     if let Some(Err(error)) = run {
         tracing::error!(guest = %name, %error, "cannot make it run");
+    }
+}
+
+/// Keeps the end of the log of a hypervisor that has ended.
+fn keep(agent: &Agent, record: &GuestRecord, log: Option<File>) {
+    if let Some(mut log) = log {
+        agent.logs.keep(record.id, &logs::tail(&mut log).unwrap_or_default());
     }
 }
 
@@ -234,7 +253,9 @@ fn recover_arriving(
                 }
                 // Owned stays on record: the source is told that the guest is lost.
                 Err(error) => {
+                    let log = agent.open_log(&process.record());
                     end(Some(process.as_ref()));
+                    keep(agent, &record, log);
                     crashed(&mut record, &format!("it could not be made to run: {error}"));
                 }
             }

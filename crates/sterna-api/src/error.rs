@@ -23,6 +23,8 @@ pub enum ErrorCode {
     AlreadyExists,
     /// The guest is in a state in which this cannot be done.
     WrongState,
+    /// What is to be changed has been changed by somebody else meanwhile.
+    Changed,
     /// The request is larger than its limit.
     TooLarge,
     /// The caller may not do this.
@@ -47,7 +49,7 @@ impl ErrorCode {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::AlreadyExists | Self::WrongState => 409,
+            Self::AlreadyExists | Self::WrongState | Self::Changed => 409,
             Self::MovedAway => 410,
             Self::TooLarge => 413,
             Self::Invalid | Self::Unable => 422,

@@ -34,6 +34,15 @@ pub enum Happened {
         #[serde(flatten)]
         state: GuestState,
     },
+    /// A guest's definition is new, or another than before.
+    GuestDefined {
+        /// Its name.
+        name: String,
+        /// Its identity.
+        id: GuestId,
+        /// As in [`crate::DefinitionView::version`].
+        version: String,
+    },
     /// A guest is no longer this host's.
     GuestGone {
         /// Its name.

@@ -32,9 +32,9 @@ pub enum GuestState {
         /// How.
         reason: String,
     },
-    /// It was ended on request, or its system powered off.
+    /// It was never started, was ended on request, or its system powered off.
     Stopped {
-        /// By whom.
+        /// Which of it.
         reason: String,
     },
 }
@@ -89,11 +89,12 @@ pub struct GuestView {
     pub memory_bytes: u64,
     /// The move it is on, if it is.
     pub current_move: Option<Uuid>,
-    /// What it is made of, with the machine type it was started with.
+    /// What it is made of: while it has a hypervisor with all that was chosen when it was started, such as its machine
+    /// type.
     pub definition: GuestDefinition,
 }
 
-/// Asks to start a guest.
+/// Asks to define a guest and to start it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]

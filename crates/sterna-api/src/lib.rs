@@ -13,6 +13,7 @@ pub mod address;
 mod check;
 mod cluster;
 mod content;
+mod definition;
 pub mod doubt;
 mod error;
 mod events;
@@ -32,6 +33,7 @@ pub use cluster::{
     Certificate, ClusterHost, HostRevoked, InvitationView, InviteRequest, NotTold, RenewRequest,
 };
 pub use content::{Content, Described, Parameter, Type};
+pub use definition::{DefineGuest, DefinitionView, EditGuest, StartDefined};
 pub use error::{ApiError, ErrorCode};
 pub use events::{Event, Happened};
 pub use guest::{GuestState, GuestView, RunGuest, StartGuest};

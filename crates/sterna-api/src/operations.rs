@@ -6,13 +6,14 @@
 use crate::content::{Content, Described, Parameter, Type};
 use crate::doubt::{DoubtView, ResolveRequest};
 use crate::error::ErrorCode::{
-    self, AlreadyExists, BadRequest, Forbidden, Hypervisor, Internal, Invalid, MovedAway, NotFound,
-    ShuttingDown, TooLarge, Unable, WrongState,
+    self, AlreadyExists, BadRequest, Changed, Forbidden, Hypervisor, Internal, Invalid, MovedAway,
+    NotFound, ShuttingDown, TooLarge, Unable, WrongState,
 };
 use crate::{
-    Certificate, CheckRequest, CheckView, ClusterHost, Event, GuestView, HostInfo, HostRevoked,
-    ImageView, InvitationView, InviteRequest, MoveRequest, MoveView, PlanRequest, PlanView,
-    RenewRequest, RunGuest, StartGuest, UpgradeRequest, UpgradeView, paths,
+    Certificate, CheckRequest, CheckView, ClusterHost, DefineGuest, DefinitionView, EditGuest,
+    Event, GuestView, HostInfo, HostRevoked, ImageView, InvitationView, InviteRequest, MoveRequest,
+    MoveView, PlanRequest, PlanView, RenewRequest, RunGuest, StartDefined, StartGuest,
+    UpgradeRequest, UpgradeView, paths,
 };
 use std::fmt;
 
@@ -31,9 +32,46 @@ pub const OPERATIONS: &[Operation] = &[
         .statuses(&[201, 200])
         .fails(&[Invalid, AlreadyExists, Unable, Hypervisor]),
     get(paths::GUEST, "showGuest", "One guest").json::<GuestView>(),
-    delete(paths::GUEST, "stopGuest", "Ends a guest; it is shown as it was last")
+    delete(
+        paths::GUEST,
+        "deleteGuest",
+        "Forgets a guest that does not run; it is shown as it was last",
+    )
+    .json::<GuestView>()
+    .fails(&[WrongState, Hypervisor]),
+    post(
+        paths::DEFINITIONS,
+        "defineGuest",
+        "Defines a guest that is not started; 200 if it is there already",
+    )
+    .takes::<DefineGuest>()
+    .json::<GuestView>()
+    .statuses(&[201, 200])
+    .fails(&[Invalid, AlreadyExists, MovedAway]),
+    get(paths::DEFINITION, "showDefinition", "What a guest is started by").json::<DefinitionView>(),
+    put(
+        paths::DEFINITION,
+        "editDefinition",
+        "Changes what a guest that does not run is started by",
+    )
+    .takes::<EditGuest>()
+    .json::<DefinitionView>()
+    .fails(&[Invalid, WrongState, Changed]),
+    post(
+        paths::START,
+        "startDefined",
+        "Starts a guest that is defined; nothing is done if it runs",
+    )
+    .takes::<StartDefined>()
+    .json::<GuestView>()
+    .fails(&[Invalid, WrongState, Unable, Hypervisor, ShuttingDown]),
+    post(paths::STOP, "stopGuest", "Ends a guest at once; its definition stays")
         .json::<GuestView>()
         .fails(&[WrongState, Hypervisor]),
+    get(paths::LOG, "readLog", "What a guest's hypervisor says, or said last")
+        .role(Role::Operator)
+        .query(&[FOLLOW_LOG])
+        .raw("text/plain"),
     get(paths::CONSOLE, "readConsole", "A guest's console, from the recent past on")
         .role(Role::Admin)
         .query(&[FOLLOW])
@@ -130,6 +168,8 @@ const AFTER: Parameter = Parameter::new::<u64>(
 );
 const FOLLOW: Parameter =
     Parameter::new::<bool>("follow", "Whether to wait for more output, as without it");
+const FOLLOW_LOG: Parameter =
+    Parameter::new::<bool>("follow", "Whether to wait for more; not without it");
 const WAIT_MS: Parameter = Parameter::new::<u64>(
     "wait_ms",
     "Waits for news for so many milliseconds, 30000 at most; not at all without it",

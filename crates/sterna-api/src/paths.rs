@@ -12,6 +12,16 @@ pub const EVENTS: &str = "/v1/events";
 pub const GUESTS: &str = "/v1/guests";
 /// One guest, as a pattern.
 pub const GUEST: &str = "/v1/guests/{name}";
+/// Guests that are defined and not started.
+pub const DEFINITIONS: &str = "/v1/definitions";
+/// A guest's definition, as a pattern.
+pub const DEFINITION: &str = "/v1/guests/{name}/definition";
+/// Starts a guest that is defined, as a pattern.
+pub const START: &str = "/v1/guests/{name}/start";
+/// Ends a guest and keeps its definition, as a pattern.
+pub const STOP: &str = "/v1/guests/{name}/stop";
+/// What a guest's hypervisor says, as a pattern.
+pub const LOG: &str = "/v1/guests/{name}/log";
 /// A guest's console, as a pattern.
 pub const CONSOLE: &str = "/v1/guests/{name}/console";
 /// Lets a guest run that is paused, as a pattern.

@@ -207,6 +207,10 @@ pub struct Offer {
     pub hypervisor: String,
     /// How the hypervisor is to prepare it: the driver's own data.
     pub definition: serde_json::Value,
+    /// What its operator wants of what each start of it chooses, as told to the driver; without it, what was
+    /// chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wishes: Option<serde_json::Value>,
     /// Algorithm the source will use.
     pub algorithm: String,
     /// Codings the source can send.

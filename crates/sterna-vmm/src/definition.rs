@@ -187,6 +187,27 @@ pub struct GuestDefinition {
     pub qemu_args: Vec<String>,
 }
 
+/// What an operator wants of what each start of a guest chooses; `None` leaves it to the start. A guest that runs has a
+/// definition in which all is chosen; this is what it is started anew by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wishes {
+    /// As [`GuestDefinition::machine`].
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// As [`GuestDefinition::cpu`].
+    #[serde(default)]
+    pub cpu: Option<String>,
+    /// As [`GuestDefinition::accelerator`].
+    #[serde(default)]
+    pub accelerator: Accelerator,
+    /// As [`GuestDefinition::balloon`].
+    #[serde(default)]
+    pub balloon: Option<bool>,
+    /// As [`GuestDefinition::balloon_yields`].
+    #[serde(default)]
+    pub balloon_yields: Option<bool>,
+}
+
 fn is_name(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
@@ -202,6 +223,25 @@ impl GuestDefinition {
     #[must_use]
     pub fn has_balloon(&self) -> bool {
         self.balloon == Some(true)
+    }
+
+    /// What it says of what each start chooses.
+    #[must_use]
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            machine: self.machine.clone(),
+            cpu: self.cpu.clone(),
+            accelerator: self.accelerator,
+            balloon: self.balloon,
+            balloon_yields: self.balloon_yields,
+        }
+    }
+
+    /// The same guest, with other wishes.
+    #[must_use]
+    pub fn with_wishes(&self, wishes: &Wishes) -> Self {
+        let Wishes { machine, cpu, accelerator, balloon, balloon_yields } = wishes.clone();
+        Self { machine, cpu, accelerator, balloon, balloon_yields, ..self.clone() }
     }
 
     /// Checks everything that can be checked without a host.

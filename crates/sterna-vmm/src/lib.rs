@@ -30,7 +30,7 @@ mod tracking;
 
 pub use definition::{
     Accelerator, ConsoleKind, DefinitionError, DiskCache, DiskDefinition, GuestDefinition,
-    NetworkDefinition,
+    NetworkDefinition, Wishes,
 };
 pub use faults::{Begin, Faults};
 pub use guest::{

@@ -40,7 +40,7 @@ pub(crate) enum Output {
 enum Command {
     /// Run the agent of this host
     Agent(agent::AgentArgs),
-    /// Start, list, show and stop guests
+    /// Define, start, list, show, stop, edit and delete guests
     #[command(subcommand)]
     Vm(vm::VmCommand),
     /// Say what moving a guest would cost, by each method, and do not move it

@@ -77,6 +77,7 @@ fn line(event: &Event) -> String {
             Some(reason) => format!("{name}: {} ({reason})", state.word()),
             None => format!("{name}: {}", state.word()),
         },
+        Happened::GuestDefined { name, .. } => format!("{name}: defined anew"),
         Happened::GuestGone { name, .. } => format!("{name}: no longer here"),
         Happened::Move { id, guest, direction, peer, state } => {
             let way = match direction {

@@ -312,8 +312,12 @@ impl Ring {
     /// Takes away what is left of a guest whose hypervisor was killed.
     fn clear(&mut self) -> Result<()> {
         for host in self.lab.hosts().iter().copied() {
-            if guest_state(&self.lab, host, GUEST).is_some() {
-                self.lab.run(host, &["vm", "stop", GUEST])?;
+            if guest_state(&self.lab, host, GUEST).is_none() {
+                continue;
+            }
+            if self.lab.take_away(host, GUEST).is_err() {
+                // Of one that may have run elsewhere that is said, and true by now: it is gone.
+                self.lab.run(host, &["migrate", "resolve", GUEST, "--runs-there"])?;
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Notices the end of a process without asking for it again and again.
 
+use crate::hypervisor::GuestProcess;
 use std::io;
 use std::os::fd::OwnedFd;
 use tokio::io::Interest;
@@ -18,6 +19,14 @@ impl Exit {
     )]
     pub(super) fn of(pidfd: OwnedFd) -> io::Result<Self> {
         Ok(Self(Some(AsyncFd::with_interest(pidfd, Interest::READABLE)?)))
+    }
+
+    /// Watches a guest's hypervisor; if that cannot be, its end is not noticed.
+    pub(super) fn of_process(process: &dyn GuestProcess, guest: &str) -> Self {
+        process.pidfd().and_then(Self::of).unwrap_or_else(|error| {
+            tracing::error!(guest, %error, "cannot watch the hypervisor");
+            Self::default()
+        })
     }
 
     /// Returns once the process has ended.

@@ -6,7 +6,7 @@ use crate::host::cpu;
 use crate::hypervisor::Running;
 use crate::moves::Move;
 use crate::queue::{Queue, Turn};
-use crate::records::{OutgoingRecord, Place};
+use crate::records::{GuestRecord, OutgoingRecord, Place};
 use rustls::pki_types::ServerName;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -112,7 +112,7 @@ impl Task {
         source: Box<dyn Source>,
     ) -> Result<Arc<Move>, ApiError> {
         let attempt = AttemptId { guest: self.guest.id, epoch: self.record.epoch.next() };
-        let offer = offer(&self.agent, &self.record.definition, &request, source.layout())?;
+        let offer = offer(&self.agent, &self.record, &request, source.layout())?;
         let new =
             Move::new(request.id, &self.guest.name, attempt, Direction::Outgoing, &request.to);
         let entry = match self.agent.moves.add(new) {
@@ -151,12 +151,14 @@ impl Task {
 /// What a destination is told of a guest that is to come.
 pub(super) fn offer(
     agent: &Agent,
-    definition: &GuestDefinition,
+    guest: &GuestRecord,
     request: &MoveRequest,
     layout: &RamLayout,
 ) -> Result<Offer, ApiError> {
-    let described = serde_json::to_value(definition)
-        .map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
+    let unwritable = |error: serde_json::Error| ApiError::from_chain(ErrorCode::Internal, &error);
+    let definition = &guest.definition;
+    let described = serde_json::to_value(definition).map_err(unwritable)?;
+    let wishes = guest.wishes.as_ref().map(serde_json::to_value);
     let mut codings = vec![Coding::Absent, Coding::Zero, Coding::Raw];
     if request.compress == Compress::Auto {
         codings.extend([Coding::Coded, Coding::Same, Coding::Changed]);
@@ -181,6 +183,7 @@ pub(super) fn offer(
         layout: layout.clone(),
         hypervisor: agent.hypervisor.name().into(),
         definition: described,
+        wishes: wishes.transpose().map_err(unwritable)?,
         algorithm: request.algorithm.as_str().into(),
         codings,
         streams: request.streams,

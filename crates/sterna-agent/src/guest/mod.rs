@@ -5,7 +5,7 @@
 //!              ▲                               ├─▶ Here        (undone)
 //!              │ Active                        └─▶ Paused | Crashed
 //!   reserve ─▶ Arriving ──────────────────────────▶ as before  (discarded; task ends)
-//!   Here | Paused | Crashed ──stop──▶ forgotten    (task ends)
+//!   Stopped: see `define`
 //! ```
 //!
 //! A guest whose hypervisor ends while a move has it is left to the move, which finds out by
@@ -13,6 +13,7 @@
 //! anything while a move may be talking to it.
 
 mod check;
+pub(crate) mod define;
 mod exit;
 pub(crate) mod leave;
 mod plan;
@@ -25,10 +26,11 @@ pub(crate) use task::{Activity, Task};
 use crate::console::Reader;
 use crate::hypervisor::{GuestProcess, Intervention};
 use crate::records::OutgoingRecord;
+use std::path::PathBuf;
 use std::sync::Arc;
 use sterna_api::{
-    ApiError, CheckRequest, CheckView, ErrorCode, GuestView, MoveRequest, PlanRequest, PlanView,
-    RunGuest, UpgradeRequest, UpgradeView,
+    ApiError, CheckRequest, CheckView, DefinitionView, EditGuest, ErrorCode, GuestView,
+    MoveRequest, PlanRequest, PlanView, RunGuest, StartDefined, UpgradeRequest, UpgradeView,
 };
 use sterna_core::destination::Ending;
 use sterna_core::receipt::Receipt;
@@ -45,6 +47,12 @@ pub(crate) enum Request {
     View(oneshot::Sender<GuestView>),
     Console(oneshot::Sender<Result<Terminal, ApiError>>),
     Stop(oneshot::Sender<Result<GuestView, ApiError>>),
+    Start(StartDefined, oneshot::Sender<Result<GuestView, ApiError>>),
+    Definition(oneshot::Sender<DefinitionView>),
+    Edit(Box<EditGuest>, oneshot::Sender<Result<DefinitionView, ApiError>>),
+    Delete(oneshot::Sender<Result<GuestView, ApiError>>),
+    /// Where the hypervisor writes its log, if there is one.
+    Log(oneshot::Sender<Option<PathBuf>>),
     Run(RunGuest, oneshot::Sender<Result<GuestView, ApiError>>),
     Intervene(Intervention, oneshot::Sender<Result<GuestView, ApiError>>),
     Upgrade(UpgradeRequest, oneshot::Sender<Result<UpgradeView, ApiError>>),
@@ -73,6 +81,8 @@ impl Request {
     fn may_change_state(&self) -> bool {
         match self {
             Self::Stop(_)
+            | Self::Start(..)
+            | Self::Delete(_)
             | Self::Run(..)
             | Self::Intervene(..)
             | Self::Upgrade(..)
@@ -82,6 +92,9 @@ impl Request {
             | Self::Arrived(..) => true,
             Self::View(_)
             | Self::Console(_)
+            | Self::Definition(_)
+            | Self::Edit(..)
+            | Self::Log(_)
             | Self::Plan(..)
             | Self::Check(..)
             | Self::Planned(_)

@@ -6,7 +6,7 @@ use super::task::{Activity, Task};
 use super::{Guest, Request};
 use crate::agent::{Agent, blocking, vmm_error};
 use crate::hypervisor::GuestProcess;
-use crate::records::Place;
+use crate::records::{GuestRecord, Place};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sterna_api::{
@@ -22,7 +22,6 @@ use sterna_page::RamLayout;
 use sterna_proto::inquiry::Inquiry;
 use sterna_proto::limits::STREAMS_MAX;
 use sterna_proto::message::{AttemptId, NativeMode, Reason, Verify};
-use sterna_vmm::GuestDefinition;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -107,14 +106,14 @@ impl Task {
             return Err(self.wrong_state(what).await);
         };
         let attempt = AttemptId { guest: self.guest.id, epoch: self.record.epoch.next() };
-        Ok(Subject { attempt, definition: self.record.definition.clone(), process })
+        Ok(Subject { attempt, record: self.record.clone(), process })
     }
 }
 
 /// The guest that a plan or a question is about.
 pub(super) struct Subject {
     attempt: AttemptId,
-    definition: GuestDefinition,
+    record: GuestRecord,
     pub(super) process: Arc<dyn GuestProcess>,
 }
 
@@ -149,7 +148,7 @@ impl Subject {
             verify: Verify::default(),
             push: PushOrder::default(),
         };
-        let offer = offer(agent, &self.definition, &as_move, layout)?;
+        let offer = offer(agent, &self.record, &as_move, layout)?;
         Ok(Inquiry { attempt: self.attempt, offer })
     }
 }

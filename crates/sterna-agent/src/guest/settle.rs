@@ -4,9 +4,9 @@ use super::exit::Exit;
 use super::task::{Activity, Next, Task};
 use crate::agent::{blocking, vmm_error};
 use crate::hypervisor::Ended;
+use crate::logs;
 use crate::moves::{Move, Outcome};
 use crate::records::{Elsewhere, OutgoingRecord, Place};
-use std::sync::Arc;
 use sterna_api::{ApiError, GuestView};
 use sterna_core::destination::Ending;
 use sterna_core::receipt::{Ending as SourceEnding, Receipt};
@@ -18,21 +18,31 @@ impl Task {
         if let Activity::Moving(_) = self.activity {
             return;
         }
-        let Some(process) = self.process.take() else { return };
-        self.remains = Some(Arc::clone(&process));
+        let Some(process) = self.process.clone() else { return };
         let ended = tokio::task::spawn_blocking(move || process.post_mortem()).await;
-        let place = match ended {
-            Ok(Ended::PoweredOff) => Place::Stopped { reason: "its system powered off".into() },
-            Ok(Ended::Crashed(reason)) => Place::Crashed { reason },
-            Err(error) => Place::Crashed { reason: error.to_string() },
+        let place = match (ended, &self.record.place) {
+            // What is not known of it is as unknown as before.
+            (_, Place::Paused { elsewhere: Elsewhere::MayHaveRun, reason }) => {
+                let reason = format!("{reason}; what was left of it here has ended");
+                Place::Paused { reason, elsewhere: Elsewhere::MayHaveRun }
+            }
+            (Ok(Ended::PoweredOff), _) => {
+                Place::Stopped { reason: "its system powered off".into() }
+            }
+            (Ok(Ended::Crashed(reason)), _) => Place::Crashed { reason },
+            (Err(error), _) => Place::Crashed { reason: error.to_string() },
         };
         tracing::warn!(guest = %self.guest.name, ?place, "the hypervisor has ended");
+        if let Err(error) = self.end_process_and_keep_log().await {
+            tracing::error!(guest = %self.guest.name, %error, "cannot remove what is left of it");
+        }
+        self.process = None;
         self.record.process = None;
         self.settle(place).await;
     }
 
     pub(super) async fn end_process(&mut self) -> Result<(), ApiError> {
-        if let Some(process) = self.process.clone().or(self.remains.take()) {
+        if let Some(process) = self.process.clone() {
             blocking(move || process.end().map_err(|e| vmm_error(&e))).await?;
         }
         self.process = None;
@@ -41,7 +51,22 @@ impl Task {
         Ok(())
     }
 
+    /// As [`Self::end_process`], of a guest that stays here.
+    pub(super) async fn end_process_and_keep_log(&mut self) -> Result<(), ApiError> {
+        let log = self.process.as_ref().and_then(|process| self.agent.open_log(&process.record()));
+        self.end_process().await?;
+        if let Some(mut log) = log {
+            // Its file is gone by now; what it said while it ended is in it.
+            self.agent.logs.keep(self.guest.id, &logs::tail(&mut log).unwrap_or_default());
+        }
+        Ok(())
+    }
+
     pub(super) async fn become_place(&mut self, place: Place) -> Result<(), ApiError> {
+        if let Place::Stopped { .. } = place {
+            // Its next start chooses anew.
+            self.record.definition = self.record.written();
+        }
         self.record.place = place;
         let record = self.record.clone();
         self.agent.with_journal(move |journal| journal.put_guest(&record)).await
@@ -77,9 +102,12 @@ impl Task {
         self.agent.metrics.left(&receipt);
         let place = place_after(&receipt);
         let moved = matches!(place, Place::Elsewhere { .. });
-        if matches!(place, Place::Elsewhere { .. } | Place::Crashed { .. })
-            && let Err(error) = self.end_process().await
-        {
+        let ended = match place {
+            Place::Elsewhere { .. } => self.end_process().await,
+            Place::Crashed { .. } => self.end_process_and_keep_log().await,
+            _ => Ok(()),
+        };
+        if let Err(error) = ended {
             tracing::error!(guest = %self.guest.name, %error, "cannot end the hypervisor");
         }
         self.record.place = place;
@@ -93,6 +121,7 @@ impl Task {
             tracing::error!(guest = %self.guest.name, %error, "cannot record");
         }
         if moved {
+            self.agent.logs.forget(self.guest.id);
             self.agent.guests.remove(&self.guest.name, self.guest.id);
         }
         self.end_move(&entry, Outcome::Receipt(receipt));
@@ -144,6 +173,7 @@ impl Task {
         // First on record: if that fails the guest is still here.
         self.become_place(Place::Elsewhere { host }).await?;
         self.end_process().await?;
+        self.agent.logs.forget(self.guest.id);
         tracing::warn!(guest = %self.guest.name, place = ?self.record.place, "given up on request");
         Ok(self.view().await)
     }
@@ -172,7 +202,7 @@ impl Task {
 
     /// The guest is ours and does not run; its process is ended, so that this is certain.
     async fn lost(&mut self, reason: Reason) -> Next {
-        if let Err(error) = self.end_process().await {
+        if let Err(error) = self.end_process_and_keep_log().await {
             tracing::error!(guest = %self.guest.name, %error, "cannot end the hypervisor");
         }
         self.settle(Place::Crashed { reason: reason.to_string() }).await;

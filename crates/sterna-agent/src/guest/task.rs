@@ -1,5 +1,6 @@
 //! The task that owns a guest.
 
+use super::define::definition_view;
 use super::exit::Exit;
 use super::plan::Planned;
 use super::{Guest, REQUESTS_MAX, Request, Terminal};
@@ -38,8 +39,6 @@ pub(crate) struct Task {
     pub(super) guest: Guest,
     pub(super) record: GuestRecord,
     pub(super) process: Option<Arc<dyn GuestProcess>>,
-    /// The process once it has ended by itself: its log stays until the guest is forgotten.
-    pub(super) remains: Option<Arc<dyn GuestProcess>>,
     pub(super) activity: Activity,
     /// The newest plan of a move.
     pub(super) planned: Option<Box<Planned>>,
@@ -59,22 +58,16 @@ impl Task {
     ) -> Guest {
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
         let guest = Guest { id: record.id, name: record.definition.name.clone(), requests };
-        let exit = process.as_ref().map_or_else(Exit::default, |process| {
-            let watched = process.pidfd().and_then(Exit::of);
-            watched.unwrap_or_else(|error| {
-                tracing::error!(guest = %guest.name, %error, "cannot watch the hypervisor");
-                Exit::default()
-            })
-        });
+        let watch =
+            |process: &Arc<dyn GuestProcess>| Exit::of_process(process.as_ref(), &guest.name);
+        let exit = process.as_ref().map(watch).unwrap_or_default();
         let console = process.as_ref().map(|process| Console::attach(process.console()));
         let agent = Arc::clone(agent);
-        let remains = None;
         let task = Self {
             agent,
             guest: guest.clone(),
             record,
             process,
-            remains,
             activity,
             planned: None,
             exit,
@@ -144,10 +137,15 @@ impl Task {
             }
             Request::Arriving(attempt, reply) => drop(reply.send(self.arriving(attempt))),
             Request::Ram(group, reply) => drop(reply.send(self.ram_for(&group))),
-            Request::Stop(reply) => {
-                let stopped = self.stop().await;
-                let next = if stopped.is_ok() { Next::End } else { Next::Continue };
-                drop(reply.send(stopped));
+            Request::Stop(reply) => drop(reply.send(self.stop().await)),
+            Request::Start(request, reply) => drop(reply.send(self.start_defined(request).await)),
+            Request::Definition(reply) => drop(reply.send(definition_view(&self.record))),
+            Request::Edit(request, reply) => drop(reply.send(self.edit(*request).await)),
+            Request::Log(reply) => drop(reply.send(self.log())),
+            Request::Delete(reply) => {
+                let deleted = self.delete().await;
+                let next = if deleted.is_ok() { Next::End } else { Next::Continue };
+                drop(reply.send(deleted));
                 return next;
             }
             Request::MayRunElsewhere(reply) => drop(reply.send(self.may_run_elsewhere())),
@@ -241,20 +239,6 @@ impl Task {
         matches!(&self.record.place, Place::Arriving { attempt: by, .. } if *by == attempt)
     }
 
-    async fn stop(&mut self) -> Result<GuestView, ApiError> {
-        self.idle("be stopped")?;
-        self.end_process().await?;
-        self.agent
-            .with_journal({
-                let id = self.guest.id;
-                move |journal| journal.remove_guest(id)
-            })
-            .await?;
-        tracing::info!(guest = %self.guest.name, "stopped on request");
-        self.record.place = Place::Stopped { reason: "on request".into() };
-        Ok(self.view().await)
-    }
-
     async fn run(&mut self, run: RunGuest) -> Result<GuestView, ApiError> {
         self.idle("be told to run")?;
         match &self.record.place {
@@ -270,7 +254,11 @@ impl Task {
             _ => return Err(self.wrong_state("be told to run").await),
         }
         let Some(process) = self.process.clone() else {
-            return Err(self.wrong_state("be told to run").await);
+            let hint = format!(
+                "it has no hypervisor any more: start it anew with `sterna vm start {}`",
+                self.guest.name
+            );
+            return Err(self.wrong_state("be told to run").await.hint(hint));
         };
         blocking(move || process.run().map_err(|e| vmm_error(&e))).await?;
         self.become_place(Place::Here).await?;

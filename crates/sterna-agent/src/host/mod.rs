@@ -14,7 +14,7 @@ mod tests;
 
 use crate::agent::{Agent, journal_error, vmm_error};
 use crate::guest::{Activity, Request, Task};
-use crate::guests::Claim;
+use crate::guests::{Claim, Taken};
 use crate::hypervisor::{GuestProcess, Prepared, Running, on_record};
 use crate::moves::Move;
 use crate::records::{GuestRecord, IncomingRecord, Place};
@@ -33,7 +33,7 @@ use sterna_page::known::KnownPages;
 use sterna_proto::message::{
     AttemptId, Coding, GuestId, HostCpu, JournalId, Offer, Reason, ReasonCode,
 };
-use sterna_vmm::{Destination, GuestDefinition};
+use sterna_vmm::{Destination, GuestDefinition, Wishes};
 use uuid::Uuid;
 
 /// The engine's view of an agent.
@@ -69,8 +69,8 @@ fn agent_reason(error: &ApiError) -> Reason {
 }
 
 impl AgentHost {
-    /// The offer's definition, if it is one.
-    fn definition(&self, offer: &Offer) -> Result<GuestDefinition, Vec<Reason>> {
+    /// The offer's definition, if it is one, and what its operator wants of the choices of each start, if that is said.
+    fn definition(&self, offer: &Offer) -> Result<(GuestDefinition, Option<Wishes>), Vec<Reason>> {
         let protocol = |detail: String| vec![Reason::new(ReasonCode::Protocol, detail)];
         if offer.hypervisor != self.0.hypervisor.name() {
             let detail = format!(
@@ -86,7 +86,11 @@ impl AgentHost {
         if definition.name != offer.name {
             return Err(protocol("the offer and the definition differ in the name".into()));
         }
-        Ok(definition)
+        let wishes: Option<Wishes> = serde_json::from_value(offer.wishes.clone().into())
+            .map_err(|error| protocol(format!("the wishes cannot be read: {error}")))?;
+        let written = wishes.as_ref().map(|wishes| definition.with_wishes(wishes).validate());
+        written.transpose().map_err(|error| protocol(error.to_string()))?;
+        Ok((definition, wishes))
     }
 
     /// Claims the name, or says every reason why the guest cannot come.
@@ -109,16 +113,38 @@ impl AgentHost {
             reasons.push(Reason::new(ReasonCode::Agent, "the agent is about to end"));
         }
         reasons.extend(fit::forbidden(definition, agent.settings.peer_arguments));
-        let seen = known.as_ref().map(|guest| guest.epoch);
+        let deleted = agent
+            .journal
+            .deleted(attempt.guest)
+            .map_err(|error| vec![agent_reason(&journal_error(&error))])?;
+        let seen = known.as_ref().map(|guest| guest.epoch).max(deleted);
         reasons.extend(fit::stale(attempt.epoch, seen));
         match agent.guests.claim(&definition.name, attempt.guest, definition.memory_bytes) {
             Ok(claim) if reasons.is_empty() => Ok((claim, known)),
             Ok(_) => Err(reasons),
             Err(taken) => {
-                reasons.push(Reason::new(ReasonCode::AlreadyHere, taken.to_string()));
+                let detail = format!("{taken}{}", self.if_at_rest(&taken));
+                reasons.push(Reason::new(ReasonCode::AlreadyHere, detail));
                 Err(reasons)
             }
         }
+    }
+
+    /// What more to say of a guest that is in the way, if it does not run and so might be forgotten.
+    fn if_at_rest(&self, taken: &Taken) -> String {
+        let (Taken::Name(name) | Taken::Guest(name)) = taken;
+        let known = self.0.journal.guests().unwrap_or_default();
+        let word = known.iter().find_map(|guest| match guest.place {
+            _ if guest.definition.name != *name => None,
+            Place::Stopped { .. } => Some("stopped"),
+            Place::Crashed { .. } => Some("crashed"),
+            _ => None,
+        });
+        word.map_or_else(String::new, |word| {
+            format!(
+                ", and is {word} there: it has to be deleted first, with `sterna vm delete {name}`"
+            )
+        })
     }
 
     /// Whether no more guests are arriving than this host wants at once. Hosts that ask at the same moment may each be told
@@ -183,7 +209,7 @@ impl Host for AgentHost {
 
     fn inspect(&self, attempt: AttemptId, offer: &Offer, _peer: &PeerName) -> Vec<Reason> {
         let inspect = || -> Result<(), Vec<Reason>> {
-            let definition = self.definition(offer)?;
+            let (definition, _) = self.definition(offer)?;
             // Given back at once: who asks shall be in nobody's way.
             drop(self.claim(attempt, &definition, offer.host_cpu.as_ref())?);
             // For the same reason no huge pages are taken.
@@ -202,13 +228,14 @@ impl Host for AgentHost {
         peer: &PeerName,
     ) -> Result<Box<dyn Destination>, Vec<Reason>> {
         let agent = &self.0;
-        let definition = self.definition(offer)?;
+        let (definition, wishes) = self.definition(offer)?;
         self.has_a_place_for_one_more()?;
         let (claim, before) = self.claim(attempt, &definition, offer.host_cpu.as_ref())?;
         let Prepared { process, destination } = self.prepare(&definition, offer)?;
         let record = GuestRecord {
             id: attempt.guest,
             definition,
+            wishes,
             epoch: attempt.epoch,
             process: Some(process.record()),
             upgrade: None,

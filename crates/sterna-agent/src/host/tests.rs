@@ -20,6 +20,7 @@ fn offer() -> Offer {
         layout: RamLayout::new(vec![block]).unwrap(),
         hypervisor: "fake".into(),
         definition: serde_json::json!({ "name": "web-1", "memory_bytes": MEMORY }),
+        wishes: None,
         algorithm: "pre-copy".into(),
         codings: vec![Coding::Raw],
         streams: 1,
@@ -194,6 +195,79 @@ async fn a_guest_that_runs_here_is_not_given_to_whoever_asks() {
     assert!(fixture.find(1).await.record == Some(DestinationRecord::Active));
     assert!(fixture.fake.newest().lives());
     assert!(fixture.guests().get("web-1").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_operator_wrote_comes_with_the_guest() {
+    let fixture = Fixture::new();
+    let mut came = offer();
+    came.definition["machine"] = "fake-7".into();
+    came.definition["balloon"] = true.into();
+    came.wishes = Some(serde_json::json!({ "balloon": false, "of_a_newer_release": 1 }));
+    let mut wrong = came.clone();
+    wrong.wishes = Some(serde_json::json!({ "machine": "q35,kernel=/x" }));
+    assert_eq!(fixture.reserve(1, wrong.clone()).await, Err(vec![ReasonCode::Protocol]));
+    wrong.wishes = Some("x".into());
+    assert_eq!(fixture.reserve(1, wrong).await, Err(vec![ReasonCode::Protocol]));
+    fixture.reserve(1, came).await.unwrap();
+    let record = fixture.host.0.journal.guest(attempt(1).guest).unwrap().unwrap();
+    assert_eq!(record.definition.machine.as_deref(), Some("fake-7"));
+    let written = record.written();
+    assert_eq!((written.machine, written.balloon), (None, Some(false)));
+    // An earlier release does not tell: all stays as it was chosen.
+    let fixture = Fixture::new();
+    fixture.reserve(1, offer()).await.unwrap();
+    let record = fixture.host.0.journal.guest(attempt(1).guest).unwrap().unwrap();
+    assert_eq!((record.wishes.clone(), record.written()), (None, record.definition));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_in_whose_way_a_stopped_one_is_is_told_so() {
+    let fixture = Fixture::new();
+    let mut record = GuestRecord {
+        id: GuestId(Uuid::from_u128(8)),
+        definition: serde_json::from_value(offer().definition).unwrap(),
+        wishes: None,
+        epoch: Epoch(0),
+        process: None,
+        upgrade: None,
+        place: Place::Stopped { reason: "on request".into() },
+    };
+    for id in [8, 7] {
+        record.id = GuestId(Uuid::from_u128(id));
+        fixture.host.0.journal.put_guest(&record).unwrap();
+        let guest = Task::start(&fixture.host.0, record.clone(), None, Activity::Idle);
+        fixture.guests().remove("web-1", GuestId(Uuid::from_u128(8)));
+        fixture.host.0.guests.claim("web-1", record.id, 0).unwrap().fulfil(guest, 0);
+        let host = Arc::clone(&fixture.host);
+        let reasons = blocking(move || {
+            host.reserve(attempt(1), &offer(), &PeerName("b".into())).map(drop).unwrap_err()
+        })
+        .await;
+        assert_eq!(reasons[0].code, ReasonCode::AlreadyHere);
+        let words = &reasons[0].detail;
+        assert!(words.contains("is stopped there"), "{words}");
+        assert!(words.contains("sterna vm delete web-1"), "{words}");
+    }
+    assert_eq!(fixture.fake.started(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_of_before_a_guest_was_deleted_is_stale() {
+    let fixture = Fixture::new();
+    let record = GuestRecord {
+        id: attempt(0).guest,
+        definition: serde_json::from_value(offer().definition).unwrap(),
+        wishes: None,
+        epoch: Epoch(5),
+        process: None,
+        upgrade: None,
+        place: Place::Stopped { reason: "on request".into() },
+    };
+    fixture.host.0.journal.put_guest(&record).unwrap();
+    fixture.host.0.journal.delete_guest(record.id).unwrap();
+    assert_eq!(fixture.reserve(5, offer()).await, Err(vec![ReasonCode::StaleEpoch]));
+    fixture.reserve(6, offer()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

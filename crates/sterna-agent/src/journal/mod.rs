@@ -3,6 +3,7 @@
 //! ```text
 //!   meta      "format" → number, "id" → uuid drawn when the journal was made
 //!   guests    guest id → GuestRecord
+//!   deleted   guest id → epoch            (of guests that were deleted and had been moved: kept for good)
 //!   outgoing  attempt  → OutgoingRecord   (the newest OUTGOING_ENDED_MAX that have ended are kept)
 //!   incoming  attempt  → IncomingRecord   (kept for good: a source may ask after any time)
 //! ```
@@ -11,6 +12,12 @@
 //! error may or may not have happened. [`Journal::record_destination`] is the compare-and-swap that
 //! commits a move: of `Owned` and `Refused` of one attempt, only one that the rules of
 //! `sterna_core::journal` allow is ever written.
+//!
+//! **Attempts.** The number of an attempt never goes back, whatever becomes of the guest: a deleted guest leaves the one
+//! that it had come to, and one that is made again under its identity goes on from there.
+//!
+//! **Format.** 2 is the first that has deleted guests, and guests that are started again. An agent that did not know of
+//! the former would count a guest's attempts from zero again; it says that a newer one is needed, and does not begin.
 //!
 //! One process at a time: the file is locked while it is open, by the kernel, so a killed agent
 //! leaves no stale lock.
@@ -27,7 +34,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
-use sterna_proto::message::{AttemptId, GuestId, JournalId};
+use sterna_proto::message::{AttemptId, Epoch, GuestId, JournalId};
 use uuid::Uuid;
 
 /// Table of texts by text.
@@ -35,6 +42,7 @@ type Texts = TableDefinition<'static, &'static str, &'static str>;
 
 const META: Texts = TableDefinition::new("meta");
 const GUESTS: Texts = TableDefinition::new("guests");
+const DELETED: Texts = TableDefinition::new("deleted");
 const OUTGOING: Texts = TableDefinition::new("outgoing");
 const INCOMING: Texts = TableDefinition::new("incoming");
 
@@ -42,7 +50,7 @@ const INCOMING: Texts = TableDefinition::new("incoming");
 pub(crate) const JOURNAL_FILE: &str = "journal.redb";
 
 /// Format this release writes, and the newest it reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Ended moves to other hosts that are remembered with their receipts.
 const OUTGOING_ENDED_MAX: usize = 1000;
@@ -67,13 +75,16 @@ impl Journal {
         let write = database.begin_write()?;
         let id = {
             let mut meta = write.open_table(META)?;
-            for table in [GUESTS, OUTGOING, INCOMING] {
+            for table in [GUESTS, DELETED, OUTGOING, INCOMING] {
                 write.open_table(table)?;
             }
             let format = meta.get("format")?.map(|text| text.value().to_owned());
             match format.as_deref().map(str::parse::<u32>) {
                 None => drop(meta.insert("format", FORMAT.to_string().as_str())?),
-                Some(Ok(format)) if format <= FORMAT => {}
+                Some(Ok(FORMAT)) => {}
+                Some(Ok(format)) if format < FORMAT => {
+                    drop(meta.insert("format", FORMAT.to_string().as_str())?);
+                }
                 Some(Ok(format)) => return Err(JournalError::Newer { format, known: FORMAT }),
                 Some(Err(_)) => return Err(JournalError::Damaged("format")),
             }
@@ -129,7 +140,49 @@ impl Journal {
         self.write(|write| put(write, GUESTS, &guest.id.to_string(), guest))
     }
 
-    /// Forgets a guest.
+    /// The newest attempt to move a guest that this host knows of, whether the guest is here, has been, or was
+    /// deleted.
+    pub(crate) fn newest_epoch(&self, id: GuestId) -> Result<Epoch, JournalError> {
+        let attempts = |table| -> Result<Epoch, JournalError> {
+            let read = self.database.begin_read()?;
+            let table = read.open_table(table)?;
+            let [first, last] =
+                [0, u64::MAX].map(|epoch| key(AttemptId { guest: id, epoch: Epoch(epoch) }));
+            let newest = table.range(first.as_str()..=last.as_str())?.next_back().transpose()?;
+            newest.map_or(Ok(Epoch(0)), |(key, _)| epoch_of(key.value()))
+        };
+        let recorded = self.guest(id)?.map_or(Epoch(0), |guest| guest.epoch);
+        let all = [
+            recorded,
+            self.deleted(id)?.unwrap_or_default(),
+            attempts(OUTGOING)?,
+            attempts(INCOMING)?,
+        ];
+        Ok(all.into_iter().max().unwrap_or_default())
+    }
+
+    /// The newest attempt to move a guest that was deleted here.
+    pub(crate) fn deleted(&self, id: GuestId) -> Result<Option<Epoch>, JournalError> {
+        self.one(DELETED, &id.to_string())
+    }
+
+    /// Forgets a guest that its operator deletes, but for the number of its newest attempt. What moves recorded of it
+    /// stays, as a source may ask after any time.
+    pub(crate) fn delete_guest(&self, id: GuestId) -> Result<(), JournalError> {
+        self.write(|write| {
+            let key = id.to_string();
+            let guest = read::<GuestRecord>(write, GUESTS, &key)?;
+            let before = read::<Epoch>(write, DELETED, &key)?.unwrap_or_default();
+            let newest = guest.map_or(before, |guest| guest.epoch.max(before));
+            if newest > Epoch(0) {
+                put(write, DELETED, &key, &newest)?;
+            }
+            write.open_table(GUESTS)?.remove(key.as_str())?;
+            Ok(())
+        })
+    }
+
+    /// Forgets a guest that was never this host's.
     pub(crate) fn remove_guest(&self, id: GuestId) -> Result<(), JournalError> {
         self.write(|write| {
             write.open_table(GUESTS)?.remove(id.to_string().as_str())?;
@@ -280,6 +333,12 @@ fn may_follow(old: Option<DestinationRecord>, new: DestinationRecord) -> bool {
 fn key(attempt: AttemptId) -> String {
     // Padded, so that the attempts of a guest are in order.
     format!("{}/{:020}", attempt.guest, attempt.epoch.0)
+}
+
+/// The epoch of the attempt that a key is of.
+fn epoch_of(key: &str) -> Result<Epoch, JournalError> {
+    let number = key.rsplit('/').next().and_then(|number| number.parse().ok());
+    number.map(Epoch).ok_or(JournalError::Damaged("key of an attempt"))
 }
 
 /// Reads a record; `key` names it in the error.

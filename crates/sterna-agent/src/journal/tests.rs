@@ -9,6 +9,7 @@ fn guest() -> GuestRecord {
     GuestRecord {
         id: GuestId(Uuid::from_u128(7)),
         definition: serde_json::from_str(text).unwrap(),
+        wishes: None,
         epoch: Epoch(3),
         process: Some(serde_json::json!({"pid": 1})),
         upgrade: None,
@@ -54,13 +55,71 @@ fn a_journal_of_a_newer_release_is_left_alone() {
     let journal = Journal::open(folder.path()).unwrap();
     journal
         .write(|write| {
-            write.open_table(META)?.insert("format", "2")?;
+            write.open_table(META)?.insert("format", "3")?;
             Ok(())
         })
         .unwrap();
     drop(journal);
     let error = Journal::open(folder.path()).unwrap_err();
-    assert!(matches!(error, JournalError::Newer { format: 2, known: 1 }), "{error}");
+    assert!(matches!(error, JournalError::Newer { format: 3, known: 2 }), "{error}");
+}
+
+/// As the release before wrote it.
+const OF_FORMAT_1: &str = r#"{"id":"00000000-0000-0000-0000-000000000007",
+    "definition":{"name":"web-1","vcpus":2,"memory_bytes":1073741824,"huge_pages":false,"machine":"pc-q35-10.0",
+        "cpu":"max","accelerator":"tcg","kernel":null,"initrd":null,"append":null,"console":"serial",
+        "disks":[],"networks":[],"balloon":true,"balloon_yields":true,"qemu_args":[]},
+    "epoch":3,"process":{"pid":1},"place":"stopped","reason":"its system powered off"}"#;
+
+#[test]
+fn a_journal_of_the_release_before_is_read_and_belongs_to_this_one_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    let format = |journal: &Journal| journal.one::<u32>(META, "format").unwrap();
+    let old = journal.write(|write| {
+        write.open_table(META)?.insert("format", "1")?;
+        write.open_table(GUESTS)?.insert(guest().id.to_string().as_str(), OF_FORMAT_1)?;
+        write.delete_table(DELETED)?;
+        Ok(())
+    });
+    old.unwrap();
+    drop(journal);
+    let journal = Journal::open(folder.path()).unwrap();
+    let read = journal.guest(guest().id).unwrap().unwrap();
+    assert_eq!((read.epoch, &read.wishes), (Epoch(3), &None));
+    // What an earlier release had chosen stays so.
+    assert_eq!(read.written(), read.definition);
+    assert_eq!(read.written().machine.as_deref(), Some("pc-q35-10.0"));
+    assert!(matches!(&read.place, Place::Stopped { reason } if reason == "its system powered off"));
+    assert_eq!(journal.deleted(guest().id).unwrap(), None);
+    assert_eq!(format(&journal), Some(2), "the release before must leave it alone");
+}
+
+#[test]
+fn what_is_deleted_leaves_the_number_of_its_newest_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(folder.path()).unwrap();
+    let id = guest().id;
+    assert_eq!(journal.newest_epoch(id).unwrap(), Epoch(0));
+    let of = |epoch: u64| GuestRecord { epoch: Epoch(epoch), ..guest() };
+    for (epoch, newest) in [(3, 3), (2, 3), (9, 9), (0, 9)] {
+        journal.put_guest(&of(epoch)).unwrap();
+        journal.delete_guest(id).unwrap();
+        assert_eq!(journal.guest(id).unwrap(), None);
+        assert_eq!(journal.newest_epoch(id).unwrap(), Epoch(newest), "after {epoch}");
+    }
+    // Of others nothing is concluded.
+    let other = GuestId(Uuid::from_u128(8));
+    assert_eq!(journal.newest_epoch(other).unwrap(), Epoch(0));
+    let attempt = AttemptId { guest: other, epoch: Epoch(12) };
+    journal.record_destination(attempt, DestinationRecord::Refused).unwrap();
+    assert_eq!(journal.newest_epoch(other).unwrap(), Epoch(12), "an attempt that was refused");
+    assert_eq!(journal.newest_epoch(id).unwrap(), Epoch(9));
+    // One that was never on a move leaves nothing.
+    let new = GuestRecord { id: GuestId(Uuid::from_u128(9)), ..of(0) };
+    journal.put_guest(&new).unwrap();
+    journal.delete_guest(new.id).unwrap();
+    assert_eq!(journal.deleted(new.id).unwrap(), None);
 }
 
 #[test]

@@ -27,7 +27,8 @@ impl Fixture {
         let process = agent.hypervisor.prepare(&definition, None).unwrap().process;
         let (id, process) = (attempt().guest, Some(process.record()));
         let epoch = Epoch(3);
-        let record = GuestRecord { id, definition, epoch, process, upgrade: None, place };
+        let (wishes, upgrade) = (None, None);
+        let record = GuestRecord { id, definition, wishes, epoch, process, upgrade, place };
         agent.journal.put_guest(&record).unwrap();
         Self { agent, fake, _folder: folder }
     }
@@ -109,6 +110,38 @@ async fn a_guest_of_another_host_is_no_guest_here() {
     let fixture = Fixture::new(Place::Elsewhere { host: "b".into() }).recovered();
     assert!(fixture.agent.guests.all().is_empty());
     assert_eq!(fixture.place(), Some(Place::Elsewhere { host: "b".into() }));
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_run_is_there_as_it_was() {
+    let stopped = || Place::Stopped { reason: "on request".into() };
+    let crashed = || Place::Crashed { reason: "killed".into() };
+    for place in [stopped(), crashed()] {
+        let fixture = Fixture::new(place.clone());
+        // Its agent was killed while it started the guest again.
+        let record = fixture.agent.journal.guest(attempt().guest).unwrap().unwrap();
+        let stray = fixture.fake.newest();
+        let record = GuestRecord { process: None, ..record };
+        fixture.agent.journal.put_guest(&record).unwrap();
+        let fixture = fixture.recovered();
+        assert!(!stray.leaves_something());
+        assert_eq!(fixture.place(), Some(place));
+        let guest = fixture.agent.guests.get("web-1").unwrap();
+        assert_eq!(guest.ask(Request::View).await.unwrap().pid, None);
+        assert_eq!(fixture.agent.guests.promised_bytes(GuestId(Uuid::nil())), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_a_hypervisor_that_ended_meanwhile_is_kept_and_no_others() {
+    let fixture = Fixture::new(Place::Here);
+    fixture.fake.newest().says("a fault");
+    fixture.fake.kill_all();
+    let stranger = GuestId(Uuid::from_u128(8));
+    fixture.agent.logs.keep(stranger, b"of a guest that is not here");
+    let fixture = fixture.recovered();
+    assert_eq!(fixture.agent.logs.kept(attempt().guest), b"begins\na fault\n");
+    assert_eq!(fixture.agent.logs.kept(stranger), b"");
 }
 
 #[tokio::test]

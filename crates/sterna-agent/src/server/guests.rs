@@ -1,12 +1,12 @@
-//! Guests: start, list, show, stop.
+//! Guests: make and start, list, show, pause.
 
 use super::Origin;
 use super::answer::{Body, Refusal, Segment};
+use super::define::{accept, the_same, unused};
 use crate::agent::{Agent, blocking, vmm_error};
 use crate::guest::{Activity, Guest, Request, Task};
-use crate::guests::{Claim, Taken};
-use crate::host::fit;
-use crate::hypervisor::{GuestProcess, Intervention, on_record};
+use crate::guests::Claim;
+use crate::hypervisor::{Intervention, on_record};
 use crate::records::{GuestRecord, Place};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -16,7 +16,6 @@ use std::sync::Arc;
 use sterna_api::{
     ApiError, ErrorCode, GuestView, RunGuest, StartGuest, UpgradeRequest, UpgradeView,
 };
-use sterna_proto::message::Epoch;
 
 /// Finds a guest by name, or says where it went.
 pub(super) async fn find(agent: &Agent, name: &str) -> Result<Guest, ApiError> {
@@ -32,6 +31,7 @@ pub(super) async fn find(agent: &Agent, name: &str) -> Result<Guest, ApiError> {
     Err(match hosts.next_back() {
         Some(host) => {
             ApiError::new(ErrorCode::MovedAway, format!("guest {name} was moved to {host}"))
+                .hint("ask the agent there, with --host")
         }
         None => ApiError::new(ErrorCode::NotFound, format!("there is no guest {name:?}"))
             .hint("`sterna vm list` shows the guests of this host"),
@@ -49,13 +49,6 @@ pub(super) async fn show(
     Segment(name): Segment<String>,
 ) -> Result<Json<GuestView>, Refusal> {
     Ok(Json(find(&agent, &name).await?.ask(Request::View).await?))
-}
-
-pub(super) async fn stop(
-    State(agent): State<Arc<Agent>>,
-    Segment(name): Segment<String>,
-) -> Result<Json<GuestView>, Refusal> {
-    Ok(Json(find(&agent, &name).await?.ask(Request::Stop).await??))
 }
 
 pub(super) async fn run(
@@ -106,13 +99,7 @@ pub(super) async fn start(
     Body(request): Body<StartGuest>,
 ) -> Result<(StatusCode, Json<GuestView>), Refusal> {
     let StartGuest { id, definition } = &request;
-    definition.validate().map_err(|error| ApiError::from_chain(ErrorCode::Invalid, &error))?;
-    if origin == Origin::Network
-        && let Some(reason) = fit::forbidden(definition, agent.settings.peer_arguments)
-    {
-        let error = ApiError::new(ErrorCode::Forbidden, reason.detail.clone());
-        return Err(error.reasons(vec![reason]).into());
-    }
+    accept(&agent, origin, definition)?;
     match agent.guests.claim(&definition.name, *id, definition.memory_bytes) {
         Ok(claim) => {
             // In a task of its own, so that a caller who goes away leaves nothing half done.
@@ -121,15 +108,7 @@ pub(super) async fn start(
                 started.map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))??;
             Ok((StatusCode::CREATED, Json(view)))
         }
-        Err(Taken::Guest(name)) if name == definition.name => {
-            let guest = agent.guests.get(&name).ok_or_else(|| {
-                ApiError::new(ErrorCode::AlreadyExists, format!("guest {name} is about to start"))
-            })?;
-            Ok((StatusCode::OK, Json(guest.ask(Request::View).await?)))
-        }
-        Err(taken) => Err(ApiError::new(ErrorCode::AlreadyExists, taken.to_string())
-            .hint("choose another name, or end that guest with `sterna vm stop`")
-            .into()),
+        Err(taken) => Ok((StatusCode::OK, Json(the_same(&agent, &definition.name, taken).await?))),
     }
 }
 
@@ -139,6 +118,7 @@ async fn launch(
     request: StartGuest,
 ) -> Result<GuestView, ApiError> {
     let StartGuest { id, definition } = request;
+    let epoch = unused(&agent, id).await?;
     let (record, process) = blocking({
         let agent = Arc::clone(&agent);
         move || {
@@ -148,7 +128,16 @@ async fn launch(
                 return Err(error.reasons(reasons));
             }
             let process = agent.hypervisor.start(&definition).map_err(|error| vmm_error(&error))?;
-            Ok((record(id, process.as_ref()), process))
+            let record = GuestRecord {
+                id,
+                definition: process.definition(),
+                wishes: Some(definition.wishes()),
+                epoch,
+                process: Some(process.record()),
+                upgrade: None,
+                place: Place::Here,
+            };
+            Ok((record, process))
         }
     })
     .await?;
@@ -159,18 +148,8 @@ async fn launch(
     }
     on_record(process.as_ref());
     tracing::info!(guest = %record.definition.name, id = %id, pid = process.pid(), "started");
+    agent.tell_definition(&record);
     let guest = Task::start(&agent, record, Some(process), Activity::Idle);
     claim.fulfil(guest.clone(), 0);
     guest.ask(Request::View).await
-}
-
-fn record(id: sterna_proto::message::GuestId, process: &dyn GuestProcess) -> GuestRecord {
-    GuestRecord {
-        id,
-        definition: process.definition(),
-        epoch: Epoch::default(),
-        process: Some(process.record()),
-        upgrade: None,
-        place: Place::Here,
-    }
 }

@@ -7,10 +7,12 @@
 mod answer;
 mod cluster;
 mod console;
+mod define;
 mod doubt;
 mod events;
 mod guests;
 mod images;
+mod log;
 mod moves;
 mod roles;
 mod routes;
@@ -59,7 +61,13 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
         .get(paths::GUESTS, guests::list)
         .post(paths::GUESTS, guests::start)
         .get(paths::GUEST, guests::show)
-        .delete(paths::GUEST, guests::stop)
+        .delete(paths::GUEST, define::delete)
+        .post(paths::DEFINITIONS, define::define)
+        .get(paths::DEFINITION, define::show)
+        .put(paths::DEFINITION, define::edit)
+        .post(paths::START, define::start)
+        .post(paths::STOP, define::stop)
+        .get(paths::LOG, log::read)
         .get(paths::CONSOLE, console::read)
         .post(paths::CONSOLE, console::write)
         .post(paths::RUN, guests::run)

@@ -3,8 +3,8 @@
 //! | | viewer | operator | admin, host, unix socket |
 //! |---|---|---|---|
 //! | look at the host, its guests, moves, images, events, metrics | yes | yes | yes |
-//! | check, plan, begin and cancel moves; drop images | – | yes | yes |
-//! | all else: start, end, pause, reset guests; their consoles | – | – | yes |
+//! | check, plan, begin and cancel moves; drop images; read what hypervisors say | – | yes | yes |
+//! | all else: define, edit, delete, start, end, pause, reset guests; their consoles | – | – | yes |
 //! | invite and revoke hosts | – | – | yes, but no host |
 //!
 //! What each operation needs stands in the table of operations (`sterna_api::OPERATIONS`).
@@ -149,6 +149,12 @@ mod tests {
             (Method::POST, paths::CONSOLE, UserRole::Admin),
             (Method::POST, paths::GUESTS, UserRole::Admin),
             (Method::DELETE, paths::GUEST, UserRole::Admin),
+            (Method::POST, paths::DEFINITIONS, UserRole::Admin),
+            (Method::GET, paths::DEFINITION, UserRole::Viewer),
+            (Method::PUT, paths::DEFINITION, UserRole::Admin),
+            (Method::POST, paths::START, UserRole::Admin),
+            (Method::POST, paths::STOP, UserRole::Admin),
+            (Method::GET, paths::LOG, UserRole::Operator),
             (Method::POST, paths::RUN, UserRole::Admin),
             (Method::POST, paths::PAUSE, UserRole::Admin),
             (Method::POST, paths::PLAN, UserRole::Operator),

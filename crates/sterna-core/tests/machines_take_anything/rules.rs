@@ -76,6 +76,7 @@ pub(crate) fn offer(verify: Verify) -> Offer {
         layout: RamLayout::new(vec![block]).expect("one block of whole pages"),
         hypervisor: String::new(),
         definition: serde_json::Value::Null,
+        wishes: None,
         algorithm: String::new(),
         codings: Vec::new(),
         streams: 1,

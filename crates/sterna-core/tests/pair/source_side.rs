@@ -92,6 +92,7 @@ impl World {
                 layout: RamLayout::new(vec![block]).expect("one block of whole pages"),
                 hypervisor: String::new(),
                 definition: serde_json::Value::Null,
+                wishes: None,
                 algorithm: String::new(),
                 codings: Vec::new(),
                 streams: 1,

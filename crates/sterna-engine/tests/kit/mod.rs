@@ -297,6 +297,7 @@ pub(crate) fn request(from: &Site, to: SocketAddr, guest: &SyntheticGuest, epoch
             layout,
             hypervisor: "synthetic".into(),
             definition: serde_json::Value::Null,
+            wishes: None,
             algorithm: "pre-copy".into(),
             codings: vec![Coding::Absent, Coding::Zero, Coding::Raw, Coding::Owed],
             streams: 2,

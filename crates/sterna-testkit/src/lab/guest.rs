@@ -1,6 +1,7 @@
 //! Guests of a lab: the flight recorder under an agent.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,10 +118,32 @@ impl Lab {
     /// # Errors
     /// If the agent refuses.
     pub fn start_defined(&self, host: Host, definition: &Value) -> Result<()> {
+        let file = self.write(host, definition)?;
+        self.run(host, &["vm", "start", super::text(&file)?]).map(drop)
+    }
+
+    /// Writes the file that describes a guest, in a host's folder.
+    ///
+    /// # Errors
+    /// If the image is missing or the file cannot be written.
+    pub fn describe(&self, host: Host, plan: &GuestPlan) -> Result<PathBuf> {
+        self.write(host, &plan.definition(&GuestImage::find()?, &self.place)?)
+    }
+
+    fn write(&self, host: Host, definition: &Value) -> Result<PathBuf> {
         let name = definition["name"].as_str().context("a guest has a name")?;
         let file = self.folder(host).join(format!("{name}.toml"));
         std::fs::write(&file, toml::to_string(definition)?)?;
-        self.run(host, &["vm", "start", super::text(&file)?]).map(drop)
+        Ok(file)
+    }
+
+    /// Ends a guest and forgets it.
+    ///
+    /// # Errors
+    /// If the agent refuses either.
+    pub fn take_away(&self, host: Host, guest: &str) -> Result<()> {
+        self.run(host, &["vm", "stop", guest])?;
+        self.run(host, &["vm", "delete", guest]).map(drop)
     }
 
     /// Follows a guest's console on a host; more than one host may be followed in one log.

@@ -148,3 +148,33 @@ impl QemuBinary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_chooses_nothing_but_what_wishes_tell_of() {
+        let binary = QemuBinary {
+            path: "/qemu".into(),
+            version: "10.0.2".into(),
+            major: 10,
+            aliases: vec![("q35".into(), "pc-q35-10.0".into())],
+            machines: vec!["pc-q35-10.0".into(), "pc-q35-7.2".into()],
+            capabilities: Vec::new(),
+            accelerator: Accelerator::Tcg,
+        };
+        for text in [
+            r#"{"name":"a","memory_bytes":16777216}"#,
+            r#"{"name":"a","memory_bytes":16777216,"machine":"q35","cpu":"qemu64","balloon":false}"#,
+            r#"{"name":"a","memory_bytes":16777216,"machine":"pc-q35-7.2","accelerator":"tcg",
+                "vcpus":3,"group":"g","append":"x","qemu_args":["-s"]}"#,
+        ] {
+            let written: GuestDefinition = serde_json::from_str(text).unwrap();
+            let runs = binary.resolve(&written, StartMode::Run);
+            assert_ne!(runs, written);
+            assert!(runs.machine.is_some() && runs.balloon.is_some());
+            assert_eq!(runs.with_wishes(&written.wishes()), written);
+        }
+    }
+}

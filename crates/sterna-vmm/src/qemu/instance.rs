@@ -56,6 +56,14 @@ pub struct QemuRecord {
     pub version: Option<String>,
 }
 
+impl QemuRecord {
+    /// Where the process writes what it has to say, as long as its folder is there.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        Folder::existing(self.folder.clone()).log()
+    }
+}
+
 /// How a guest stands, as QEMU tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QemuStatus {

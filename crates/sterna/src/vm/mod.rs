@@ -2,8 +2,13 @@
 
 mod check;
 mod console;
+mod create;
+mod definition;
+mod delete;
+mod edit;
 mod intervene;
 mod list;
+mod logs;
 mod run;
 mod show;
 mod start;
@@ -18,7 +23,9 @@ use sterna_api::{GuestView, paths};
 /// Commands on guests.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum VmCommand {
-    /// Start a guest from a file or from options
+    /// Define a guest from a file or from options, without starting it
+    Create(Box<create::CreateArgs>),
+    /// Start a guest that is defined, or a new one from a file or from options
     Start(Box<start::StartArgs>),
     /// List the guests of a host
     List(list::ListArgs),
@@ -26,8 +33,14 @@ pub(crate) enum VmCommand {
     Show(show::ShowArgs),
     /// Say whether and where a guest could move, and why not
     Check(check::CheckArgs),
-    /// End a guest at once, like a power cut, and forget it
+    /// End a guest at once, like a power cut; its definition stays, so that it can be started again
     Stop(stop::StopArgs),
+    /// Edit the definition of a guest that does not run, in an editor or from a file
+    Edit(edit::EditArgs),
+    /// Forget a guest that does not run; its disks stay
+    Delete(delete::DeleteArgs),
+    /// Show what a guest's hypervisor says, or said last
+    Logs(logs::LogsArgs),
     /// Press a guest's power button: its system powers off, if it wants to
     Shutdown(intervene::InterveneArgs),
     /// Press a guest's reset button
@@ -45,11 +58,15 @@ pub(crate) enum VmCommand {
 /// Runs one of them.
 pub(crate) async fn run(command: VmCommand, global: &Global) -> anyhow::Result<Exit> {
     match command {
+        VmCommand::Create(args) => create::run(*args, global).await,
         VmCommand::Start(args) => start::run(*args, global).await,
         VmCommand::List(args) => list::run(args, global).await,
         VmCommand::Show(args) => show::run(args, global).await,
         VmCommand::Check(args) => check::run(args, global).await,
         VmCommand::Stop(args) => stop::run(args, global).await,
+        VmCommand::Edit(args) => edit::run(args, global).await,
+        VmCommand::Delete(args) => delete::run(args, global).await,
+        VmCommand::Logs(args) => logs::run(args, global).await,
         VmCommand::Shutdown(args) => intervene::run(args, paths::SHUTDOWN, global).await,
         VmCommand::Reset(args) => intervene::run(args, paths::RESET, global).await,
         VmCommand::Pause(args) => intervene::run(args, paths::PAUSE, global).await,

@@ -1,19 +1,26 @@
 //! `sterna vm show`
 
+use super::definition::to_toml;
 use crate::cli::{Global, Output};
 use crate::exit::Exit;
 use crate::{output, units};
-use sterna_api::{GuestView, paths};
+use sterna_api::{DefinitionView, GuestView, paths};
 
 /// Options of `sterna vm show`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowArgs {
     /// Name of the guest
     name: String,
+    /// Show only the definition that it is started by, as it was written, in TOML
+    #[arg(long)]
+    definition: bool,
 }
 
 /// Shows a guest.
 pub(crate) async fn run(args: ShowArgs, global: &Global) -> anyhow::Result<Exit> {
+    if args.definition {
+        return definition(&args.name, global).await;
+    }
     let path = paths::with(paths::GUEST, &args.name);
     let view: GuestView = global.connection.client()?.get(&path).await?;
     if global.output == Output::Json {
@@ -33,6 +40,16 @@ pub(crate) async fn run(args: ShowArgs, global: &Global) -> anyhow::Result<Exit>
         println!("  move     {id}");
     }
     println!();
-    print!("{}", toml::to_string_pretty(&view.definition)?);
+    print!("{}", to_toml(&view.definition)?);
+    Ok(Exit::Done)
+}
+
+async fn definition(name: &str, global: &Global) -> anyhow::Result<Exit> {
+    let path = paths::with(paths::DEFINITION, name);
+    let view: DefinitionView = global.connection.client()?.get(&path).await?;
+    match global.output {
+        Output::Json => output::json(&view)?,
+        Output::Text => print!("{}", to_toml(&view.definition)?),
+    }
     Ok(Exit::Done)
 }

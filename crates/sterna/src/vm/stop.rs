@@ -13,7 +13,7 @@ pub(crate) struct StopArgs {
 
 /// Ends a guest.
 pub(crate) async fn run(args: StopArgs, global: &Global) -> anyhow::Result<Exit> {
-    let path = paths::with(paths::GUEST, &args.name);
-    let view: GuestView = global.connection.client()?.delete(&path).await?;
+    let path = paths::with(paths::STOP, &args.name);
+    let view: GuestView = global.connection.client()?.post(&path, &()).await?;
     super::print(&view, global.output)
 }

@@ -57,7 +57,7 @@ fn a_guest_lost_at_the_destination_stays_paused_until_its_operator_says_so() -> 
     let refused = world.lab.run(from, &["vm", "run", GUEST]).expect_err("it may have run there");
     ensure!(refused.to_string().contains("may have run"), "{refused:#}");
     world.stands_still()?;
-    world.lab.run(to, &["vm", "stop", GUEST])?;
+    world.lab.take_away(to, GUEST)?;
     world.lab.run(from, &["vm", "run", GUEST, "--runs-nowhere-else"])?;
     world.runs_only_on(from)?;
     world.moves_well(from, to)?;
@@ -130,7 +130,7 @@ fn a_doubt_is_over_when_the_operator_says_that_the_guest_runs_nowhere_else() -> 
     world.lab.topology()?.mend(from)?;
     world.restart_agent(to)?;
     world.becomes(to, "crashed")?;
-    world.lab.run(to, &["vm", "stop", GUEST])?;
+    world.lab.take_away(to, GUEST)?;
     world.moves_well(from, to)?;
     world.runs_only_on(to)?;
     world.nothing_is_wrong(to)

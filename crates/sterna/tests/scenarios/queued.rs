@@ -102,8 +102,8 @@ fn moves_wait_for_their_turn_by_priority_until_the_host_allows_more() -> Result<
     // Meanwhile the first has gone on as if nobody else were there.
     underway.interrupt()?;
     underway.undone(5, ReasonCode::Cancelled, "")?;
-    world.lab.run(Host::A, &["vm", "stop", "patient"])?;
-    world.lab.run(Host::B, &["vm", "stop", "urgent"])?;
+    world.lab.take_away(Host::A, "patient")?;
+    world.lab.take_away(Host::B, "urgent")?;
     world.runs_only_on(Host::A)?;
     world.nothing_is_wrong(Host::A)
 }
@@ -134,7 +134,7 @@ fn a_host_takes_no_more_guests_at_once_than_it_wants() -> Result<()> {
     until("the other guest at its destination", || {
         Ok((show(&world, &again)?["receipt"]["result"] == "moved").then_some(()))
     })?;
-    world.lab.run(Host::B, &["vm", "stop", "other"])?;
+    world.lab.take_away(Host::B, "other")?;
     world.runs_only_on(Host::A)?;
     world.nothing_is_wrong(Host::A)
 }

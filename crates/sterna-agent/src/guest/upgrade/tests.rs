@@ -31,6 +31,7 @@ impl Fixture {
         let record = GuestRecord {
             id: ID,
             definition,
+            wishes: None,
             epoch: Epoch(3),
             process: Some(process.record()),
             upgrade: None,
