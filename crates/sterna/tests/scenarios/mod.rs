@@ -3,6 +3,7 @@
 mod at_commitment;
 mod at_switchover;
 mod coded;
+mod defined;
 mod direct_io;
 mod following;
 mod free_pages;
