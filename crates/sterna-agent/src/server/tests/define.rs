@@ -61,13 +61,16 @@ impl Client {
     }
 
     async fn until(&self, is_it: impl Fn(&GuestState) -> bool) -> GuestView {
-        loop {
-            let view: GuestView = self.get("/v1/guests/a").await;
-            if is_it(&view.state) {
-                return view;
+        let looks = async {
+            loop {
+                let view: GuestView = self.get("/v1/guests/a").await;
+                if is_it(&view.state) {
+                    return view;
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(20), looks).await.expect("it becomes so in time")
     }
 
     async fn crash(&self) -> GuestView {
