@@ -4,6 +4,8 @@
 //! so that children do not inherit it. When no userfaultfd can be had it says so in one line and
 //! lets the process start: such a guest runs, and is refused when it is to be moved.
 //!
+//! A process without the right to open `/dev/userfaultfd` inherits it open, under the number in `STERNA_USERFAULTFD`.
+//!
 //! The kernel does not tell of a userfaultfd whether it sees faults taken inside the kernel. If it
 //! does, an empty memfd of a known name is kept beside it.
 //!
@@ -45,6 +47,7 @@ const STANDARD_ERROR: c_int = 2;
 
 const ENABLE: &CStr = c"STERNA_PRELOAD";
 const LOADER: &CStr = c"LD_PRELOAD";
+const INHERITED: &CStr = c"STERNA_USERFAULTFD";
 const DEVICE: &CStr = c"/dev/userfaultfd";
 /// `sterna_sys::preload` has it as well.
 const SEES_ALL_FAULTS: &CStr = c"sterna-userfaultfd-sees-all-faults";
@@ -64,18 +67,33 @@ extern "C" fn start() {
         if value.is_null() || CStr::from_ptr(value) != c"1" {
             return;
         }
+        let inherited = getenv(INHERITED.as_ptr());
+        let device = if inherited.is_null() { -1 } else { number(CStr::from_ptr(inherited)) };
         unsetenv(LOADER.as_ptr());
         unsetenv(ENABLE.as_ptr());
-        if create() < 0 {
+        unsetenv(INHERITED.as_ptr());
+        if create(device) < 0 {
             write(STANDARD_ERROR, FAILED.as_ptr(), FAILED.len());
         }
     }
 }
 
-/// The descriptors are never closed: they live and die with the process.
-fn create() -> c_int {
+/// The number of a descriptor; -1 if the text is none.
+fn number(text: &CStr) -> c_int {
+    let digit = |sum: c_int, byte: &u8| match byte {
+        b'0'..=b'9' => sum.checked_mul(10)?.checked_add(c_int::from(byte - b'0')),
+        _ => None,
+    };
+    text.to_bytes().iter().try_fold(0, digit).unwrap_or(-1)
+}
+
+/// What it creates is never closed: it lives and dies with the process. `device` is the open device, or negative.
+fn create(device: c_int) -> c_int {
     let flags = O_CLOEXEC | O_NONBLOCK;
-    let mut descriptor = userfaultfd(flags);
+    let mut descriptor = if device < 0 { -1 } else { take_from(device, flags) };
+    if descriptor < 0 {
+        descriptor = userfaultfd(flags);
+    }
     if descriptor < 0 {
         descriptor = from_device(flags);
     }
@@ -96,13 +114,16 @@ fn userfaultfd(flags: c_int) -> c_int {
 
 /// Where `userfaultfd(2)` is refused, the device may be open to this user's group.
 fn from_device(flags: c_int) -> c_int {
-    // SAFETY: the path is NUL-terminated; the request takes its flags by value; the descriptor
-    // that is closed is the one opened here.
+    // SAFETY: the path is NUL-terminated; a new descriptor is all that comes of it.
+    let device = unsafe { open(DEVICE.as_ptr(), O_RDWR | O_CLOEXEC) };
+    if device < 0 { -1 } else { take_from(device, flags) }
+}
+
+/// Closes the device, which nobody needs any more.
+fn take_from(device: c_int, flags: c_int) -> c_int {
+    // SAFETY: the request takes its flags by value; the descriptor that is closed is this library's own, opened by it
+    // or inherited for it.
     unsafe {
-        let device = open(DEVICE.as_ptr(), O_RDWR | O_CLOEXEC);
-        if device < 0 {
-            return -1;
-        }
         let descriptor = ioctl(device, USERFAULTFD_IOC_NEW, flags as c_uint as c_ulong);
         close(device);
         descriptor

@@ -9,6 +9,7 @@
 //! | [`pagemap`] | which pages of a process were written since the last scan |
 //! | [`process`] | other processes: pidfd, descriptors, mappings, detached start |
 //! | [`cached`] | which parts of a file the kernel has in memory |
+//! | [`tap`] | tap devices, opened for another process |
 //! | [`tcp`] | what the kernel tells of a TCP connection |
 //! | [`cgroup`] | a limit on the processor time of some threads |
 //! | [`preload`] | the libraries that make a hypervisor create its userfaultfd, and leave taps alone |
@@ -20,6 +21,7 @@ pub mod memory;
 pub mod pagemap;
 pub mod preload;
 pub mod process;
+pub mod tap;
 pub mod tcp;
 pub mod uffd;
 

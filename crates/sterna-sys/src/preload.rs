@@ -26,6 +26,13 @@ pub const PATH_VARIABLE: &str = "LD_PRELOAD";
 /// The variable that tells the library to act; without the value `1` it does nothing.
 pub const ENABLE_VARIABLE: &str = "STERNA_PRELOAD";
 
+/// The variable that tells the library under which number the process has inherited [`DEVICE`], if it may not open it
+/// itself.
+pub const DEVICE_VARIABLE: &str = "STERNA_USERFAULTFD";
+
+/// The device that makes userfaultfds which see all faults, whoever asks it.
+pub const DEVICE: &str = "/dev/userfaultfd";
+
 /// Name of the memfd that the process holds when its userfaultfd sees faults taken inside the kernel
 /// too. `preload/preload.rs` has it as well.
 pub(crate) const SEES_ALL_FAULTS: &str = "sterna-userfaultfd-sees-all-faults";
@@ -44,9 +51,10 @@ pub fn write_library(library: &[u8], path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{Process, descriptors};
+    use crate::process::{Process, descriptors, spawn_detached};
     use crate::uffd::{FaultsSeen, Userfaultfd};
     use std::io::{BufRead, BufReader, Write};
+    use std::os::fd::{AsRawFd, OwnedFd};
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -55,7 +63,7 @@ mod tests {
     const NOBODY: u32 = 65534;
 
     /// A shell that is started with the library, says a line, and waits for one.
-    fn shell(enable: &str, user: Option<u32>) -> Child {
+    fn shell(enable: &str, user: Option<u32>, device: Option<OwnedFd>) -> Child {
         // Tests run at the same time, and each writes its own.
         static WRITTEN: AtomicU32 = AtomicU32::new(0);
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
@@ -64,7 +72,10 @@ mod tests {
         write_library(LIBRARY, &path).unwrap();
         let mut command = Command::new("sh");
         command
-            .args(["-c", "echo \"[$LD_PRELOAD|$STERNA_PRELOAD]\"; read line; exit 0"])
+            .args([
+                "-c",
+                "echo \"[$LD_PRELOAD|$STERNA_PRELOAD$STERNA_USERFAULTFD]\"; read line; exit 0",
+            ])
             .env(PATH_VARIABLE, &path)
             .env(ENABLE_VARIABLE, enable)
             .current_dir("/")
@@ -73,7 +84,10 @@ mod tests {
         if let Some(user) = user {
             command.uid(user);
         }
-        command.spawn().unwrap()
+        if let Some(device) = &device {
+            command.env(DEVICE_VARIABLE, device.as_raw_fd().to_string());
+        }
+        spawn_detached(command, device.into_iter().collect(), None).unwrap()
     }
 
     fn first_line(child: &mut Child) -> String {
@@ -89,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_process_started_with_it_holds_a_userfaultfd_and_hides_it_from_its_children() {
-        let mut child = shell("1", None);
+        let mut child = shell("1", None, None);
         assert_eq!(first_line(&mut child), "[|]\n");
         let process = Process::open(child.id()).unwrap();
         match Userfaultfd::take(&process) {
@@ -105,7 +119,7 @@ mod tests {
         let Ok(own) = Userfaultfd::create() else {
             return eprintln!("skipped: this kernel cannot track writes");
         };
-        let mut child = shell("1", None);
+        let mut child = shell("1", None, None);
         first_line(&mut child);
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap()).unwrap();
         // The device may give more than the system call that this process uses.
@@ -124,7 +138,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() || !allowed.is_ok_and(|text| text.trim() == "0") {
             return eprintln!("skipped: everyone here may see the same faults");
         }
-        let mut child = shell("1", Some(NOBODY));
+        let mut child = shell("1", Some(NOBODY), None);
         first_line(&mut child);
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap());
         end(child);
@@ -135,8 +149,27 @@ mod tests {
     }
 
     #[test]
+    fn whoever_inherits_the_device_sees_all_faults_and_keeps_the_userfaultfd_only() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("skipped: only root changes users");
+        }
+        let device = std::fs::OpenOptions::new().read(true).write(true).open(DEVICE);
+        let Ok(device) = device else { return eprintln!("skipped: there is no {DEVICE}") };
+        let mut child = shell("1", Some(NOBODY), Some(device.into()));
+        assert_eq!(first_line(&mut child), "[|]\n");
+        let links = descriptors(child.id()).unwrap();
+        let taken = Userfaultfd::take(&Process::open(child.id()).unwrap());
+        end(child);
+        assert!(!links.iter().any(|held| held.link == Path::new(DEVICE)), "{links:?}");
+        match taken {
+            Ok(taken) => assert_eq!(taken.faults_seen(), FaultsSeen::All),
+            Err(error) => eprintln!("skipped: this kernel cannot track writes: {error}"),
+        }
+    }
+
+    #[test]
     fn without_the_variable_it_does_nothing() {
-        let mut child = shell("0", None);
+        let mut child = shell("0", None, None);
         first_line(&mut child);
         let links = descriptors(child.id()).unwrap();
         assert!(!links.iter().any(|d| d.link.to_string_lossy().contains("userfaultfd")));

@@ -13,8 +13,8 @@ mod taps;
 pub use descriptors::{Descriptor, FileIdentity, descriptors, find_file};
 pub(crate) use mappings::is_shared;
 pub use mappings::{FileMapping, mappings_in, mappings_of};
-pub use search::with_argument;
-pub use spawn::spawn_detached;
+pub use search::{users, with_argument};
+pub use spawn::{Unprivileged, spawn_detached};
 pub use taps::find_tap;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -16,6 +16,8 @@ mod missing;
 mod native;
 #[path = "qemu/strays.rs"]
 mod strays;
+#[path = "qemu/users.rs"]
+mod users;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
-//! Processes by what they were started with.
+//! Processes by what they were started with, and whose they are.
 
 use super::Process;
 use procfs::process::{Process as Entry, all_processes};
+use std::collections::BTreeSet;
 use std::io;
 
 /// All processes that have an argument in which `text` occurs. Those that end meanwhile, or that nobody else may look
@@ -22,6 +23,22 @@ pub fn with_argument(text: &str) -> io::Result<Vec<Process>> {
         found.extend(process.filter(|_| has(pid)));
     }
     Ok(found)
+}
+
+/// The ids of all users and groups that processes have now, by whatever right.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn users() -> io::Result<BTreeSet<u32>> {
+    let entries = all_processes().map_err(io::Error::other)?;
+    // One that ends meanwhile has none.
+    let statuses = entries.filter_map(Result::ok).filter_map(|entry| entry.status().ok());
+    let ids = |status: procfs::process::Status| {
+        let users = [status.ruid, status.euid, status.suid, status.fuid];
+        let groups = [status.rgid, status.egid, status.sgid, status.fgid];
+        users.into_iter().chain(groups).chain(status.groups).collect::<Vec<_>>()
+    };
+    Ok(statuses.flat_map(ids).collect())
 }
 
 #[cfg(test)]
@@ -47,5 +64,20 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(pids(), []);
+    }
+
+    #[test]
+    fn a_user_is_in_use_for_as_long_as_a_process_is_its_own() {
+        use std::os::unix::process::CommandExt;
+        const USER: u32 = 61_001;
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("skipped: only root changes users");
+        }
+        assert!(users().unwrap().contains(&0) && !users().unwrap().contains(&USER));
+        let mut child = Command::new("sleep").arg("1000").uid(USER).spawn().unwrap();
+        assert!(users().unwrap().contains(&USER));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!users().unwrap().contains(&USER));
     }
 }

@@ -11,6 +11,7 @@
 use super::binary::QemuBinary;
 use super::command_line::StartMode;
 use super::instance::{Machine, QemuGuest, Ram};
+use super::user::UserId;
 use crate::tracking::system;
 use crate::{GuestDefinition, VmmError};
 use std::path::{Path, PathBuf};
@@ -24,12 +25,13 @@ pub(super) fn start(
 ) -> Result<QemuGuest, VmmError> {
     let mode = StartMode::Incoming;
     let definition = binary.resolve(old.definition(), mode);
-    leaves_ram_alone(binary, &definition, &folder)?;
+    let user = old.record().user;
+    leaves_ram_alone(binary, &definition, &folder, user)?;
     let tap = |network: &crate::NetworkDefinition| {
         find_tap(old.process(), &network.tap).map_err(system("finding the guest's tap"))
     };
     let taps = definition.networks.iter().map(tap).collect::<Result<_, _>>()?;
-    let machine = Machine { ram: Ram::of_guest(old)?, taps };
+    let machine = Machine { ram: Ram::of_guest(old)?, taps, user };
     QemuGuest::launch(binary, definition, folder, machine, mode)
 }
 
@@ -38,10 +40,11 @@ fn leaves_ram_alone(
     binary: &QemuBinary,
     definition: &GuestDefinition,
     folder: &Path,
+    user: Option<UserId>,
 ) -> Result<(), VmmError> {
     // Without what can be had only once: taps, and huge pages.
     let tried = GuestDefinition { networks: Vec::new(), huge_pages: false, ..definition.clone() };
-    let machine = Machine { ram: Ram::create(&tried)?, taps: Vec::new() };
+    let machine = Machine { ram: Ram::create(&tried, user)?, taps: Vec::new(), user };
     let mode = StartMode::Incoming;
     let guest = QemuGuest::launch(binary, tried, folder.to_owned(), machine, mode)?;
     let written = guest.memory().populated().map_err(system("asking which pages exist"));

@@ -1,8 +1,8 @@
 //! The command line of a QEMU whose guest can be moved.
 //!
-//! It must come out alike on both sides of a move, but for RAM's descriptor, the folder, and the
+//! It must come out alike on both sides of a move, but for descriptors, the folder, and the
 //! mode: device addresses are fixed by the order in the definition, names are fixed, and nothing
-//! depends on the host.
+//! depends on the host. Whether QEMU opens things by name or inherits them open is none of the guest's.
 
 use super::balloon::NAME as BALLOON;
 use super::folder::Folder;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 /// What QEMU may not do once its guest runs, by seccomp filters: start programs, change users, and what no program of
@@ -56,12 +56,33 @@ pub(super) struct Descriptors {
     pub(super) first_monitor: RawFd,
     /// Open taps for the definition's networks in their order; none if QEMU is to open them.
     pub(super) taps: Vec<RawFd>,
+    /// What it inherits if it runs as a user of its own. It then opens nothing by name, and has its sockets where it
+    /// begins.
+    pub(super) opened: Option<Numbers>,
 }
+
+/// What only root can open.
+#[derive(Clone, Debug)]
+pub(super) struct Numbers {
+    /// `/dev/null`: a set holds something.
+    pub(super) nothing: RawFd,
+    pub(super) kvm: Option<RawFd>,
+    pub(super) kernel: Option<RawFd>,
+    pub(super) initrd: Option<RawFd>,
+    /// In the order of the definition.
+    pub(super) disks: Vec<RawFd>,
+}
+
+/// Sets of descriptors, by which QEMU opens what it has inherited: `/dev/fdset/N`.
+const NAME_SET: usize = 0;
+const KVM_SET: usize = 1;
+const DISK_SETS: usize = 2;
 
 /// The arguments, as they are built up.
 struct Arguments<'a> {
     definition: &'a GuestDefinition,
     folder: &'a Folder,
+    opened: Option<Numbers>,
     list: Vec<OsString>,
 }
 
@@ -72,7 +93,8 @@ pub(super) fn arguments(
     descriptors: &Descriptors,
     mode: StartMode,
 ) -> Result<Vec<OsString>, VmmError> {
-    let mut arguments = Arguments { definition, folder, list: Vec::new() };
+    let opened = descriptors.opened.clone();
+    let mut arguments = Arguments { definition, folder, opened, list: Vec::new() };
     arguments.machine();
     arguments.ram(descriptors.ram);
     arguments.boot();
@@ -102,6 +124,20 @@ impl Arguments<'_> {
         self.list.push(option.into());
     }
 
+    /// Puts a descriptor into a set; returns the name by which QEMU opens it.
+    fn set(&mut self, set: usize, descriptor: RawFd) -> String {
+        self.add("-add-fd", format!("fd={descriptor},set={set}"));
+        format!("/dev/fdset/{set}")
+    }
+
+    /// A socket's path as QEMU is told it.
+    fn socket(&self, path: PathBuf) -> PathBuf {
+        match (&self.opened, path.file_name()) {
+            (Some(_), Some(name)) => name.into(),
+            _ => path,
+        }
+    }
+
     fn machine_name(&self) -> &str {
         self.definition.machine.as_deref().unwrap_or("q35")
     }
@@ -118,6 +154,12 @@ impl Arguments<'_> {
         for option in ["-nodefaults", "-no-user-config"] {
             self.flag(option);
         }
+        if let Some(opened) = &self.opened {
+            // By the folder's name in it the process is found, see `strays`: no other argument has that.
+            let socket = self.folder.control_socket();
+            let words = format!("opaque={},fd={},set={NAME_SET}", socket.display(), opened.nothing);
+            self.add("-add-fd", words);
+        }
         // Whose own arguments say something of it knows better.
         if !definition.qemu_args.iter().any(|word| word == "-sandbox") {
             self.add("-sandbox", SANDBOX);
@@ -128,13 +170,16 @@ impl Arguments<'_> {
         let id = Uuid::new_v5(&GUEST_IDS, definition.name.as_bytes());
         self.add("-uuid", id.to_string());
         self.add("-machine", format!("{},memory-backend={RAM_BLOCK}", self.machine_name()));
-        self.add(
-            "-accel",
-            match definition.accelerator {
-                Accelerator::Kvm | Accelerator::KvmUnproven => "kvm",
-                Accelerator::Tcg | Accelerator::Auto => "tcg",
-            },
-        );
+        let kvm = self.opened.as_ref().and_then(|opened| opened.kvm);
+        let kvm = kvm.map(|number| self.set(KVM_SET, number));
+        let accelerator = match (definition.accelerator, kvm) {
+            (Accelerator::Kvm | Accelerator::KvmUnproven, None) => "kvm".to_owned(),
+            (Accelerator::Kvm | Accelerator::KvmUnproven, Some(device)) => {
+                format!("kvm,device={device}")
+            }
+            (Accelerator::Tcg | Accelerator::Auto, _) => "tcg".to_owned(),
+        };
+        self.add("-accel", accelerator);
         self.add("-cpu", definition.cpu.as_deref().unwrap_or("max"));
         self.add("-smp", definition.vcpus.to_string());
     }
@@ -156,10 +201,17 @@ impl Arguments<'_> {
 
     fn boot(&mut self) {
         let definition = self.definition;
-        if let Some(kernel) = &definition.kernel {
+        let (kernel, initrd) = match &self.opened {
+            None => (definition.kernel.clone(), definition.initrd.clone()),
+            Some(opened) => {
+                let path = |number: RawFd| format!("/proc/self/fd/{number}").into();
+                (opened.kernel.map(path), opened.initrd.map(path))
+            }
+        };
+        if let Some(kernel) = kernel {
             self.add("-kernel", kernel);
         }
-        if let Some(initrd) = &definition.initrd {
+        if let Some(initrd) = initrd {
             self.add("-initrd", initrd);
         }
         if let Some(append) = &definition.append {
@@ -175,6 +227,7 @@ impl Arguments<'_> {
         let sockets =
             [("mover", self.folder.mover_socket()), ("control", self.folder.control_socket())];
         for (name, path) in sockets {
+            let path = self.socket(path);
             let path = path.display();
             self.add("-chardev", format!("socket,id={name},path={path},server=on,wait=off"));
             self.add("-mon", format!("chardev={name},mode=control"));
@@ -184,7 +237,7 @@ impl Arguments<'_> {
     }
 
     fn console(&mut self) {
-        let path = self.folder.console_socket();
+        let path = self.socket(self.folder.console_socket());
         let path = path.display();
         self.add("-chardev", format!("socket,id=console,path={path},server=on,wait=off"));
         match self.definition.console {
@@ -205,9 +258,12 @@ impl Arguments<'_> {
         let direct = disk.cache == DiskCache::None;
         let (driver, aio) = (file_driver(&disk.path), if direct { "native" } else { "threads" });
         let cache = json!({ "direct": direct });
-        let file = json!({
-            "driver": driver, "filename": disk.path.to_string_lossy(), "aio": aio, "cache": cache,
-        });
+        let inherited = self.opened.as_ref().and_then(|opened| opened.disks.get(number).copied());
+        let filename = match inherited {
+            None => disk.path.to_string_lossy().into_owned(),
+            Some(descriptor) => self.set(DISK_SETS + number, descriptor),
+        };
+        let file = json!({ "driver": driver, "filename": filename, "aio": aio, "cache": cache });
         let image = json!({ "driver": disk.format, "file": file, "cache": cache });
         let node = format!("disk{number}");
         let top = match disk.iops_max {
@@ -297,7 +353,8 @@ fn file_driver(path: &Path) -> &'static str {
 mod tests {
     use super::*;
 
-    const DESCRIPTORS: Descriptors = Descriptors { ram: 9, first_monitor: 10, taps: Vec::new() };
+    const DESCRIPTORS: Descriptors =
+        Descriptors { ram: 9, first_monitor: 10, taps: Vec::new(), opened: None };
 
     fn definition(extra: &str) -> GuestDefinition {
         let text = format!("{{\"name\":\"web\",\"memory_bytes\":134217728{extra}}}");
@@ -346,6 +403,44 @@ mod tests {
         assert!(line(&definition(""), StartMode::Run).contains(&usual));
         let own = definition(r#","qemu_args":["-sandbox","on,spawn=allow"]"#);
         assert!(!line(&own, StartMode::Run).contains(&usual));
+    }
+
+    #[test]
+    fn who_runs_as_a_user_of_its_own_opens_nothing_by_name_and_has_the_same_devices() {
+        let guest = definition(
+            r#","accelerator":"kvm","kernel":"/boot/k","initrd":"/boot/i","disks":[{"path":"/a.img"},
+            {"path":"/b.img"}],"networks":[{"tap":"t0","mac":"52:54:0:0:0:1"}]"#,
+        );
+        let numbers = Numbers {
+            nothing: 8,
+            kvm: Some(11),
+            kernel: Some(12),
+            initrd: Some(13),
+            disks: vec![14, 15],
+        };
+        let folder = Folder::existing("/run/x".into());
+        let words = |opened: Option<Numbers>| {
+            let taps = if opened.is_some() { vec![16] } else { Vec::new() };
+            let descriptors = Descriptors { taps, opened, ..DESCRIPTORS };
+            let words = arguments(&guest, &folder, &descriptors, StartMode::Run).unwrap();
+            words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        let (by_name, inherited) = (words(None), words(Some(numbers)));
+        let devices = |words: &[String]| {
+            let pairs = words.windows(2).filter(|pair| pair[0] == "-device");
+            pairs.map(|pair| pair[1].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(devices(&by_name), devices(&inherited));
+        let names = ["/boot", ".img", "ifname", "path=/run"];
+        let named = |words: &[String], name| words.iter().any(|word| word.contains(name));
+        for name in names {
+            assert!(named(&by_name, name) && !named(&inherited, name), "{name}: {inherited:?}");
+        }
+        for given in ["kvm,device=/dev/fdset/1", "fd=11,set=1", "/proc/self/fd/12", "fd=15,set=3"] {
+            assert!(named(&inherited, given), "{given}: {inherited:?}");
+        }
+        assert!(named(&inherited, "tap,id=net0,fd=16,vhost=off"), "{inherited:?}");
+        assert!(named(&inherited, "=/run/x/control.qmp,"), "it would not be found again");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::qmp::{Qmp, REPLY_LIMIT};
 use super::replies::{Migration, RunStatus};
 use super::source::hand_over_capabilities;
 use super::stream::STATE_BYTES_MAX;
+use super::user::UserId;
 use crate::faults::{self, refused};
 use crate::tracking::{MappedPages, find_mapped, system};
 use crate::{
@@ -60,7 +61,7 @@ impl QemuDestination {
         definition: &GuestDefinition,
         folder: PathBuf,
     ) -> Result<Self, VmmError> {
-        Self::prepare_for(binary, definition, folder, None)
+        Self::prepare_as(binary, definition, folder, None, None)
     }
 
     /// As [`QemuDestination::prepare`], for a guest that its QEMU copies by itself in this `way`.
@@ -73,16 +74,21 @@ impl QemuDestination {
         folder: PathBuf,
         way: NativeWay,
     ) -> Result<Self, VmmError> {
-        Self::prepare_for(binary, definition, folder, Some(way))
+        Self::prepare_as(binary, definition, folder, Some(way), None)
     }
 
-    fn prepare_for(
+    /// As either, with the rights of `user`, if one is given: see [`QemuGuest::start_as`].
+    ///
+    /// # Errors
+    /// When QEMU does not start or refuses; nothing is left of it then.
+    pub fn prepare_as(
         binary: &QemuBinary,
         definition: &GuestDefinition,
         folder: PathBuf,
         way: Option<NativeWay>,
+        user: Option<UserId>,
     ) -> Result<Self, VmmError> {
-        let guest = QemuGuest::start(binary, definition, folder, StartMode::Incoming)?;
+        let guest = QemuGuest::start_as(binary, definition, folder, StartMode::Incoming, user)?;
         Self::attach_to_new(&guest, way)
     }
 
@@ -144,9 +150,12 @@ impl QemuDestination {
             Some(way) => native::expect(self.qmp()?, way)?,
             None => self.qmp()?.execute(&hand_over_capabilities(true), REPLY_LIMIT)?,
         }
-        let uri = Some(format!("unix:{}", self.guest.folder().transfer_socket().display()));
+        let guest = self.guest.clone();
+        let uri = Some(guest.transfer_uri());
         let command = migrate_incoming { channels: None, exit_on_error: None, uri };
-        self.qmp()?.execute(&command, REPLY_LIMIT)?;
+        guest.while_lent(&[guest.folder().transfer_socket()], || {
+            self.qmp()?.execute(&command, REPLY_LIMIT)
+        })?;
         // Starting up, QEMU may have put firmware into RAM; from here on it leaves RAM alone.
         match self.guest.record().took_ram_over {
             true => Ok(()),
@@ -199,7 +208,7 @@ impl QemuDestination {
             let detail = format!("{} bytes of device state", state.bytes.len());
             return Err(VmmError::Refused { operation: "load_device_state", detail });
         }
-        self.guest.folder().unmark_taps()?;
+        self.guest.folder().unmark_taps(self.guest.record().user)?;
         self.qmp()?.forget_events();
         let mut socket = UnixStream::connect(self.guest.folder().transfer_socket())
             .map_err(system("connecting to QEMU"))?;

@@ -65,6 +65,11 @@ pub fn replies(value: &Value) -> usize {
 /// # Errors
 /// When it has more devices than there is room for.
 pub fn arguments(definition: &GuestDefinition, mode: StartMode) -> Result<Vec<OsString>, VmmError> {
-    let descriptors = command_line::Descriptors { ram: 9, first_monitor: 10, taps: Vec::new() };
+    let descriptors = command_line::Descriptors {
+        ram: 9,
+        first_monitor: 10,
+        taps: Vec::new(),
+        opened: None,
+    };
     command_line::arguments(definition, &Folder::existing("/run/guest".into()), &descriptors, mode)
 }

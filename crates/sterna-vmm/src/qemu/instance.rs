@@ -1,20 +1,24 @@
 //! A QEMU process with its guest: started here or found again.
 
 use super::binary::QemuBinary;
-use super::command_line::{self, Descriptors, RAM_BLOCK, StartMode};
+use super::command_line::{self, RAM_BLOCK, StartMode};
 use super::folder::Folder;
+use super::inherited::{self, Inherited, Opened};
 use super::log;
 use super::qmp::{Qmp, REPLY_LIMIT};
 use super::replies::{RunStatus, Version};
 use super::strays;
+use super::user::UserId;
 use crate::definition::HUGE_PAGE_BYTES;
 use crate::tracking::system;
 use crate::{GuestDefinition, VmmError};
 use qapi::qmp::{cont, query_status, query_version, quit, stop, system_powerdown, system_reset};
+use rustix::fs::{Mode, fchmod, fchown};
+use rustix::process::{Gid, Uid};
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{OpenOptions, Permissions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,7 +27,9 @@ use std::time::Duration;
 use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 use sterna_sys::preload;
-use sterna_sys::process::{FileIdentity, Liveness, Process, StartTime, find_file, spawn_detached};
+use sterna_sys::process::{
+    FileIdentity, Liveness, Process, StartTime, Unprivileged, find_file, spawn_detached,
+};
 
 /// How long QEMU may take to open its monitor. Large huge-page guests reserve memory first.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -54,6 +60,9 @@ pub struct QemuRecord {
     /// QEMU's version; `None` of one that an earlier release has started.
     #[serde(default)]
     pub version: Option<String>,
+    /// The user that is this guest's own; `None` if its QEMU has the agent's rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
 }
 
 impl QemuRecord {
@@ -104,6 +113,19 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub struct QemuGuest(Arc<Inner>);
 
+impl Inner {
+    fn while_lent<T>(
+        &self,
+        sockets: &[PathBuf],
+        make: impl FnOnce() -> Result<T, VmmError>,
+    ) -> Result<T, VmmError> {
+        match self.record.user {
+            None => make(),
+            Some(user) => self.folder.while_lent(user, sockets, make),
+        }
+    }
+}
+
 impl QemuGuest {
     /// Starts a guest in `folder`, which is made for it and must be no other guest's. Until
     /// [`QemuGuest::on_record`] is said it is one that [`super::end_strays`] ends.
@@ -119,13 +141,28 @@ impl QemuGuest {
         folder: PathBuf,
         mode: StartMode,
     ) -> Result<Self, VmmError> {
+        Self::start_as(binary, definition, folder, mode, None)
+    }
+
+    /// As [`QemuGuest::start`], with `user`'s rights, if one is given; no other process may have that user. Only root can.
+    ///
+    /// # Errors
+    /// As [`QemuGuest::start`], and when something that the guest needs cannot be opened, or not be handed to such a QEMU.
+    pub fn start_as(
+        binary: &QemuBinary,
+        definition: &GuestDefinition,
+        folder: PathBuf,
+        mode: StartMode,
+        user: Option<UserId>,
+    ) -> Result<Self, VmmError> {
         definition.validate().map_err(|error| VmmError::Refused {
             operation: "starting QEMU",
             detail: error.to_string(),
         })?;
         let definition = binary.resolve(definition, mode);
-        let ram = Ram::create(&definition)?;
-        Self::launch(binary, definition, folder, Machine { ram, taps: Vec::new() }, mode)
+        let ram = Ram::create(&definition, user)?;
+        let machine = Machine { ram, taps: Vec::new(), user };
+        Self::launch(binary, definition, folder, machine, mode)
     }
 
     /// Starts a QEMU for a resolved definition with what it is given.
@@ -137,12 +174,22 @@ impl QemuGuest {
         mode: StartMode,
     ) -> Result<Self, VmmError> {
         unused(&folder)?;
+        let Machine { ram: Ram { file, memory, took_over }, mut taps, user } = machine;
+        let opened = user.map(|_| Opened::of(&definition)).transpose()?;
+        let shared = !taps.is_empty();
+        if user.is_some() && !shared {
+            taps = inherited::taps(&definition)?;
+        }
         let folder = Folder::create(folder)?;
-        let Machine { ram: Ram { file, memory, took_over }, taps } = machine;
         let identity = FileIdentity::of(&file).map_err(system("identifying RAM"))?;
         let (first, theirs) = UnixStream::pair().map_err(system("making a monitor's socket"))?;
-        let inherited = Inherited { ram: file, first_monitor: theirs.into(), taps };
-        let child = spawn(binary, &definition, &folder, inherited, mode)?;
+        let inherited = Inherited { ram: file, first_monitor: theirs.into(), taps, opened };
+        let how = How { mode, user, shares_taps: shared };
+        let begin = || spawn(binary, &definition, &folder, inherited, how);
+        let child = begin().inspect_err(|_| {
+            // Nothing was started in it; why not is the error to tell.
+            let _ = folder.remove();
+        })?;
         let pid = child.id();
         // The child is not reaped before it has been opened: its id cannot be another's.
         let process = Process::open(pid).map_err(system("opening the QEMU process"));
@@ -156,17 +203,19 @@ impl QemuGuest {
             ram: vec![identity],
             took_ram_over: took_over,
             version: None,
+            user,
         };
+        let served = folder.served();
         let control = Mutex::new(());
         let mut inner = Inner { record, folder, process, memory, reaped: Some(reaped), control };
-        match await_start(first) {
+        match inner.while_lent(&served, || await_start(first)) {
             Ok(version) => {
                 inner.record.version = Some(version);
                 Ok(Self(Arc::new(inner)))
             }
             Err(error) => {
                 let guest = Self(Arc::new(inner));
-                let error = guest.explain(error);
+                let error = guest.without_rights(guest.explain(error));
                 // The reason why it did not start is the one to tell.
                 let _ = guest.kill();
                 Err(error)
@@ -272,6 +321,42 @@ impl QemuGuest {
 
     pub(super) fn folder(&self) -> &Folder {
         &self.0.folder
+    }
+
+    /// Where QEMU is told to listen or to connect to for its stream.
+    pub(super) fn transfer_uri(&self) -> String {
+        let path = self.0.folder.transfer_socket();
+        match (self.0.record.user, path.file_name()) {
+            // It begins in the folder where that is.
+            (Some(_), Some(name)) => format!("unix:{}", name.display()),
+            _ => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// Does something in which QEMU makes these sockets of its folder.
+    pub(super) fn while_lent<T>(
+        &self,
+        sockets: &[PathBuf],
+        make: impl FnOnce() -> Result<T, VmmError>,
+    ) -> Result<T, VmmError> {
+        self.0.while_lent(sockets, make)
+    }
+
+    /// Lets QEMU connect to the socket for its stream, on which somebody listens.
+    pub(super) fn offer_transfer(&self) -> Result<(), VmmError> {
+        let folder = &self.0.folder;
+        self.0.record.user.map_or(Ok(()), |user| folder.offer(user, &folder.transfer_socket()))
+    }
+
+    /// The error of a QEMU that could not begin, with what may be the reason.
+    fn without_rights(&self, error: VmmError) -> VmmError {
+        match (error, self.0.record.user) {
+            (VmmError::Gone { detail }, Some(user)) if detail.contains("Permission denied") => {
+                let why = "which may not open what its own arguments name; see guest-uids";
+                VmmError::Gone { detail: format!("{detail}; it runs as user {user}, {why}") }
+            }
+            (error, _) => error,
+        }
     }
 
     /// How the guest stands.
@@ -434,10 +519,16 @@ pub(super) struct Ram {
 
 impl Ram {
     /// RAM of which no page exists.
-    pub(super) fn create(definition: &GuestDefinition) -> Result<Self, VmmError> {
+    pub(super) fn create(
+        definition: &GuestDefinition,
+        user: Option<UserId>,
+    ) -> Result<Self, VmmError> {
         let huge_pages = if definition.huge_pages { HugePages::TwoMiB } else { HugePages::No };
         let file = create_shared(RAM_BLOCK, definition.memory_bytes, huge_pages)
             .map_err(system("creating RAM"))?;
+        if let Some(user) = user {
+            give(&file, user).map_err(system("giving RAM to its user"))?;
+        }
         Self::of(definition, file, false)
     }
 
@@ -464,29 +555,24 @@ pub(super) struct Machine {
     /// Taps that another QEMU uses until the guest is handed over, in the order of the definition's networks;
     /// none if this one opens them itself.
     pub(super) taps: Vec<OwnedFd>,
+    /// The user that it runs as; `None` for the agent's.
+    pub(super) user: Option<UserId>,
 }
 
-/// What QEMU inherits.
-struct Inherited {
-    ram: OwnedFd,
-    first_monitor: OwnedFd,
-    taps: Vec<OwnedFd>,
+/// How a QEMU is started.
+#[derive(Clone, Copy)]
+struct How {
+    mode: StartMode,
+    user: Option<UserId>,
+    /// Whether another QEMU uses its taps as well.
+    shares_taps: bool,
 }
 
-impl Inherited {
-    fn numbers(&self) -> Descriptors {
-        Descriptors {
-            ram: self.ram.as_raw_fd(),
-            first_monitor: self.first_monitor.as_raw_fd(),
-            taps: self.taps.iter().map(AsRawFd::as_raw_fd).collect(),
-        }
-    }
-
-    fn all(self) -> Vec<OwnedFd> {
-        let mut all = vec![self.ram, self.first_monitor];
-        all.extend(self.taps);
-        all
-    }
+/// QEMU opens its RAM anew by the descriptor that it has, for which its user must be allowed to; nobody else need be.
+fn give(file: &OwnedFd, user: UserId) -> std::io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(user.number()), Gid::from_raw(user.number()));
+    fchown(file, Some(uid), Some(gid))?;
+    Ok(fchmod(file, Mode::RUSR | Mode::WUSR)?)
 }
 
 fn spawn(
@@ -494,18 +580,20 @@ fn spawn(
     definition: &GuestDefinition,
     folder: &Folder,
     inherited: Inherited,
-    mode: StartMode,
+    how: How,
 ) -> Result<Child, VmmError> {
-    preload::write_library(preload::LIBRARY, &folder.preload_library())
-        .map_err(system("writing the library"))?;
-    let mut libraries = folder.preload_library().into_os_string();
+    let How { mode, user, shares_taps } = how;
+    let own = user.map(|user| folder.make_own(user)).transpose()?;
+    let (library, there) = folder.preload_library(user);
+    put_library(preload::LIBRARY, &library)?;
+    let mut libraries = there.into_os_string();
     let mut in_use = None;
-    if !inherited.taps.is_empty() {
-        preload::write_library(preload::TAPS_LIBRARY, &folder.taps_library())
-            .map_err(system("writing the library"))?;
+    if shares_taps {
+        let (library, there) = folder.taps_library(user);
+        put_library(preload::TAPS_LIBRARY, &library)?;
         libraries.push(":");
-        libraries.push(folder.taps_library());
-        in_use = Some((preload::TAPS_IN_USE_VARIABLE, folder.mark_taps_in_use()?));
+        libraries.push(there);
+        in_use = Some((preload::TAPS_IN_USE_VARIABLE, folder.mark_taps_in_use(user)?));
     }
     let log = OpenOptions::new()
         .append(true)
@@ -514,6 +602,7 @@ fn spawn(
         .open(folder.log())
         .map_err(system("opening the log"))?;
     let log_too = log.try_clone().map_err(system("opening the log"))?;
+    let device = inherited.userfaultfd().map(|number| number.to_string());
     let mut command = Command::new(binary.path());
     command
         .args(command_line::arguments(definition, folder, &inherited.numbers(), mode)?)
@@ -524,10 +613,23 @@ fn spawn(
         .env(preload::PATH_VARIABLE, libraries)
         .env(preload::ENABLE_VARIABLE, "1")
         .envs(in_use)
+        .envs(device.map(|number| (preload::DEVICE_VARIABLE, number)))
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(log_too);
-    spawn_detached(command, inherited.all()).map_err(system("starting QEMU"))
+    let unprivileged =
+        user.zip(own).map(|(user, folder)| Unprivileged { id: user.number(), folder });
+    spawn_detached(command, inherited.into_descriptors(), unprivileged)
+        .map_err(system("starting QEMU"))
+}
+
+/// Writes a library where QEMU, whoever it runs as, may read it.
+fn put_library(library: &[u8], path: &Path) -> Result<(), VmmError> {
+    let put = || {
+        preload::write_library(library, path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o644))
+    };
+    put().map_err(system("writing the library"))
 }
 
 /// Waits for the child on a thread of its own, so that it never stays as a zombie.

@@ -29,6 +29,10 @@
 //! userfaultfd, and [`QemuGuest::reattach`] finds it by a small [`QemuRecord`]. [`QemuSource`] can
 //! resume a guest that an earlier agent left in any state of a hand-over.
 //!
+//! **A user of its own.** A QEMU that is started with a [`UserId`] has that user's rights from its first instruction
+//! on. What it needs beyond them it inherits open (`inherited`), and it reaches no path but the folder in which it begins
+//! (`folder`).
+//!
 //! **Not here.** Nothing in this driver guards disks against two writers: QEMU's image locks do
 //! that on one host, the commit rules of a move between hosts. The folder of a guest must be the
 //! agent's own; whoever can write there can control the guest.
@@ -41,6 +45,8 @@ mod destination;
 mod folder;
 #[doc(hidden)]
 pub mod fuzzing;
+mod images;
+mod inherited;
 mod instance;
 mod log;
 mod movable;
@@ -51,6 +57,7 @@ mod replies;
 mod source;
 mod strays;
 mod stream;
+mod user;
 
 pub use binary::QemuBinary;
 pub use command_line::StartMode;
@@ -58,3 +65,4 @@ pub use destination::QemuDestination;
 pub use instance::{Ending, QemuGuest, QemuRecord, QemuStatus};
 pub use source::QemuSource;
 pub use strays::end_strays;
+pub use user::UserId;

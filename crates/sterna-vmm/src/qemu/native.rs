@@ -119,7 +119,8 @@ impl QemuSource {
         self.qmp.forget_events();
         let path = self.guest.folder().transfer_socket();
         let listener = NativeListener::bind(&path)?;
-        let uri = Some(format!("unix:{}", path.display()));
+        self.guest.offer_transfer()?;
+        let uri = Some(self.guest.transfer_uri());
         let command = migrate { channels: None, detach: None, resume: None, uri };
         self.qmp.execute(&command, REPLY_LIMIT)?;
         self.native = Native::default();

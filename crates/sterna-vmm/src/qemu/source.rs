@@ -122,8 +122,9 @@ impl QemuSource {
         self.qmp.forget_events();
         let path = self.guest.folder().transfer_socket();
         let listener = StreamListener::bind(&path)?;
+        self.guest.offer_transfer()?;
         let start = Instant::now();
-        let uri = Some(format!("unix:{}", path.display()));
+        let uri = Some(self.guest.transfer_uri());
         let command = migrate { channels: None, detach: None, resume: None, uri };
         self.qmp.execute(&command, REPLY_LIMIT)?;
         self.stream = Some(listener.accept(REPLY_LIMIT)?);

@@ -50,7 +50,8 @@ pub fn end_strays(guests: &Path, on_record: &[QemuRecord]) -> Result<Vec<u32>, V
 
 /// The hypervisors that have their sockets in this folder.
 pub(super) fn processes_of(folder: &Folder) -> Result<Vec<Process>, VmmError> {
-    let argument = format!("path={},", folder.control_socket().display());
+    // Of one that has its sockets there, and of one with a user of its own, which names them by its folder.
+    let argument = format!("={},", folder.control_socket().display());
     with_argument(&argument).map_err(system("looking for hypervisors"))
 }
 
