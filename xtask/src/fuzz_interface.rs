@@ -34,8 +34,9 @@ pub(crate) struct FuzzInterfaceArgs {
 }
 
 impl Default for FuzzInterfaceArgs {
+    /// As part of all tests: always the same, so that no change fails for what was there before it.
     fn default() -> Self {
-        Self { seconds: 60, seed: None }
+        Self { seconds: 60, seed: Some(1) }
     }
 }
 

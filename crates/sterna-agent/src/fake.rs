@@ -37,6 +37,7 @@ pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
         move_port: 0,
         join_port: 0,
         qemu: None,
+        guest_users: None,
         peer_arguments: PeerArguments::Refused,
         images_bytes_max: 8 << 20,
         moves: MoveLimits::default(),

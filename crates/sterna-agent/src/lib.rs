@@ -52,10 +52,12 @@ mod recovery;
 mod reload;
 mod server;
 mod settings;
+mod users;
 
 pub use journal::JournalError;
 pub use qemu::examine;
 pub use settings::{MoveLimits, PeerArguments, ReadLimits, SOCKET_FILE, Settings};
+pub use users::{GuestUsers, GuestUsersError, SUGGESTED as GUEST_USERS_SUGGESTED};
 
 use agent::{Agent, Parts};
 use host::AgentHost;
@@ -101,6 +103,9 @@ pub enum AgentError {
     /// RAM of guests that have left cannot be kept, or not removed.
     #[error(transparent)]
     Images(#[from] ImageError),
+    /// The users of guests are somebody's.
+    #[error(transparent)]
+    GuestUsers(#[from] GuestUsersError),
     /// There is no hypervisor.
     #[error("this host has no usable hypervisor: {0}")]
     Hypervisor(String),
@@ -125,7 +130,9 @@ pub fn serve(settings: Settings, read_limits: ReadLimits) -> Result<(), AgentErr
     make_folder(&settings.state)?;
     let journal = journal::Journal::open(&settings.state)?;
     let identity = Identity::load(&settings.identity)?;
-    let hypervisor = qemu::Qemu::find(settings.qemu.as_deref(), &settings.runtime)
+    let users = settings.guest_users.as_ref();
+    users.map(GuestUsers::check).transpose()?;
+    let hypervisor = qemu::Qemu::find(settings.qemu.as_deref(), &settings.runtime, users)
         .map_err(|findings| AgentError::Hypervisor(in_words(&findings)))?;
     let runtime = Runtime::new().map_err(AgentError::Runtime)?;
     let images = images::open(&settings)?;

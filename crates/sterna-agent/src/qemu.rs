@@ -1,6 +1,7 @@
 //! QEMU as the agent's hypervisor.
 
 use crate::hypervisor::{Ended, GuestProcess, Hypervisor, Intervention, Prepared, Running};
+use crate::users::{GuestUsers, Lease, Users};
 use serde::Deserialize as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use sterna_sys::memory::GuestMemory;
 use sterna_vmm::qemu::probe::{self, Probe};
 use sterna_vmm::qemu::{
     Ending, QemuBinary, QemuDestination, QemuGuest, QemuRecord, QemuSource, QemuStatus, StartMode,
-    end_strays,
+    UserId, end_strays,
 };
 use sterna_vmm::{Accelerator, Destination, GuestDefinition, NativeWay, Source, VmmError};
 
@@ -59,11 +60,17 @@ pub(crate) struct Qemu {
     binary: QemuBinary,
     findings: Vec<Finding>,
     guests: PathBuf,
+    /// Whose guests' hypervisors are; `None` if all are root's.
+    users: Option<Arc<Users>>,
 }
 
 impl Qemu {
     /// Finds out what this host's QEMU can do; fails with the findings if there is none.
-    pub(crate) fn find(program: Option<&Path>, runtime: &Path) -> Result<Self, Vec<Finding>> {
+    pub(crate) fn find(
+        program: Option<&Path>,
+        runtime: &Path,
+        users: Option<&GuestUsers>,
+    ) -> Result<Self, Vec<Finding>> {
         let scratch = runtime.join(PROBE_FOLDER);
         let made = std::fs::create_dir_all(&scratch);
         if let Err(error) = made {
@@ -72,7 +79,12 @@ impl Qemu {
         let probed = probe::probe(program.unwrap_or(Path::new(PROGRAM)), &scratch);
         let findings: Vec<Finding> = probed.findings.into_iter().map(finding).collect();
         match probed.binary {
-            Some(binary) => Ok(Self { binary, findings, guests: runtime.join(GUESTS_FOLDER) }),
+            Some(binary) => Ok(Self {
+                binary,
+                findings,
+                guests: runtime.join(GUESTS_FOLDER),
+                users: users.cloned().map(Users::new),
+            }),
             None => Err(findings),
         }
     }
@@ -85,6 +97,15 @@ impl Qemu {
     /// Where a guest's hypervisor is while another one has its usual folder: no guest has such a name.
     fn second_folder(&self, guest: &QemuGuest) -> PathBuf {
         self.guests.join(format!("{}@", guest.definition().name))
+    }
+
+    fn lend_user(&self) -> Result<Option<Lease>, VmmError> {
+        self.users.as_ref().map(Users::lend).transpose()
+    }
+
+    /// The user of a guest that is on record. An agent that gives guests no users need not know.
+    fn lend_again(&self, user: Option<UserId>) -> Option<Lease> {
+        Some(self.users.as_ref()?.lend_again(user?))
     }
 }
 
@@ -117,8 +138,10 @@ impl Hypervisor for Qemu {
 
     fn start(&self, definition: &GuestDefinition) -> Result<Arc<dyn GuestProcess>, VmmError> {
         let folder = self.folder(definition);
-        let guest = QemuGuest::start(&self.binary, definition, folder, StartMode::Run)?;
-        Ok(Arc::new(Process::new(guest)))
+        let lease = self.lend_user()?;
+        let user = lease.as_ref().map(|lease| lease.user);
+        let guest = QemuGuest::start_as(&self.binary, definition, folder, StartMode::Run, user)?;
+        Ok(Arc::new(Process::new(guest, lease)))
     }
 
     fn prepare(
@@ -127,11 +150,10 @@ impl Hypervisor for Qemu {
         way: Option<NativeWay>,
     ) -> Result<Prepared, VmmError> {
         let folder = self.folder(definition);
-        let destination = match way {
-            None => QemuDestination::prepare(&self.binary, definition, folder)?,
-            Some(way) => QemuDestination::prepare_native(&self.binary, definition, folder, way)?,
-        };
-        let process = Arc::new(Process::new(destination.guest().clone()));
+        let lease = self.lend_user()?;
+        let user = lease.as_ref().map(|lease| lease.user);
+        let destination = QemuDestination::prepare_as(&self.binary, definition, folder, way, user)?;
+        let process = Arc::new(Process::new(destination.guest().clone(), lease));
         Ok(Prepared { process, destination: Box::new(destination) })
     }
 
@@ -139,13 +161,18 @@ impl Hypervisor for Qemu {
         let old = QemuGuest::reattach(read_record(record)?)?;
         let usual = self.folder(old.definition());
         let folder = if old.record().folder == usual { self.second_folder(&old) } else { usual };
+        // Its RAM is that user's.
+        let lease = self.lend_again(old.record().user);
         let destination = QemuDestination::prepare_beside(&self.binary, &old, folder)?;
-        let process = Arc::new(Process::new(destination.guest().clone()));
+        let process = Arc::new(Process::new(destination.guest().clone(), lease));
         Ok(Prepared { process, destination: Box::new(destination) })
     }
 
     fn end_strays(&self, on_record: &[serde_json::Value]) -> Result<usize, VmmError> {
         let records = on_record.iter().map(read_record).collect::<Result<Vec<_>, _>>()?;
+        if let Some(users) = &self.users {
+            records.iter().filter_map(|record| record.user).for_each(|user| users.hold(user));
+        }
         let ended = end_strays(&self.guests, &records)?;
         for pid in &ended {
             tracing::warn!(pid, "ended a hypervisor that an agent had not put on record");
@@ -162,13 +189,22 @@ impl Hypervisor for Qemu {
         record: &serde_json::Value,
     ) -> Result<Option<Arc<dyn GuestProcess>>, VmmError> {
         let record = read_record(record)?;
+        let user = record.user;
+        let lease = self.lend_again(user);
         match QemuGuest::reattach(record) {
-            Ok(guest) => Ok(Some(Arc::new(Process::new(guest)))),
+            Ok(guest) => Ok(Some(Arc::new(Process::new(guest, lease)))),
             Err(VmmError::Gone { detail }) => {
                 tracing::warn!(%detail, "a guest's hypervisor has ended");
                 Ok(None)
             }
-            Err(error) => Err(error),
+            // It may run.
+            Err(error) => {
+                if let (Some(users), Some(user)) = (&self.users, user) {
+                    drop(lease);
+                    users.hold(user);
+                }
+                Err(error)
+            }
         }
     }
 }
@@ -185,11 +221,13 @@ fn read_record(record: &serde_json::Value) -> Result<QemuRecord, VmmError> {
 struct Process {
     guest: QemuGuest,
     console: PathBuf,
+    /// Its user, which is nobody else's as long as this is known.
+    _lease: Option<Lease>,
 }
 
 impl Process {
-    fn new(guest: QemuGuest) -> Self {
-        Self { console: guest.console_path(), guest }
+    fn new(guest: QemuGuest, lease: Option<Lease>) -> Self {
+        Self { console: guest.console_path(), guest, _lease: lease }
     }
 }
 

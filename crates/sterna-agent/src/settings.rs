@@ -1,5 +1,6 @@
 //! What an agent is told when it starts.
 
+use crate::users::GuestUsers;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub join_port: u16,
     /// The hypervisor's program; `None` to look for it.
     pub qemu: Option<PathBuf>,
+    /// Users that guests' hypervisors run as, each as one of its own; `None` for all as the agent's.
+    pub guest_users: Option<GuestUsers>,
     /// Whether hypervisor arguments are taken from other hosts.
     pub peer_arguments: PeerArguments,
     /// Bytes of disk for the RAM of guests that have left, at most; none is kept if 0.

@@ -52,7 +52,7 @@ mod tests {
         let mark = format!("sterna-test-{}", std::process::id());
         let pids =
             || -> Vec<u32> { with_argument(&mark).unwrap().iter().map(Process::pid).collect() };
-        assert_eq!(pids(), []);
+        assert!(pids().is_empty());
         let script = format!("read line # {mark}");
         let mut child =
             Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
@@ -63,7 +63,7 @@ mod tests {
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(pids(), []);
+        assert!(pids().is_empty());
     }
 
     #[test]

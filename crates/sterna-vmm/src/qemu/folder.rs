@@ -202,7 +202,6 @@ impl Folder {
         offer().map_err(system("handing QEMU a socket"))
     }
 
-
     /// Removes the folder and all in it. Harmless when it is gone.
     pub(super) fn remove(&self) -> Result<(), VmmError> {
         match std::fs::remove_dir_all(&self.0) {

@@ -65,11 +65,7 @@ pub fn replies(value: &Value) -> usize {
 /// # Errors
 /// When it has more devices than there is room for.
 pub fn arguments(definition: &GuestDefinition, mode: StartMode) -> Result<Vec<OsString>, VmmError> {
-    let descriptors = command_line::Descriptors {
-        ram: 9,
-        first_monitor: 10,
-        taps: Vec::new(),
-        opened: None,
-    };
+    let descriptors =
+        command_line::Descriptors { ram: 9, first_monitor: 10, taps: Vec::new(), opened: None };
     command_line::arguments(definition, &Folder::existing("/run/guest".into()), &descriptors, mode)
 }

@@ -7,15 +7,15 @@ use serde::Deserialize;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use sterna_agent::MoveLimits;
+use sterna_agent::{GuestUsers, GuestUsersError, MoveLimits};
 
 /// Where the file is if nobody says so.
-pub(super) const USUAL: &str = "/etc/sterna/agent.toml";
+pub(crate) const USUAL: &str = "/etc/sterna/agent.toml";
 
 /// What the file says; all of it may be left out. Options of the command line are stronger.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct File {
+pub(crate) struct File {
     pub(super) name: Option<String>,
     pub(super) state: Option<PathBuf>,
     pub(super) runtime: Option<PathBuf>,
@@ -26,6 +26,7 @@ pub(super) struct File {
     pub(super) move_port: Option<u16>,
     pub(super) join_port: Option<u16>,
     pub(super) qemu: Option<PathBuf>,
+    pub(super) guest_uids: Option<Users>,
     pub(super) accept_peer_arguments: bool,
     pub(super) keep_images: Option<Size>,
     pub(super) log_format: Option<LogFormat>,
@@ -47,6 +48,11 @@ struct Moves {
 #[serde(try_from = "String")]
 pub(super) struct Size(pub(super) u64);
 
+/// Ids of users, as people write them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Users(pub(super) GuestUsers);
+
 /// Bytes a second, as people write them.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
@@ -57,6 +63,14 @@ impl TryFrom<String> for Size {
 
     fn try_from(text: String) -> Result<Self, String> {
         parse_size(&text).map(Self)
+    }
+}
+
+impl TryFrom<String> for Users {
+    type Error = GuestUsersError;
+
+    fn try_from(text: String) -> Result<Self, GuestUsersError> {
+        text.parse().map(Self)
     }
 }
 
@@ -73,7 +87,7 @@ impl TryFrom<String> for Rate {
 
 impl File {
     /// Reads the file of this name, or the usual one if none is given and it is there.
-    pub(super) fn find(given: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn find(given: Option<&Path>) -> anyhow::Result<Self> {
         match given {
             Some(path) => Self::read(path),
             None if Path::new(USUAL).exists() => Self::read(Path::new(USUAL)),
@@ -86,6 +100,11 @@ impl File {
         let text = text.with_context(|| format!("cannot read {}", path.display()))?;
         // The error shows line, column and the line itself.
         toml::from_str(&text).with_context(|| format!("{} cannot be used", path.display()))
+    }
+
+    /// Users that guests' hypervisors run as, if the file says so.
+    pub(crate) fn guest_users(&self) -> Option<&GuestUsers> {
+        self.guest_uids.as_ref().map(|users| &users.0)
     }
 
     /// How many moves there may be.
@@ -109,6 +128,7 @@ impl File {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sterna_agent::GUEST_USERS_SUGGESTED;
 
     const EXAMPLE: &str = include_str!("../../../../packaging/agent.toml");
 
@@ -132,6 +152,7 @@ mod tests {
         assert!(name.is_some() && state.is_some() && runtime.is_some() && identity.is_some());
         assert!(listen.is_some() && api_port.is_some() && move_port.is_some());
         assert!(join_port.is_some() && all.move_listen.is_some());
+        assert_eq!(all.guest_uids, Some(Users(GUEST_USERS_SUGGESTED.parse().unwrap())));
         assert!(all.qemu.is_some() && all.keep_images.is_some() && all.log_format.is_some());
         let Moves { from_here, to_one_host, to_here, bandwidth } = all.moves.clone();
         assert!(from_here.is_some() && to_one_host.is_some() && to_here.is_some());
@@ -150,6 +171,7 @@ mod tests {
             ("[moves]\n\nfrom-hear = 1", "line 3, column 1", "unknown field `from-hear`"),
             ("[moves]\nbandwidth = \"fast\"", "line 2, column 13", "fast"),
             ("[moves]\nbandwidth = \"0\"", "line 2, column 13", "no limit"),
+            ("guest-uids = \"0-9\"", "line 1, column 14", "0 cannot be a guest's"),
             ("keep-images = 5", "line 1, column 15", "string"),
             ("name = ", "line 1, column 8", ""),
         ] {

@@ -2,7 +2,7 @@
 //!
 //! What an option does not say the configuration file does, and what that does not say is as usual.
 
-mod file;
+pub(crate) mod file;
 
 use crate::client::IDENTITY;
 use crate::exit::Exit;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use sterna_agent::{MoveLimits, PeerArguments, Settings};
+use sterna_agent::{GuestUsers, MoveLimits, PeerArguments, Settings};
 use sterna_api::paths::{API_PORT, JOIN_PORT, MOVE_PORT};
 use sterna_engine::identity::CERTIFICATE_FILE;
 use sterna_pki::HostCertificate;
@@ -61,6 +61,10 @@ pub(crate) struct AgentArgs {
     /// QEMU program; looked for if not given
     #[arg(long, value_name = "FILE")]
     qemu: Option<PathBuf>,
+    /// Run each guest's QEMU as a user of its own, of these ids, and not as root: one that its guest has taken over reaches
+    /// nothing of other guests; for example 1900000000-1900004095
+    #[arg(long, value_name = "FIRST-LAST")]
+    guest_uids: Option<GuestUsers>,
     /// Take guests with QEMU arguments of their own from other hosts: whoever holds a certificate
     /// of the cluster can then run any program here
     #[arg(long)]
@@ -89,6 +93,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<Exit> {
     let (log_format, check) = (args.log_format.or(file.log_format).unwrap_or_default(), args.check);
     let settings = settings(args, file.clone())?;
     if check {
+        settings.guest_users.as_ref().map(GuestUsers::check).transpose()?;
         println!("the configuration can be used");
         return Ok(Exit::Done);
     }
@@ -116,6 +121,7 @@ fn settings(args: AgentArgs, file: File) -> anyhow::Result<Settings> {
         move_port: args.move_port.or(file.move_port).unwrap_or(MOVE_PORT),
         join_port: args.join_port.or(file.join_port).unwrap_or(JOIN_PORT),
         qemu: args.qemu.or(file.qemu),
+        guest_users: args.guest_uids.or(file.guest_uids.map(|users| users.0)),
         peer_arguments: match accepts_arguments {
             true => PeerArguments::Accepted,
             false => PeerArguments::Refused,

@@ -1,7 +1,9 @@
 //! What this host has beside its hypervisor: an identity, and space.
 
+use crate::agent::file::{File, USUAL};
 use std::path::Path;
 use std::time::SystemTime;
+use sterna_agent::{GUEST_USERS_SUGGESTED, GuestUsers};
 use sterna_api::{Finding, Verdict};
 use sterna_engine::identity::{AUTHORITY_HOST_FILE, CERTIFICATE_FILE};
 use sterna_pki::{AUTHORITY_FOLDER, HostCertificate};
@@ -59,6 +61,38 @@ pub(super) fn space(state: &Path) -> Finding {
     Finding { check, verdict, detail, remedy }
 }
 
+/// Whether a hypervisor that was taken over has more than its guest.
+pub(super) fn users() -> Finding {
+    match File::find(None) {
+        Ok(file) => users_of(file.guest_users()),
+        Err(error) => limited("guest users", format!("{error:#}"), "sterna agent --check"),
+    }
+}
+
+fn users_of(users: Option<&GuestUsers>) -> Finding {
+    let Some(users) = users else {
+        let detail =
+            "hypervisors run as root: one that its guest has taken over has the whole host";
+        let remedy = format!(
+            "sed -i '1i guest-uids = \"{GUEST_USERS_SUGGESTED}\"' {USUAL} && systemctl restart sterna; guests that run go on \
+             as root until they are started anew or move"
+        );
+        return limited("guest users", detail.into(), &remedy);
+    };
+    match users.check() {
+        Ok(()) => {
+            let detail = "each guest's hypervisor is started as a user of its own".into();
+            let check = "guest users".into();
+            Finding { check, verdict: Verdict::Good, detail, remedy: None }
+        }
+        Err(error) => limited("guest users", error.to_string(), "sterna agent --check"),
+    }
+}
+
+fn limited(check: &str, detail: String, remedy: &str) -> Finding {
+    Finding { check: check.into(), verdict: Verdict::Limited, detail, remedy: Some(remedy.into()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +117,16 @@ mod tests {
         assert!(identity(&identity_folder).remedy.unwrap().contains("sterna pki host"));
         std::fs::write(identity_folder.join("authority.host"), "a\n").unwrap();
         assert!(identity(&identity_folder).detail.contains("should have renewed"));
+    }
+
+    #[test]
+    fn hypervisors_that_run_as_root_are_told_of_with_the_command_that_ends_it() {
+        let found = users_of(None);
+        assert_eq!(found.verdict, Verdict::Limited);
+        assert!(found.remedy.unwrap().starts_with("sed -i '1i guest-uids = \"1900000000-"));
+        let found = users_of(Some(&GUEST_USERS_SUGGESTED.parse().unwrap()));
+        let is_root = rustix::process::geteuid().is_root();
+        assert_eq!(found.verdict == Verdict::Good, is_root, "{found:?}");
     }
 
     #[test]

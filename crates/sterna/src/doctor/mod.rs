@@ -28,7 +28,7 @@ pub(crate) struct DoctorArgs {
 pub(crate) async fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<Exit> {
     let mut findings = sterna_agent::examine(args.qemu.as_deref());
     let folder = global.connection.identity_folder();
-    findings.extend([here::identity(&folder), here::space(&args.state)]);
+    findings.extend([here::identity(&folder), here::space(&args.state), here::users()]);
     if !args.to.is_empty() {
         let identity = Identity::load(&folder)?;
         for host in &args.to {

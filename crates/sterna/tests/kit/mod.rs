@@ -88,6 +88,12 @@ impl World {
         }
         let folder = tempfile::tempdir()?;
         let network = (hosts, LinkRate::Unshaped);
+        // Any scenario can be tried with guests that have users of their own.
+        let users = std::env::var("STERNA_TEST_GUEST_UIDS").ok();
+        let users = users.as_deref().filter(|_| !agent_options.contains(&"--guest-uids"));
+        let users = users.map(|users| ["--guest-uids", users]);
+        let agent_options =
+            &[agent_options, users.as_ref().map_or(&[], |words| &words[..])].concat();
         let lab = Lab::with(prefix, network, agent_options, (Path::new(STERNA), folder.path()))?;
         lab.make_taps()?;
         let (following, console, moves) = (BTreeMap::new(), ConsoleLog::new(), MoveLog::default());

@@ -22,4 +22,5 @@ mod round_trips;
 mod slowed_down;
 mod undone;
 mod upgraded;
+mod users;
 mod while_copying;
