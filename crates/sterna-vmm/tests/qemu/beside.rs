@@ -31,7 +31,7 @@ fn hand_over(source: &mut QemuSource, destination: &mut QemuDestination) {
     assert_one_moment(&counts(&destination.memory()));
 }
 
-fn upgrade(host: &Host, guest: &QemuGuest, name: &str) -> Ended {
+pub(super) fn upgrade(host: &Host, guest: &QemuGuest, name: &str) -> Ended {
     let (mut destination, arrived) = beside(host, guest, name);
     assert_eq!(guest.status().unwrap(), QemuStatus::Running, "it runs on meanwhile");
     assert_eq!(arrived.record().ram, guest.record().ram, "the same RAM");

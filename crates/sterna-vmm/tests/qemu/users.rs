@@ -255,3 +255,12 @@ fn a_new_agent_finds_a_guest_with_its_user_and_the_stray_of_another() {
     assert!(matches!(twice, Err(VmmError::Refused { .. })), "{twice:?}");
     drop(moved(&host, &again, "guests/moved", Some(2)));
 }
+
+#[test]
+fn a_guest_that_gets_a_new_qemu_keeps_its_user() {
+    let Some(host) = host() else { return };
+    let guest = start(&host, "a", &definition(&host, "raw", DiskCache::Writeback), 1);
+    let upgraded = beside::upgrade(&host, &guest, "b");
+    has_only(&upgraded, 1);
+    drop(moved(&host, &upgraded, "a", Some(2)));
+}
