@@ -111,6 +111,7 @@ fn a_guest_with_a_user_of_its_own_moves_by_all_ways_and_outlives_agents() -> Res
     world.runs_only_on(from)?;
     world.nothing_is_wrong(from)?;
     world.lab.run(from, &["vm", "stop", GUEST])?;
+    world.lab.run(from, &["vm", "delete", GUEST])?;
     world.becomes_empty(from)?;
     until("no process of a guest's user", || {
         let users = sterna_sys::process::users()?;
