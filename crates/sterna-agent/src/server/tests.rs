@@ -345,3 +345,15 @@ fn small_memory() -> GuestMemory {
     memory.write(PageNumber(3), &[1; PAGE_SIZE]).unwrap();
     memory
 }
+
+#[tokio::test]
+async fn a_list_is_not_taken_for_an_object_of_its_values() {
+    let caller = Client::new(Origin::Local);
+    caller.start(ID, "a").await;
+    for path in ["/v1/guests/a/start", "/v1/guests/a/run", "/v1/guests/a/upgrade", paths::GUESTS] {
+        for body in ["[]", "[false]", "null", "7"] {
+            let (_, error) = caller.error(Method::POST, path, body).await;
+            assert_eq!(error.code, ErrorCode::BadRequest, "{path} {body}: {error}");
+        }
+    }
+}
