@@ -22,6 +22,10 @@ pub trait Described {}
 impl<T> Described for T {}
 
 impl Type {
+    #[cfg_attr(
+        not(feature = "schema"),
+        expect(clippy::extra_unused_type_parameters, reason = "its schema is all that is used")
+    )]
     pub(crate) const fn of<T: Described>() -> Self {
         Self {
             #[cfg(feature = "schema")]
