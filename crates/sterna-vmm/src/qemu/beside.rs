@@ -10,7 +10,8 @@
 
 use super::binary::QemuBinary;
 use super::command_line::StartMode;
-use super::instance::{Machine, QemuGuest, Ram};
+use super::instance::QemuGuest;
+use super::start::{Machine, Ram};
 use super::user::UserId;
 use crate::tracking::system;
 use crate::{GuestDefinition, VmmError};

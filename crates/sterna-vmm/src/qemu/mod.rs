@@ -55,6 +55,7 @@ pub mod probe;
 mod qmp;
 mod replies;
 mod source;
+mod start;
 mod strays;
 mod stream;
 mod user;
