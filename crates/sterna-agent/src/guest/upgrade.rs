@@ -141,11 +141,16 @@ impl Upgrading {
 
     /// Hands the guest over, or lets it run on where it is.
     fn hand_over(mut self) -> After {
-        let handed = self.try_to();
-        match handed {
+        match self.try_to() {
             Ok(gap) => self.done(gap),
-            Err(Failure::Before(error)) => self.take_back(error, true),
-            Err(Failure::Committing(error)) => self.take_back(error, false),
+            Err(Failure::Before(error)) => {
+                let runs = self.stay();
+                self.taken_back(error, runs)
+            }
+            Err(Failure::Committing(error)) => {
+                let runs = self.undo();
+                self.taken_back(error, runs)
+            }
             Err(Failure::Committed(error)) => self.lost(&error),
         }
     }
@@ -219,13 +224,45 @@ impl Upgrading {
         }
     }
 
-    /// The guest has not run in the new process: that is ended, and the guest runs on in the old one.
-    ///
-    /// Once the hand-over may be on record, it must be on record first that it is undone: a next agent
-    /// would end the old process.
-    fn take_back(mut self, mut error: ApiError, resume_first: bool) -> After {
-        let undone = self.undo(resume_first);
-        if let Err(why) = undone {
+    /// The guest was never handed over, so it runs on in the old process whatever becomes of the record: a next agent
+    /// lets it run as well.
+    fn stay(&mut self) -> Result<(), ApiError> {
+        self.end_new()?;
+        self.resume_old()?;
+        if let Err(error) = self.write_back() {
+            tracing::error!(guest = %self.record.definition.name, %error, "cannot record");
+        }
+        Ok(())
+    }
+
+    /// That the guest is handed over may be on record, by which a next agent would end the old process: so it is undone
+    /// there before the guest runs on in it.
+    fn undo(&mut self) -> Result<(), ApiError> {
+        self.end_new()?;
+        self.write_back()?;
+        self.resume_old()
+    }
+
+    /// Ends the new process, in which the guest has not run.
+    fn end_new(&mut self) -> Result<(), ApiError> {
+        self.new.destination.discard().map_err(|error| vmm_error(&error))
+    }
+
+    fn resume_old(&mut self) -> Result<(), ApiError> {
+        self.source.resume().map_err(|error| vmm_error(&error))
+    }
+
+    fn write_back(&mut self) -> Result<(), ApiError> {
+        let old = self.old.record();
+        self.write(|record| {
+            record.process = Some(old);
+            record.upgrade = None;
+        })
+    }
+
+    /// The guest is with its old process, and runs there unless that failed.
+    fn taken_back(mut self, mut error: ApiError, runs: Result<(), ApiError>) -> After {
+        if let Err(why) = runs {
             let reason = format!("its upgrade was given up, and not undone: {why}");
             let name = &self.record.definition.name;
             error = error.hint(format!("{reason}; try `sterna vm run {name}`"));
@@ -234,28 +271,6 @@ impl Upgrading {
             self.record.place = Place::Paused { reason, elsewhere: Elsewhere::No };
         }
         After { record: self.record, process: Some(self.old), result: Err(error) }
-    }
-
-    fn undo(&mut self, resume_first: bool) -> Result<(), ApiError> {
-        self.new.destination.discard().map_err(|error| vmm_error(&error))?;
-        if resume_first {
-            self.source.resume().map_err(|error| vmm_error(&error))?;
-        }
-        let old = self.old.record();
-        let written = self.write(|record| {
-            record.process = Some(old);
-            record.upgrade = None;
-        });
-        match written {
-            // A next agent lets it run, as it does.
-            Err(error) if resume_first => {
-                tracing::error!(guest = %self.record.definition.name, %error, "cannot record");
-                Ok(())
-            }
-            Err(error) => Err(error),
-            Ok(()) if resume_first => Ok(()),
-            Ok(()) => self.source.resume().map_err(|error| vmm_error(&error)),
-        }
     }
 
     /// The guest is with its new process, which does not say that it runs. If it has ended, the guest's task sees that.

@@ -63,6 +63,18 @@ impl Fixture {
         assert!(newest.pid() == self.old.pid() || !newest.lives());
     }
 
+    async fn is_seen_to_have_crashed(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let view = self.guest.ask(Request::View).await.unwrap();
+            if let GuestState::Crashed { .. } = view.state {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{:?}", view.state);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// An agent that comes after this one was killed.
     fn recovered(&self, upgrade: Upgrade, process: &FakeGuest) {
         let process = Some(process.record());
@@ -85,15 +97,20 @@ async fn a_guest_runs_on_in_its_new_process_and_the_old_one_is_gone() {
     assert_eq!((record.process, record.upgrade), (Some(new.record()), None));
     // It is watched like any other.
     new.end().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        let view = fixture.guest.ask(Request::View).await.unwrap();
-        if let GuestState::Crashed { .. } = view.state {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{:?}", view.state);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    fixture.is_seen_to_have_crashed().await;
+}
+
+/// Whether it ran for a moment nobody knows.
+#[tokio::test]
+async fn a_guest_whose_new_process_dies_as_it_is_to_run_is_not_let_run_in_the_old_one() {
+    let fixture = Fixture::new(HandOvers::Die);
+    let error = fixture.upgrade().await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Hypervisor, "{error}");
+    fixture.is_seen_to_have_crashed().await;
+    assert!(!fixture.old.lives() && !fixture.fake.newest().lives());
+    let record = fixture.recorded();
+    assert!(matches!(record.place, Place::Crashed { .. }), "{record:?}");
+    assert_eq!((record.process, record.upgrade), (None, None));
 }
 
 #[tokio::test]
