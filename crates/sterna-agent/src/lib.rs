@@ -62,7 +62,7 @@ pub use users::{GuestUsers, GuestUsersError, SUGGESTED as GUEST_USERS_SUGGESTED}
 use agent::{Agent, Parts};
 use host::AgentHost;
 use membership::Door;
-use server::{Caller, Origin, TlsListener, router};
+use server::{Caller, Origin, TlsListener, connections, router};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -187,13 +187,12 @@ async fn run(agent: Arc<Agent>, read_limits: ReadLimits) -> Result<(), AgentErro
     tracing::info!(name = %agent.settings.name, %api, move_port = agent.settings.move_port,
         socket = %socket.display(), guests = agent.guests.all().len(), "ready");
 
-    let local = axum::serve(local, router(Arc::clone(&agent), Origin::Local));
+    let by_operator = router(Arc::clone(&agent), Origin::Local);
     let by_network = router(Arc::clone(&agent), Origin::Network);
-    let network = axum::serve(network, by_network.into_make_service_with_connect_info::<Caller>());
-    let failed = |source| AgentError::Listen { address: "the interface".into(), source };
+    let limits = connections::Limits::USUAL;
     tokio::select! {
-        ended = local.into_future() => ended.map_err(failed)?,
-        ended = network.into_future() => ended.map_err(failed)?,
+        () = connections::serve(local, by_operator, limits, |_| None) => {}
+        () = connections::serve(network, by_network, limits, |tls| Some(Caller::of(tls))) => {}
         never = reload::when_asked(&agent, &read_limits, hang_up) => match never {},
         () = door.serve(&agent) => {}
         never = membership::keep(&agent) => match never {},

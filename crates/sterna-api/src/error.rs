@@ -27,6 +27,10 @@ pub enum ErrorCode {
     Changed,
     /// The request is larger than its limit.
     TooLarge,
+    /// The request did not come whole within the time that it may take.
+    TooSlow,
+    /// The caller holds more connections than it may.
+    TooMany,
     /// The caller may not do this.
     Forbidden,
     /// This host cannot run or move this guest; see the reasons.
@@ -51,7 +55,9 @@ impl ErrorCode {
             Self::MethodNotAllowed => 405,
             Self::AlreadyExists | Self::WrongState | Self::Changed => 409,
             Self::MovedAway => 410,
+            Self::TooSlow => 408,
             Self::TooLarge => 413,
+            Self::TooMany => 429,
             Self::Invalid | Self::Unable => 422,
             Self::Internal => 500,
             Self::Hypervisor => 502,

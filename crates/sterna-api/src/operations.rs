@@ -7,7 +7,7 @@ use crate::content::{Content, Described, Parameter, Type};
 use crate::doubt::{DoubtView, ResolveRequest};
 use crate::error::ErrorCode::{
     self, AlreadyExists, BadRequest, Changed, Forbidden, Hypervisor, Internal, Invalid, MovedAway,
-    NotFound, ShuttingDown, TooLarge, Unable, WrongState,
+    NotFound, ShuttingDown, TooLarge, TooMany, TooSlow, Unable, WrongState,
 };
 use crate::{
     Certificate, CheckRequest, CheckView, ClusterHost, DefineGuest, DefinitionView, EditGuest,
@@ -345,7 +345,7 @@ impl Operation {
     /// Every code with which it may be refused or fail.
     #[must_use]
     pub fn errors(&self) -> Vec<ErrorCode> {
-        let mut codes = vec![Forbidden, Internal];
+        let mut codes = vec![Forbidden, Internal, TooMany];
         if self.path.contains('{') {
             codes.extend([BadRequest, NotFound]);
         }
@@ -356,7 +356,7 @@ impl Operation {
             codes.push(BadRequest);
         }
         if !matches!(self.request, Content::Nothing) {
-            codes.extend([BadRequest, TooLarge]);
+            codes.extend([BadRequest, TooLarge, TooSlow]);
         }
         codes.extend(self.fails);
         codes.sort_by_key(|code| (code.status(), *code as u8));

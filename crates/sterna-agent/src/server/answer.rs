@@ -5,13 +5,15 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_LENGTH;
 use axum::response::{IntoResponse, Response};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 use std::marker::PhantomData;
-use sterna_api::{ApiError, ErrorCode};
+use std::time::Duration;
+use sterna_api::{ApiError, ErrorCode, paths};
 
 /// An error, answered with the status of its code.
 #[derive(Debug)]
@@ -36,6 +38,30 @@ impl IntoResponse for Refusal {
     }
 }
 
+/// How long a body may take to come.
+const BODY_MAX: Duration = Duration::from_secs(30);
+
+/// Reads a request with its body, which has to come in time, and whose length is not waited for if it is said to be too
+/// much.
+async fn read<T, S: Send + Sync>(request: Request, state: &S) -> Result<T, Refusal>
+where
+    T: FromRequest<S>,
+    Refusal: From<T::Rejection>,
+{
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if length.and_then(|length| length.parse().ok()) > Some(paths::REQUEST_BYTES_MAX) {
+        let message = format!("a request has {} bytes at most", paths::REQUEST_BYTES_MAX);
+        return Err(Refusal(ApiError::new(ErrorCode::TooLarge, message)));
+    }
+    match tokio::time::timeout(BODY_MAX, T::from_request(request, state)).await {
+        Ok(read) => Ok(read?),
+        Err(_) => {
+            let message = format!("the body did not come within {} s", BODY_MAX.as_secs());
+            Err(Refusal(ApiError::new(ErrorCode::TooSlow, message)))
+        }
+    }
+}
+
 /// A JSON body, which is an object.
 pub(super) struct Body<T>(pub(super) T);
 
@@ -43,7 +69,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let Json(Object(body)) = Json::from_request(request, state).await?;
+        let Json(Object(body)) = read(request, state).await?;
         Ok(Self(body))
     }
 }
@@ -78,7 +104,7 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        Ok(Self(Bytes::from_request(request, state).await?))
+        Ok(Self(read(request, state).await?))
     }
 }
 
@@ -122,5 +148,25 @@ impl From<PathRejection> for Refusal {
 impl From<QueryRejection> for Refusal {
     fn from(rejection: QueryRejection) -> Self {
         Self(ApiError::new(ErrorCode::BadRequest, rejection.body_text()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
+        let begun: Result<_, std::io::Error> = Ok(Bytes::from_static(b"{"));
+        let never = stream::StreamExt::chain(stream::iter([begun]), stream::pending());
+        let request = Request::builder()
+            .header("content-type", "application/json")
+            .body(axum::body::Body::from_stream(never))
+            .unwrap();
+        let Err(refused) = Body::<serde_json::Map<_, _>>::from_request(request, &()).await else {
+            panic!("half a body was read");
+        };
+        assert_eq!(refused.0.code, ErrorCode::TooSlow);
     }
 }

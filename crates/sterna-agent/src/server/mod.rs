@@ -6,6 +6,7 @@
 
 mod answer;
 mod cluster;
+pub(crate) mod connections;
 mod console;
 mod define;
 mod doubt;

@@ -12,19 +12,20 @@
 //! A host of the cluster may do nearly all of it, as it may hand over any guest anyway. It may not say who is a host: a
 //! host that was taken over, and is revoked, must not have let others in. Whatever is not in the table is for an admin.
 
+use super::Origin;
 use super::answer::Refusal;
-use super::{Origin, TlsListener};
 use crate::agent::Agent;
-use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use axum::serve::IncomingStream;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 use sterna_api::{ApiError, ErrorCode, Hosts, Operation, Role, operation};
 use sterna_engine::identity::{Identity, Peer, UserRole, peer};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -33,9 +34,10 @@ pub(crate) struct Caller {
     certificate: Option<CertificateDer<'static>>,
 }
 
-impl Connected<IncomingStream<'_, TlsListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        let (_, tls) = stream.io().get_ref();
+impl Caller {
+    /// Who is at the other end, by the certificate that the handshake has verified.
+    pub(crate) fn of(stream: &TlsStream<TcpStream>) -> Self {
+        let (_, tls) = stream.get_ref();
         let chain = tls.peer_certificates();
         let certificate = chain.and_then(|chain| chain.first()).cloned();
         Self { peer: chain.and_then(peer), certificate }

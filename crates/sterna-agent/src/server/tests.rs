@@ -1,6 +1,7 @@
 //! The interface as callers see it, over an agent whose hypervisor is a fake.
 
 mod define;
+mod hostile;
 mod served;
 
 use super::*;

@@ -3,6 +3,7 @@
 //! Handshakes run side by side, so that a caller who never finishes his holds nobody up.
 
 use axum::serve::Listener;
+use rustix::net::sockopt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +20,9 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// Handshakes at a time.
 const HANDSHAKES_MAX: usize = 64;
+
+/// After which silence the other end is asked whether it is there; twice as long it may take to answer.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How long to wait after a connection could not be accepted, such as for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -62,6 +66,9 @@ async fn accept(listener: TcpListener, identity: Identity, ready: mpsc::Sender<C
                 continue;
             }
         };
+        if let Err(error) = notice_if_gone(&stream) {
+            tracing::warn!(%peer, %error, "cannot have it noticed when the caller is gone");
+        }
         // Read anew each time, as certificates are renewed and revoked.
         let (tls, ready) = (TlsAcceptor::from(identity.server()), ready.clone());
         tokio::spawn(async move {
@@ -73,6 +80,15 @@ async fn accept(listener: TcpListener, identity: Identity, ready: mpsc::Sender<C
             }
         });
     }
+}
+
+/// Has the connection end when the other host does without a word: also where nothing is left to be said to it.
+fn notice_if_gone(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE_MAX)?;
+    sockopt::set_tcp_keepintvl(stream, SILENCE_MAX / 4)?;
+    let unanswered = u32::try_from((2 * SILENCE_MAX).as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(stream, unanswered)?)
 }
 
 impl Listener for TlsListener {
