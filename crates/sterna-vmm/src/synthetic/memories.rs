@@ -2,8 +2,9 @@
 
 use crate::tracking::{MappedPages, system};
 use crate::{Begin, Faults, VmmError};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use sterna_page::{PageSet, RamLayout};
+use sterna_page::{PageSet, RamBlock, RamLayout};
 use sterna_sys::memory::{Access, GuestMemory, HugePages, create_shared};
 use sterna_sys::uffd::Userfaultfd;
 
@@ -21,13 +22,18 @@ pub(super) struct Memories {
 
 impl Memories {
     pub(super) fn create(layout: &RamLayout) -> Result<Self, VmmError> {
-        let (mut files, mut copies) = (Vec::new(), Vec::new());
-        for block in layout.blocks() {
-            let file = create_shared(&block.name, block.size_bytes, HugePages::No)
-                .map_err(system("creating RAM"))?;
-            copies.push(file.try_clone().map_err(system("creating RAM"))?);
-            files.push(file);
-        }
+        let create = |block: &RamBlock| {
+            create_shared(&block.name, block.size_bytes, HugePages::No)
+                .map_err(system("creating RAM"))
+        };
+        let files = layout.blocks().iter().map(create).collect::<Result<_, _>>()?;
+        Self::over(layout, files)
+    }
+
+    /// In these files, one for each block.
+    pub(super) fn over(layout: &RamLayout, files: Vec<OwnedFd>) -> Result<Self, VmmError> {
+        let copies = files.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>();
+        let copies = copies.map_err(system("creating RAM"))?;
         let inside = GuestMemory::map(layout.clone(), files, Access::ReadWrite)?;
         let outside = Arc::new(GuestMemory::open(layout.clone(), copies)?);
         Ok(Self { inside, outside, faults: Mutex::default() })

@@ -21,6 +21,7 @@ mod check;
 mod config;
 mod destination;
 mod failures;
+mod hosted;
 mod machine;
 mod memories;
 mod native;

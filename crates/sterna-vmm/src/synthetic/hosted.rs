@@ -1,0 +1,54 @@
+//! A synthetic guest in RAM that somebody else has made: for a process that passes for a hypervisor, whose guest is moved
+//! from outside like any other.
+
+use super::config::SyntheticConfig;
+use super::machine::{Machine, Phase, SyntheticGuest};
+use super::memories::Memories;
+use super::page::{Version, render_into};
+use super::registers::Registers;
+use crate::VmmError;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use sterna_page::{PAGE_SIZE, PageNumber};
+
+impl SyntheticGuest {
+    /// Populates a guest in `files`, one for each of its RAM blocks. It does not run yet.
+    ///
+    /// # Errors
+    /// When `config` is no guest, or the files are not its RAM.
+    pub fn boot_in(config: SyntheticConfig, files: Vec<OwnedFd>) -> Result<Self, VmmError> {
+        let memories = Memories::over(&config.layout()?, files)?;
+        let mut bytes = vec![0; PAGE_SIZE];
+        for page in (0..config.populated.0).map(PageNumber) {
+            render_into(&config, page, Version(1), &mut bytes);
+            memories.inside.write(page, &bytes)?;
+        }
+        Self::paused(memories, Registers::fresh(config))
+    }
+
+    /// A guest of these registers, whose RAM is in `files`, or follows. It does not run yet.
+    ///
+    /// # Errors
+    /// When the registers are no guest's, or the files are not its RAM.
+    pub fn load_in(registers: Registers, files: Vec<OwnedFd>) -> Result<Self, VmmError> {
+        let memories = Memories::over(&registers.config.layout()?, files)?;
+        Self::paused(memories, registers)
+    }
+
+    fn paused(memories: Memories, registers: Registers) -> Result<Self, VmmError> {
+        Ok(Self::from_handle(Arc::new(Machine::start(memories, registers)?)))
+    }
+
+    /// Lets its writers run.
+    pub fn run(&self) {
+        self.machine().set_phase(Phase::Running);
+    }
+
+    /// Stops its writers.
+    ///
+    /// # Errors
+    /// When one waits for a missing page that does not come.
+    pub fn pause(&self) -> Result<(), VmmError> {
+        self.machine().pause()
+    }
+}
