@@ -30,9 +30,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Builds the `sterna` program as it is shipped; returns where it is.
 pub(crate) fn build_sterna() -> Result<PathBuf> {
-    println!("building sterna");
-    run(&mut cargo(&["build", "--quiet", "--release", "--package", "sterna"]))?;
-    Ok(paths::target().join("release").join("sterna"))
+    build_program("sterna")
+}
+
+/// Builds the program of a package, as it would be shipped; returns where it is.
+pub(crate) fn build_program(package: &str) -> Result<PathBuf> {
+    println!("building {package}");
+    run(&mut cargo(&["build", "--quiet", "--release", "--package", package]))?;
+    Ok(paths::target().join("release").join(package))
 }
 
 /// A program that cargo built.

@@ -3,6 +3,8 @@
 use crate::arguments::Arguments;
 use crate::guest;
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -87,10 +89,7 @@ impl Machine {
     }
 
     pub(crate) fn connect_console(&self, console: UnixStream) {
-        // The guest never waits for whoever reads.
-        if console.set_nonblocking(true).is_ok() {
-            *lock(&self.console) = Some(console);
-        }
+        *lock(&self.console) = Some(console);
         // It is heard again by whoever comes later.
         let state = lock(&self.state);
         if let Some(registers) = state.guest.as_ref().map(SyntheticGuest::registers) {
@@ -103,12 +102,16 @@ impl Machine {
         }
     }
 
-    /// Writes a line to the console, if anybody reads it.
+    /// Writes a line to the console, if anybody reads it: the guest never waits for whoever does. What does not fit is cut
+    /// off, as by a console that is overfull.
     pub(crate) fn say(&self, line: &Line) {
         let mut console = lock(&self.console);
-        if let Some(stream) = console.as_mut()
-            && let Err(error) = stream.write_all(format!("{line}\r\n").as_bytes())
-            && error.kind() != std::io::ErrorKind::WouldBlock
+        let text = format!("{line}\r\n");
+        let said = console
+            .as_ref()
+            .map(|stream| send(stream, text.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL));
+        if let Some(Err(error)) = said
+            && error != Errno::AGAIN
         {
             *console = None;
         }

@@ -17,7 +17,7 @@ use sterna_testkit::recorder::{Bytes, Command as Say, Line, Rate, Workload};
 use super::fault::{Fault, Side};
 
 const GUEST: &str = "torment";
-/// Slow enough that copying takes seconds.
+/// Slow enough that copying a real guest takes seconds, and a synthetic one a good part of one.
 const LINK: LinkRate = LinkRate::BitsPerSecond(200_000_000);
 /// Next to nothing, in one direction.
 const CHOKED: LinkRate = LinkRate::BitsPerSecond(20_000);
@@ -33,7 +33,23 @@ pub(super) struct Ring {
     console: ConsoleLog,
     moves: MoveLog,
     following: BTreeMap<Host, Following>,
+    plan: GuestPlan,
     lab: Lab,
+}
+
+fn real() -> GuestPlan {
+    let workload = Workload::new(Bytes::mebibytes(96))
+        .rewrite(Bytes::mebibytes(12), Rate::mebibytes_per_second(3))
+        .check_at_most(Rate::mebibytes_per_second(20));
+    GuestPlan::new(GUEST, Bytes::mebibytes(192), workload)
+}
+
+fn synthetic() -> GuestPlan {
+    let workload = Workload::new(Bytes::mebibytes(6))
+        .rewrite(Bytes::mebibytes(2), Rate::mebibytes_per_second(4));
+    let mut plan = GuestPlan::new(GUEST, Bytes::mebibytes(16), workload);
+    plan.more = serde_json::json!({ "balloon": false });
+    plan
 }
 
 /// A move that was begun.
@@ -48,11 +64,18 @@ pub(super) struct Underway {
 }
 
 impl Ring {
-    pub(super) fn new(sterna: &Path, state: &Path) -> Result<Self> {
-        let lab = Lab::with("sterna-tm", (Hosts::Three, LINK), &[], (sterna, state))?;
+    /// With a guest in `hypervisor`, which passes for QEMU and has a synthetic one, or else a real one.
+    pub(super) fn new(sterna: &Path, hypervisor: Option<&Path>, state: &Path) -> Result<Self> {
+        let options = match hypervisor {
+            None => Vec::new(),
+            Some(program) => vec!["--qemu", program.to_str().context("a path that is text")?],
+        };
+        let lab = Lab::with("sterna-tm", (Hosts::Three, LINK), &options, (sterna, state))?;
         lab.make_taps()?;
         let (console, moves) = (ConsoleLog::new(), MoveLog::default());
-        let mut ring = Self { at: Host::A, console, moves, following: BTreeMap::new(), lab };
+        let plan = if hypervisor.is_some() { synthetic() } else { real() };
+        let following = BTreeMap::new();
+        let mut ring = Self { at: Host::A, console, moves, following, plan, lab };
         ring.start_guest()?;
         Ok(ring)
     }
@@ -73,11 +96,7 @@ impl Ring {
         std::thread::sleep(Duration::from_millis(300));
         (self.console, self.moves) = (ConsoleLog::new(), MoveLog::default());
         self.follow(self.at);
-        let workload = Workload::new(Bytes::mebibytes(96))
-            .rewrite(Bytes::mebibytes(12), Rate::mebibytes_per_second(3))
-            .check_at_most(Rate::mebibytes_per_second(20));
-        let plan = GuestPlan::new(GUEST, Bytes::mebibytes(192), workload);
-        self.lab.start_guest(self.at, &plan)?;
+        self.lab.start_guest(self.at, &self.plan)?;
         self.console.wait_for(0, LIMIT, |line| matches!(line, Line::Ready { .. }))?;
         self.console.wait_for_ticks(NEW_TICKS, LIMIT)
     }
