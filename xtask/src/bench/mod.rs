@@ -8,6 +8,7 @@
 
 mod bound;
 mod bytes;
+mod interface;
 mod loopback;
 mod measure;
 mod method;
@@ -88,6 +89,9 @@ enum Suite {
     Bytes,
     /// How long a guest stands still that gets a new hypervisor on its host; the guest is given by the options
     Upgrade,
+    /// How long the interface takes to answer, and how much memory the agent has, with 500 guests; `--runs` is how often
+    /// each question is asked
+    Interface,
     /// One scenario, given by the options
     Custom,
 }
@@ -101,6 +105,7 @@ impl Suite {
             Self::WorkingSet => "working-set",
             Self::Bytes => "bytes",
             Self::Upgrade => "upgrade",
+            Self::Interface => "interface",
             Self::Custom => "custom",
         }
     }
@@ -141,7 +146,7 @@ impl BenchArgs {
             Suite::WorkingSet => self.pool.scenarios(&Matrix::WORKING_SET, &self.custom, link),
             Suite::Bytes => bytes::scenarios(&bytes::system_disk()?),
             Suite::Custom | Suite::Upgrade => Ok(vec![self.custom.scenario()?]),
-            Suite::Loopback => Ok(Vec::new()),
+            Suite::Loopback | Suite::Interface => Ok(Vec::new()),
         }
     }
 
@@ -183,6 +188,11 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<()> {
     if args.suite == Suite::Upgrade {
         let (program, scenario) = (cargo::build_sterna()?, args.custom.scenario()?);
         return upgrade::measure(&program, &scenario, args.runs(), &folder, name);
+    }
+    if args.suite == Suite::Interface {
+        let programs = (cargo::build_sterna()?, cargo::build_program("sterna-stand-in")?);
+        let asked = usize::try_from(args.runs.unwrap_or(1000))?;
+        return interface::measure((&programs.0, &programs.1), asked, &folder, name);
     }
     let mut results = Results::begin(folder, name)?;
     match args.suite {
