@@ -12,6 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sterna_guest::line::Line;
+use sterna_guest::settings::Settings;
 use sterna_vmm::synthetic::SyntheticGuest;
 
 /// Bytes of a guest's state at most.
@@ -24,6 +25,8 @@ pub(crate) struct Machine {
     state: Mutex<State>,
     events: Mutex<Vec<UnixStream>>,
     console: Mutex<Option<UnixStream>>,
+    /// What a guest says that was made here, until somebody is there to hear it: a guest says it once.
+    unheard: Mutex<Option<Line>>,
 }
 
 struct State {
@@ -57,6 +60,7 @@ impl Machine {
             state: Mutex::new(state),
             events: Mutex::default(),
             console: Mutex::default(),
+            unheard: Mutex::default(),
         };
         // As QEMU does: its RAM is mapped from the beginning.
         if !arguments.waits && arguments.ram.is_some() {
@@ -74,7 +78,8 @@ impl Machine {
         let (ram, bytes) = self.open_ram()?;
         let (guest, settings) = guest::boot(ram, bytes, &self.append)?;
         lock(&self.state).guest = Some(guest);
-        self.say(&Line::Ready { fill: settings.fill, working_set: settings.working_set });
+        let Settings { fill, working_set, .. } = settings;
+        *lock(&self.unheard) = Some(Line::Ready { fill, working_set });
         Ok(())
     }
 
@@ -90,15 +95,8 @@ impl Machine {
 
     pub(crate) fn connect_console(&self, console: UnixStream) {
         *lock(&self.console) = Some(console);
-        // It is heard again by whoever comes later.
-        let state = lock(&self.state);
-        if let Some(registers) = state.guest.as_ref().map(SyntheticGuest::registers) {
-            let bytes =
-                |pages: sterna_page::PageCount| sterna_guest::quantity::Bytes(pages.bytes());
-            let (fill, working_set) =
-                (bytes(registers.config.populated), bytes(registers.config.working_set));
-            drop(state);
-            self.say(&Line::Ready { fill, working_set });
+        if let Some(line) = lock(&self.unheard).take() {
+            self.say(&line);
         }
     }
 
