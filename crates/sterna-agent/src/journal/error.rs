@@ -56,6 +56,14 @@ pub enum JournalError {
         /// What should have been.
         new: DestinationRecord,
     },
+    /// There is no space for it.
+    #[error("no space is left for the journal {0}: free some, and try again")]
+    Full(PathBuf),
+    /// After its disk has failed there is another journal in its place.
+    #[error(
+        "{0} is not the journal that this agent began with: put it back, or start the agent anew"
+    )]
+    Another(PathBuf),
     /// The database failed.
     #[error("the journal cannot be read or written")]
     Database(#[source] Box<redb::Error>),

@@ -19,9 +19,13 @@
 //! **Format.** 2 is the first that has deleted guests, and guests that are started again. An agent that did not know of
 //! the former would count a guest's attempts from zero again; it says that a newer one is needed, and does not begin.
 //!
+//! **Failure.** After an error of its disk the file is opened anew for whatever is asked next, as after a crash: a disk that was
+//! full is mended by space alone.
+//!
 //! One process at a time: the file is locked while it is open, by the kernel, so a killed agent
 //! leaves no stale lock.
 
+mod database;
 mod error;
 #[cfg(test)]
 mod tests;
@@ -29,7 +33,10 @@ mod tests;
 pub use error::JournalError;
 
 use crate::records::{GuestRecord, IncomingRecord, OutgoingRecord};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use database::Reopened;
+use redb::{
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -58,8 +65,7 @@ const OUTGOING_ENDED_MAX: usize = 1000;
 /// The journal.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    database: Database,
-    id: JournalId,
+    database: Reopened,
 }
 
 impl Journal {
@@ -70,41 +76,12 @@ impl Journal {
     pub(crate) fn open(folder: &Path) -> Result<Self, JournalError> {
         std::fs::create_dir_all(folder)
             .map_err(|source| JournalError::Folder { folder: folder.into(), source })?;
-        let path = folder.join(JOURNAL_FILE);
-        let database = Database::create(&path).map_err(|e| JournalError::opening(&path, e))?;
-        let write = database.begin_write()?;
-        let id = {
-            let mut meta = write.open_table(META)?;
-            for table in [GUESTS, DELETED, OUTGOING, INCOMING] {
-                write.open_table(table)?;
-            }
-            let format = meta.get("format")?.map(|text| text.value().to_owned());
-            match format.as_deref().map(str::parse::<u32>) {
-                None => drop(meta.insert("format", FORMAT.to_string().as_str())?),
-                Some(Ok(FORMAT)) => {}
-                Some(Ok(format)) if format < FORMAT => {
-                    drop(meta.insert("format", FORMAT.to_string().as_str())?);
-                }
-                Some(Ok(format)) => return Err(JournalError::Newer { format, known: FORMAT }),
-                Some(Err(_)) => return Err(JournalError::Damaged("format")),
-            }
-            let id = meta.get("id")?.map(|text| Uuid::parse_str(text.value()));
-            match id {
-                Some(id) => id.map_err(|_| JournalError::Damaged("id"))?,
-                None => {
-                    let id = Uuid::new_v4();
-                    meta.insert("id", id.to_string().as_str())?;
-                    id
-                }
-            }
-        };
-        write.commit()?;
-        Ok(Self { database, id: JournalId(id) })
+        Ok(Self { database: Reopened::open(folder.join(JOURNAL_FILE), begin)? })
     }
 
     /// Identity of this journal.
     pub(crate) fn id(&self) -> JournalId {
-        self.id
+        self.database.id()
     }
 
     /// Every guest that is known.
@@ -144,12 +121,13 @@ impl Journal {
     /// deleted.
     pub(crate) fn newest_epoch(&self, id: GuestId) -> Result<Epoch, JournalError> {
         let attempts = |table| -> Result<Epoch, JournalError> {
-            let read = self.database.begin_read()?;
-            let table = read.open_table(table)?;
-            let [first, last] =
-                [0, u64::MAX].map(|epoch| key(AttemptId { guest: id, epoch: Epoch(epoch) }));
-            let newest = table.range(first.as_str()..=last.as_str())?.next_back().transpose()?;
-            newest.map_or(Ok(Epoch(0)), |(key, _)| epoch_of(key.value()))
+            self.read(table, |table| {
+                let [first, last] =
+                    [0, u64::MAX].map(|epoch| key(AttemptId { guest: id, epoch: Epoch(epoch) }));
+                let newest =
+                    table.range(first.as_str()..=last.as_str())?.next_back().transpose()?;
+                newest.map_or(Ok(Epoch(0)), |(key, _)| epoch_of(key.value()))
+            })
         };
         let recorded = self.guest(id)?.map_or(Epoch(0), |guest| guest.epoch);
         let all = [
@@ -289,27 +267,66 @@ impl Journal {
     ) -> Result<(), JournalError> {
         // Durability is `Immediate` unless it is asked for less: commit returns after fsync. A
         // transaction that is dropped without a commit leaves nothing.
-        let write = self.database.begin_write()?;
-        change(&write)?;
-        Ok(write.commit()?)
+        self.database.with(|database| {
+            let write = database.begin_write()?;
+            change(&write)?;
+            Ok(write.commit()?)
+        })
+    }
+
+    fn read<T>(
+        &self,
+        table: Texts,
+        look: impl FnOnce(&ReadOnlyTable<&'static str, &'static str>) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        self.database.with(|database| look(&database.begin_read()?.open_table(table)?))
     }
 
     fn all<T: DeserializeOwned>(&self, table: Texts) -> Result<Vec<T>, JournalError> {
-        let read = self.database.begin_read()?;
-        let table = read.open_table(table)?;
-        let rows = table.iter()?.map(|row| {
-            let (key, value) = row?;
-            parse(key.value(), value.value())
-        });
-        rows.collect()
+        self.read(table, |table| {
+            let rows = table.iter()?.map(|row| {
+                let (key, value) = row?;
+                parse(key.value(), value.value())
+            });
+            rows.collect()
+        })
     }
 
     fn one<T: DeserializeOwned>(&self, table: Texts, key: &str) -> Result<Option<T>, JournalError> {
-        let read = self.database.begin_read()?;
-        let table = read.open_table(table)?;
-        let value = table.get(key)?;
-        value.map(|value| parse(key, value.value())).transpose()
+        self.read(table, |table| table.get(key)?.map(|value| parse(key, value.value())).transpose())
     }
+}
+
+/// Makes what is missing in a database; returns its identity.
+fn begin(database: &Database) -> Result<JournalId, JournalError> {
+    let write = database.begin_write()?;
+    let id = {
+        let mut meta = write.open_table(META)?;
+        for table in [GUESTS, DELETED, OUTGOING, INCOMING] {
+            write.open_table(table)?;
+        }
+        let format = meta.get("format")?.map(|text| text.value().to_owned());
+        match format.as_deref().map(str::parse::<u32>) {
+            None => drop(meta.insert("format", FORMAT.to_string().as_str())?),
+            Some(Ok(FORMAT)) => {}
+            Some(Ok(format)) if format < FORMAT => {
+                drop(meta.insert("format", FORMAT.to_string().as_str())?);
+            }
+            Some(Ok(format)) => return Err(JournalError::Newer { format, known: FORMAT }),
+            Some(Err(_)) => return Err(JournalError::Damaged("format")),
+        }
+        let id = meta.get("id")?.map(|text| Uuid::parse_str(text.value()));
+        match id {
+            Some(id) => id.map_err(|_| JournalError::Damaged("id"))?,
+            None => {
+                let id = Uuid::new_v4();
+                meta.insert("id", id.to_string().as_str())?;
+                id
+            }
+        }
+    };
+    write.commit()?;
+    Ok(JournalId(id))
 }
 
 /// Whether a destination's record may follow another. `Owned` and `Owing` may be taken back as long

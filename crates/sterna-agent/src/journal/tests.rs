@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::records::Place;
+use sterna_guest::quantity::Bytes;
 use sterna_proto::message::Epoch;
+use sterna_testkit::small_disk::SmallDisk;
 
 fn guest() -> GuestRecord {
     let text = r#"{"name":"web-1","memory_bytes":1073741824}"#;
@@ -39,6 +41,59 @@ fn what_was_written_is_there_after_reopening() {
     assert_eq!(incoming.record, Some(DestinationRecord::Receiving));
     journal.remove_guest(guest().id).unwrap();
     assert_eq!(journal.guest(guest().id).unwrap(), None);
+}
+
+#[test]
+fn what_was_recorded_outlives_a_full_disk_and_after_it_more_is_recorded() {
+    let Ok(disk) = SmallDisk::new(Bytes::mebibytes(4)) else {
+        return eprintln!("skipped: no file system can be mounted");
+    };
+    let journal = Journal::open(&disk.path()).unwrap();
+    journal.put_guest(&guest()).unwrap();
+    disk.fill().unwrap();
+    // There is space within the file at first.
+    let more = |number: u32| {
+        let mut other = guest();
+        other.id = GuestId(Uuid::from_u128(number.into()));
+        journal.put_guest(&other).map(|()| other)
+    };
+    let (mut written, mut refused) = (vec![guest()], None);
+    for number in 100..100_000 {
+        match more(number) {
+            Ok(other) => written.push(other),
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    assert!(matches!(refused, Some(JournalError::Full(_))), "{refused:?}");
+    disk.free().unwrap();
+    for before in &written {
+        assert_eq!(journal.guest(before.id).unwrap().as_ref(), Some(before));
+    }
+    more(7).unwrap();
+}
+
+#[test]
+fn another_journal_is_not_taken_for_the_one_that_failed() {
+    let Ok(disk) = SmallDisk::new(Bytes::mebibytes(4)) else {
+        return eprintln!("skipped: no file system can be mounted");
+    };
+    let journal = Journal::open(&disk.path()).unwrap();
+    disk.fill().unwrap();
+    let failed = (0..100_000).find_map(|number| {
+        let mut other = guest();
+        other.id = GuestId(Uuid::from_u128(number));
+        journal.put_guest(&other).err()
+    });
+    assert!(failed.is_some());
+    disk.free().unwrap();
+    std::fs::remove_file(disk.path().join(JOURNAL_FILE)).unwrap();
+    journal.guests().unwrap_err();
+    Journal::open(&disk.path()).unwrap();
+    let error = journal.guests().unwrap_err();
+    assert!(matches!(error, JournalError::Another(_)), "{error}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `sterna doctor`
 
 mod here;
+mod mtu;
 mod there;
 
 use crate::cli::{Global, Output};

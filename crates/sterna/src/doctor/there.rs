@@ -1,5 +1,7 @@
-//! How another host looks from here: its ports, its clock, its version.
+//! How another host looks from here: its ports, its clock, its version, and the packets that reach it.
 
+use super::mtu::{self, PathMtu};
+use std::io;
 use std::time::{Duration, SystemTime};
 use sterna_api::{Finding, HostInfo, Verdict, address, paths};
 use sterna_engine::identity::Identity;
@@ -21,6 +23,7 @@ pub(super) async fn examine(host: &str, identity: &Identity) -> Vec<Finding> {
             findings.push(clock(host, their_time, SystemTime::now()));
             findings.push(version(host, &info.version));
             findings.push(move_port(host, info.move_port).await);
+            findings.push(packets(host, info.move_port).await);
         }
         Err(why) => {
             let remedy = format!(
@@ -96,6 +99,58 @@ async fn move_port(host: &str, port: u16) -> Finding {
     bad(host, "moves", Verdict::Missing, detail, remedy)
 }
 
+/// Packets of full size get there.
+async fn packets(host: &str, port: u16) -> Finding {
+    let (name, _) = address::split(host, port).unwrap_or((host, port));
+    let found = async {
+        let mut addresses = tokio::net::lookup_host((name, port)).await?;
+        let none = || io::Error::new(io::ErrorKind::NotFound, "it has no address");
+        mtu::find(addresses.next().ok_or_else(none)?).await
+    };
+    match found.await {
+        Ok(found) => mtu_of(host, found),
+        Err(error) => {
+            let detail = format!("no datagram can be sent there: {error}");
+            bad(host, "MTU", Verdict::Limited, detail, format!("ip route get {name}"))
+        }
+    }
+}
+
+fn mtu_of(host: &str, found: PathMtu) -> Finding {
+    match found {
+        PathMtu::Through(size) => good(host, "MTU", format!("packets of {size} bytes get there")),
+        PathMtu::Unknown(size) => {
+            let detail = format!(
+                "packets of {size} bytes leave here; it does not say whether they get there"
+            );
+            // `ping` counts without the headers of IP and ICMP.
+            let (name, size) = (address::split(host, 0).map_or(host, |(name, _)| name), size - 28);
+            let remedy =
+                format!("ping -c 3 -M do -s {size} {name}; if that is answered all is well");
+            bad(host, "MTU", Verdict::Limited, detail, remedy)
+        }
+        PathMtu::Vanish(size, through) => {
+            let detail = match through {
+                Some(through) => {
+                    format!("packets of {size} bytes vanish on the way, of {through} get there")
+                }
+                None => format!("packets of {size} bytes vanish on the way, and smaller ones too"),
+            };
+            let remedy = match through {
+                Some(through) => format!(
+                    "ip link set DEVICE mtu {through} on both hosts, or let what is between them pass {size}: a move would \
+                     stand still with its first page"
+                ),
+                None => {
+                    "see what is between the hosts: a move would stand still with its first page"
+                        .into()
+                }
+            };
+            bad(host, "MTU", Verdict::Missing, detail, remedy)
+        }
+    }
+}
+
 fn good(host: &str, what: &str, detail: impl Into<String>) -> Finding {
     let check = format!("{host} {what}");
     Finding { check, verdict: Verdict::Good, detail: detail.into(), remedy: None }
@@ -125,6 +180,18 @@ mod tests {
             assert_eq!(clock("b", Some(ours - by), ours).verdict, verdict);
         }
         assert_eq!(clock("b", None, ours).verdict, Verdict::Limited);
+    }
+
+    #[test]
+    fn packets_that_vanish_forbid_moves_and_the_remedy_says_what_gets_through() {
+        assert_eq!(mtu_of("b", PathMtu::Through(9000)).verdict, Verdict::Good);
+        let unknown = mtu_of("b:7077", PathMtu::Unknown(1500));
+        assert_eq!(unknown.verdict, Verdict::Limited);
+        assert!(unknown.remedy.unwrap().starts_with("ping -c 3 -M do -s 1472 b;"));
+        let vanish = mtu_of("b", PathMtu::Vanish(9000, Some(1500)));
+        assert_eq!(vanish.verdict, Verdict::Missing);
+        assert!(vanish.remedy.unwrap().starts_with("ip link set DEVICE mtu 1500 "));
+        assert_eq!(mtu_of("b", PathMtu::Vanish(9000, None)).verdict, Verdict::Missing);
     }
 
     #[test]
