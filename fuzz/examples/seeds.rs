@@ -14,7 +14,7 @@ use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::{
     Coded, CodedPages, Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason,
-    WireBytes,
+    Tracking, WireBytes,
 };
 use sterna_core::speed::VcpuSpeed;
 use sterna_core::working_set::HoldBack;
@@ -329,6 +329,7 @@ fn receipt(ending: Ending) -> Receipt {
         total: Duration::from_millis(5312),
         negotiation: Duration::from_millis(412),
         coders: Coded { lz4: did, ..Coded::default() },
+        tracking: Tracking { scans: 7, took: Duration::from_micros(2_310) },
         downtime: Some(Downtime {
             total: Duration::from_micros(14_240),
             copy: Duration::from_micros(4_380),

@@ -33,6 +33,8 @@ pub(crate) struct Metrics {
     total: Histogram,
     downtime: Histogram,
     lost_work: Histogram,
+    scanned: Counter<f64, std::sync::atomic::AtomicU64>,
+    tracking_faults: Counter,
     waits: Counter,
     waited: Counter<f64, std::sync::atomic::AtomicU64>,
     forecast_error: Family<Labels<1>, Histogram, fn() -> Histogram>,
@@ -59,6 +61,8 @@ impl Default for Metrics {
             total,
             downtime,
             lost_work,
+            scanned: Counter::default(),
+            tracking_faults: Counter::default(),
             waits: Counter::default(),
             waited: Counter::default(),
             forecast_error: Family::new_with_constructor(errors),
@@ -83,6 +87,10 @@ impl Metrics {
         registry.register("sterna_move_downtime_seconds", downtime, self.downtime.clone());
         let lost_work = "Time that a move took from a guest's vCPUs, all of them together";
         registry.register("sterna_move_lost_work_seconds", lost_work, self.lost_work.clone());
+        let scanned = "Time that moves took to look which pages guests had written";
+        registry.register("sterna_move_tracking_seconds", scanned, self.scanned.clone());
+        let faults = "Faults that guests had because their writes were tracked, at most";
+        registry.register("sterna_move_tracking_faults", faults, self.tracking_faults.clone());
         let waits = "Pages that guests have waited for after their hand-over";
         registry.register("sterna_move_page_waits", waits, self.waits.clone());
         let waited = "Time for which they did";
@@ -112,6 +120,8 @@ impl Metrics {
         ] {
             self.pages.get_or_create(&[("way", way)]).inc_by(count.0);
         }
+        self.scanned.inc_by(receipt.tracking.took.as_secs_f64());
+        self.tracking_faults.inc_by(receipt.dirtied().0);
         if let Some(following) = &receipt.following {
             self.waits.inc_by(following.waits.pages);
             self.waited.inc_by(Duration::from_micros(following.waits.total_us).as_secs_f64());
@@ -206,7 +216,7 @@ mod tests {
         "guest": "web-1",
         "attempt": { "guest": "00000000-0000-0000-0000-000000000007", "epoch": 3 },
         "source": "a", "destination": "b", "result": "moved", "algorithm": "pre-copy",
-        "stopped": "goal-reached", "streams": 2, "ram_bytes": 32768, "vcpus": 2,
+        "stopped": "goal-reached", "tracking": { "scans": 4, "took_us": 500000 }, "streams": 2, "ram_bytes": 32768, "vcpus": 2,
         "started_unix_ms": 1763679662000, "total_us": 5000000, "negotiation_us": 1000,
         "downtime": { "total_us": 20000, "pause_lead_us": 0, "pause_us": 0, "copy_us": 0, "save_us": 0,
             "digest_us": 0, "ready_us": 0, "commit_us": 0, "state_bytes": 0,
@@ -243,6 +253,8 @@ mod tests {
             r#"sterna_move_pages_total{way="content"} 15"#,
             r#"sterna_move_pages_total{way="zero"} 9"#,
             "sterna_move_seconds_sum 10.0",
+            "sterna_move_tracking_seconds_total 1.5",
+            "sterna_move_tracking_faults_total 3",
             "sterna_move_downtime_seconds_count 2",
             // Two vCPUs, twice 20 ms.
             "sterna_move_lost_work_seconds_sum 0.08",

@@ -96,6 +96,18 @@ pub struct PagesByCoding {
     pub coded: PageCount,
 }
 
+/// What it took to know which pages the guest writes: scans of its page map. The guest itself pays with a fault for the first write
+/// to each page after a scan: [`Receipt::dirtied`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Tracking {
+    /// Scans, also those that only look.
+    pub scans: u64,
+    /// Their time, all together; the guest runs meanwhile but for the last.
+    #[serde(with = "crate::time::Micros", rename = "took_us")]
+    pub took: Duration,
+}
+
 /// What each coder did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -380,6 +392,9 @@ pub struct Receipt {
     /// What each coder did.
     #[serde(default)]
     pub coders: Coded,
+    /// What it took to know which pages the guest writes.
+    #[serde(default)]
+    pub tracking: Tracking,
     /// The downtime, if the guest was paused.
     pub downtime: Option<Downtime>,
     /// Every round, the last after the pause.
@@ -403,6 +418,13 @@ impl Receipt {
             all += pages;
             all
         })
+    }
+
+    /// Pages that the guest has written anew during rounds, once for each round: so many faults has it had for being tracked,
+    /// at most.
+    #[must_use]
+    pub fn dirtied(&self) -> PageCount {
+        self.rounds.iter().fold(PageCount::ZERO, |all, round| all + round.dirtied)
     }
 
     /// The downtime that was accepted in the end: the limit, as far as it was widened.

@@ -37,6 +37,13 @@ pub(crate) fn facts(report: &MoveReport) -> Markup {
             @if receipt.coders != Coded::default() {
                 section { h4 { "Sent in fewer bytes" } dl { (coded(&receipt.coders)) } }
             }
+            @if receipt.tracking.scans > 0 {
+                section { h4 { "Tracking of writes" } dl {
+                    (fact("Scans", &count(receipt.tracking.scans)))
+                    (fact("Time", &time(receipt.tracking.took)))
+                    (fact("Faults of the guest, at most", &count(receipt.dirtied().0)))
+                } }
+            }
             @if let Some(ballooning) = &receipt.ballooning {
                 section { h4 { "Given back for the move" } dl { (given_back(ballooning)) } }
             }

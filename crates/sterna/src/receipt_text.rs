@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use sterna_core::balloon::Ballooning;
 use sterna_core::prediction::{Band, Forecast};
 use sterna_core::receipt::{
-    CodedPages, Downtime, Ending, Following, RamCheck, Receipt, Round, WireBytes,
+    CodedPages, Downtime, Ending, Following, RamCheck, Receipt, Round, Tracking, WireBytes,
 };
 use sterna_core::speed::VcpuSpeed;
 
@@ -47,6 +47,10 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
         if coder.pages.0 > 0 {
             field(text, "coded", &coded(name, coder))?;
         }
+    }
+    if receipt.tracking.scans > 0 {
+        let Tracking { scans, took } = receipt.tracking;
+        field(text, "tracked", &format!("{scans} scans of its pages, {} in all", time(took)))?;
     }
     field(text, "RAM check", &check(receipt.ram_digest))?;
     if let Some(ballooning) = &receipt.ballooning {
@@ -328,6 +332,7 @@ pub(crate) mod tests {
             rounds: vec![round],
             ballooning: None,
             coders: Coded::default(),
+            tracking: Tracking { scans: 3, took: Duration::from_micros(1500) },
             following: None,
             wire: WireBytes { payload: 410 << 20, sockets: 411 << 20, interface: None },
             ram_digest: RamCheck::Equal,

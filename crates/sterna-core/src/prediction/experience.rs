@@ -131,7 +131,7 @@ fn median<T: PartialOrd + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
 mod tests {
     use super::*;
     use crate::limits::Limits;
-    use crate::receipt::{Coded, Following, PagesByCoding, RamCheck, Round, WireBytes};
+    use crate::receipt::{Coded, Following, PagesByCoding, RamCheck, Round, Tracking, WireBytes};
     use sterna_proto::message::{AttemptId, Epoch, GuestId, PageWaits};
 
     const fn ms(time: u64) -> Duration {
@@ -176,6 +176,7 @@ mod tests {
             following: None,
             ballooning: None,
             coders: Coded::default(),
+            tracking: Tracking::default(),
             wire: WireBytes::default(),
             ram_digest: RamCheck::NotChecked,
         }

@@ -281,7 +281,7 @@ impl Mover {
 
     fn copy_round(&mut self, round: Round) -> Outcome {
         let Round { number, selection, vcpus, may_withhold, at_most } = round;
-        let inputs = self.inputs.clone();
+        let (inputs, shared) = (self.inputs.clone(), Arc::clone(&self.shared));
         let (guest, copying) = self.parts()?;
         if vcpus != copying.vcpus {
             guest.set_vcpu_speed(vcpus.as_percent()).map_err(failed)?;
@@ -298,7 +298,7 @@ impl Mover {
         let mut looks = 0;
         let sent = pool.wait_and(PEEK_INTERVAL / looks_a_sample, || {
             // A peek that fails costs some bytes; the scan after the round will say why.
-            if guest.peek(&mut rewritten).is_err() {
+            if shared.tracked(|| guest.peek(&mut rewritten)).is_err() {
                 return;
             }
             let look = Look { after: cleared.elapsed(), pages: rewritten.count() };
@@ -319,10 +319,11 @@ impl Mover {
 
     fn scan(&mut self) -> Outcome {
         let lacking = self.shared.take_lacking();
+        let shared = Arc::clone(&self.shared);
         let (guest, copying) = self.parts()?;
         copying.lacking(&lacking)?;
         let mut written = PageSet::empty(copying.dirty.capacity());
-        guest.scan(&mut written).map_err(failed)?;
+        shared.tracked(|| guest.scan(&mut written)).map_err(failed)?;
         copying.cleared = Instant::now();
         copying.suspects.reported(&written);
         copying.holding.scanned(&written);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use sterna_core::algorithm::AlgorithmName;
 use sterna_core::limits::Limits;
 use sterna_core::receipt::{
-    Coded, Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason, WireBytes,
+    Coded, Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason, Tracking,
+    WireBytes,
 };
 use sterna_page::{PAGE_SIZE_BYTES, PageCount};
 use sterna_proto::message::{ActivationTimes, AttemptId, Epoch, GuestId, Reason, ReasonCode};
@@ -61,6 +62,7 @@ fn receipt(ending: Ending) -> Receipt {
         rounds: Vec::new(),
         ballooning: None,
         coders: Coded::default(),
+        tracking: Tracking { scans: 12, took: us(3400) },
         following: None,
         wire: WireBytes::default(),
         ram_digest: RamCheck::NotChecked,

@@ -67,6 +67,7 @@ impl Driver<'_> {
             negotiation: self.negotiation,
             ballooning: self.shared.ballooning(),
             coders: self.shared.coders(),
+            tracking: self.shared.tracking(),
             downtime,
             wire: WireBytes {
                 payload: rounds.iter().map(|round| round.bytes).sum::<u64>()

@@ -30,7 +30,7 @@ impl Mover {
         let push = self.request.push;
         let (guest, copying) = self.parts()?;
         if selection == Selection::Dirty {
-            guest.scan(&mut copying.dirty).map_err(failed)?;
+            shared.tracked(|| guest.scan(&mut copying.dirty)).map_err(failed)?;
         }
         let populated = copying.populated(guest.as_ref(), selection)?;
         let mut sends = copying.select(round, selection, populated, Recheck::All);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_core::balloon::Ballooning;
-use sterna_core::receipt::Coded;
+use sterna_core::receipt::{Coded, Tracking};
 
 /// What the mover shares with the machine's thread.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     ballooning: Mutex<Option<Ballooning>>,
     /// What the streams' coders did.
     pub(super) coders: Arc<Mutex<Coded>>,
+    /// What scans took.
+    tracking: Mutex<Tracking>,
     /// What the destination lacks after the newest round, as first page and count.
     lacking: Mutex<Vec<(u64, u64)>>,
     /// The connections of a hypervisor that copies by itself.
@@ -145,6 +147,20 @@ impl Shared {
 
     pub(crate) fn ballooning(&self) -> Option<Ballooning> {
         *self.ballooning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks which pages the guest has written, and takes note of what that took.
+    pub(super) fn tracked<T>(&self, look: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let seen = look();
+        let mut tracking = self.tracking.lock().unwrap_or_else(PoisonError::into_inner);
+        tracking.scans += 1;
+        tracking.took += began.elapsed();
+        seen
+    }
+
+    pub(crate) fn tracking(&self) -> Tracking {
+        *self.tracking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn coders(&self) -> Coded {
