@@ -1,6 +1,7 @@
 //! Users for hypervisors: each guest's is its own while it is here.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,12 @@ enum Follows {
 /// User ids that guests may have, and the group ids of the same numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestUsers(RangeInclusive<u32>);
+
+impl fmt::Display for GuestUsers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
+    }
+}
 
 /// Why ids cannot be those of guests.
 #[derive(Debug, thiserror::Error)]

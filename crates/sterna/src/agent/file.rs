@@ -107,6 +107,11 @@ impl File {
         self.guest_uids.as_ref().map(|users| &users.0)
     }
 
+    /// The QEMU program, if the file says so.
+    pub(crate) fn qemu(&self) -> Option<&Path> {
+        self.qemu.as_deref()
+    }
+
     /// How many moves there may be.
     pub(super) fn limits(&self) -> MoveLimits {
         let usual = MoveLimits::default();

@@ -37,6 +37,25 @@ fn identity(world: &World, host: Host) -> PathBuf {
     world.folder().join("joined").join(host.name())
 }
 
+/// `sterna doctor` moves a guest of its own, beside whatever this host's agent does.
+fn test_move_leaves_nothing(world: &World) -> Result<()> {
+    let scratch = world.folder().join("scratch");
+    std::fs::create_dir(&scratch)?;
+    let mut doctor = world.lab.sterna(Host::A, &["doctor", "--output", "json"])?;
+    let found: Vec<Value> =
+        serde_json::from_slice(&doctor.env("TMPDIR", &scratch).output()?.stdout)?;
+    let moved = found.iter().find(|one| one["check"] == "test move").context("no test move")?;
+    ensure!(moved["verdict"] == "good", "{moved}");
+    ensure!(std::fs::read_dir(&scratch)?.next().is_none(), "its folder is left");
+    let name = world.lab.topology()?.host(Host::A)?.name();
+    let pids = Command::new("ip").args(["netns", "pids", name]).output()?.stdout;
+    for pid in String::from_utf8(pids)?.lines() {
+        let words = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.trim()));
+        ensure!(!words.unwrap_or_default().contains("sterna-doctor"), "process {pid} is left");
+    }
+    Ok(())
+}
+
 #[test]
 fn two_commands_add_a_host_guests_move_to_it_and_revoked_it_is_let_in_no_longer() -> Result<()> {
     let Some(mut world) = World::empty("st-join")? else { return Ok(()) };
@@ -64,13 +83,28 @@ fn two_commands_add_a_host_guests_move_to_it_and_revoked_it_is_let_in_no_longer(
     let agent_b = world.replace_agent(Host::B, &b, None)?;
 
     let address_b = world.lab.address(Host::B);
-    let found = said(&world, Host::A, &a, &["doctor", "--to", &address_b])?;
-    let found = found.as_array().context("no findings")?;
-    let of_b = |what: &str| {
+    let examined = |what: &str| -> Result<Value> {
+        let words = ["doctor", "--quick", "--to", &address_b, "--output", "json"];
+        let found = say(&world, Host::A, &a, &words)?;
+        let found: Vec<Value> = serde_json::from_slice(&found.stdout)?;
         let check = format!("{address_b} {what}");
-        found.iter().any(|one| one["check"] == check.as_str() && one["verdict"] == "good")
+        let one = found.into_iter().find(|one| one["check"] == check.as_str());
+        one.with_context(|| format!("{what} was not examined"))
     };
-    ensure!(["interface", "clock", "version", "moves"].into_iter().all(of_b), "{found:?}");
+    for what in ["interface", "clock", "version", "moves", "MTU"] {
+        let found = examined(what)?;
+        ensure!(found["verdict"] == "good", "{found}");
+    }
+    // Now large packets leave here, and the other end of the link drops them without a word.
+    let link = ["link", "set", "dev", "mig", "mtu"];
+    world.lab.topology()?.host(Host::A)?.ip(&[&link[..], &["9000"]].concat())?;
+    let found = examined("MTU")?;
+    ensure!(found["verdict"] == "missing", "{found}");
+    let remedy = found["remedy"].as_str().context("no remedy")?;
+    ensure!(remedy.starts_with("ip link set DEVICE mtu 1500 "), "{remedy}");
+    world.lab.topology()?.host(Host::A)?.ip(&[&link[..], &["1500"]].concat())?;
+
+    test_move_leaves_nothing(&world)?;
 
     // From here on all is as with certificates that were carried by hand.
     world.start(&small_guest())?;
