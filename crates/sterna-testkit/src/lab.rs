@@ -7,6 +7,7 @@
 mod agent;
 mod guest;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -45,6 +46,7 @@ pub struct Lab {
     program: PathBuf,
     folder: PathBuf,
     agent_options: Vec<String>,
+    environment: Vec<(Host, &'static str, OsString)>,
     agents: Vec<RunningAgent>,
 }
 
@@ -120,7 +122,8 @@ impl Lab {
         let (program, folder) = (program.to_path_buf(), folder.to_path_buf());
         let agent_options = agent_options.iter().map(|word| (*word).to_owned()).collect();
         let agents = Vec::new();
-        let mut lab = Self { place, hosts, program, folder, agent_options, agents };
+        let environment = Vec::new();
+        let mut lab = Self { place, hosts, program, folder, agent_options, environment, agents };
         let authority = lab.folder.join("authority");
         lab.run_sterna(&["pki", "init", text(&authority)?])?;
         for host in hosts.iter().copied() {

@@ -31,9 +31,17 @@ pub(super) enum Fault {
     SecondMove,
     /// Somebody stops the guest where it leaves: refused while the move has it.
     Stop,
+    /// Somebody starts the guest that leaves, or arrives.
+    Start(Side),
+    /// There is no space for a host's journal, and then there is.
+    FullDisk(Side),
+    /// A host's clock goes back by days, to before its certificates begin; and then it is right again.
+    ClockBack(Side),
+    /// A host's clock goes ahead by days, and then back.
+    ClockAhead(Side),
 }
 
-const FAULTS: [Fault; 11] = [
+const FAULTS: [Fault; 19] = [
     Fault::KillAgent(Side::Source),
     Fault::KillAgent(Side::Destination),
     Fault::KillHypervisor,
@@ -45,6 +53,14 @@ const FAULTS: [Fault; 11] = [
     Fault::Cancel(Side::Destination),
     Fault::SecondMove,
     Fault::Stop,
+    Fault::Start(Side::Source),
+    Fault::Start(Side::Destination),
+    Fault::FullDisk(Side::Source),
+    Fault::FullDisk(Side::Destination),
+    Fault::ClockBack(Side::Source),
+    Fault::ClockBack(Side::Destination),
+    Fault::ClockAhead(Side::Source),
+    Fault::ClockAhead(Side::Destination),
 ];
 
 /// When a fault begins and ends after the move has begun; without an end it is over at once.
@@ -81,7 +97,12 @@ impl Fault {
     }
 
     fn lasts(self) -> bool {
-        matches!(self, Self::KillAgent(_) | Self::Cut(_) | Self::Choke(_))
+        match self {
+            Self::KillAgent(_) | Self::Cut(_) | Self::Choke(_) | Self::FullDisk(_) => true,
+            Self::ClockBack(_) | Self::ClockAhead(_) => true,
+            Self::KillHypervisor | Self::Cancel(_) | Self::SecondMove => false,
+            Self::Stop | Self::Start(_) => false,
+        }
     }
 }
 
@@ -104,6 +125,10 @@ impl fmt::Display for Fault {
             Self::Cancel(side) => write!(f, "cancelled, {side}"),
             Self::SecondMove => f.write_str("moved by another"),
             Self::Stop => f.write_str("stopped by another"),
+            Self::Start(side) => write!(f, "started by another, {side}"),
+            Self::FullDisk(side) => write!(f, "disk full, {side}"),
+            Self::ClockBack(side) => write!(f, "clock back, {side}"),
+            Self::ClockAhead(side) => write!(f, "clock ahead, {side}"),
         }
     }
 }

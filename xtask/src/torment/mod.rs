@@ -7,6 +7,7 @@
 //! The guest is a real one, emulated by QEMU, or a synthetic one in a program that passes for QEMU (`sterna-stand-in`): that one
 //! moves within a fraction of a second, so a thousand of its moves take no longer than a hundred real ones.
 
+mod clocks;
 mod fault;
 mod report;
 mod ring;

@@ -13,7 +13,9 @@ use sterna_testkit::lab::{Following, GuestPlan, Hosts, Lab, guest_pid, guest_sta
 use sterna_testkit::net::{Host, LinkRate};
 use sterna_testkit::probe::{ConsoleLog, MoveLog, MoveUnderway};
 use sterna_testkit::recorder::{Bytes, Command as Say, Line, Rate, Workload};
+use sterna_testkit::small_disk::SmallDisk;
 
+use super::clocks::Clocks;
 use super::fault::{Fault, Side};
 
 const GUEST: &str = "torment";
@@ -21,6 +23,8 @@ const GUEST: &str = "torment";
 const LINK: LinkRate = LinkRate::BitsPerSecond(200_000_000);
 /// Next to nothing, in one direction.
 const CHOKED: LinkRate = LinkRate::BitsPerSecond(20_000);
+/// For the journal of a host and all else that is in its state folder.
+const DISK: Bytes = Bytes(8 << 20);
 /// Within this everything must have settled once all is mended.
 const LIMIT: Duration = Duration::from_secs(300);
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -34,7 +38,9 @@ pub(super) struct Ring {
     moves: MoveLog,
     following: BTreeMap<Host, Following>,
     plan: GuestPlan,
+    clocks: Clocks,
     lab: Lab,
+    disks: BTreeMap<Host, SmallDisk>,
 }
 
 fn real() -> GuestPlan {
@@ -50,6 +56,17 @@ fn synthetic() -> GuestPlan {
     let mut plan = GuestPlan::new(GUEST, Bytes::mebibytes(16), workload);
     plan.more = serde_json::json!({ "balloon": false });
     plan
+}
+
+/// Makes a disk for the state of each host, where its agent will look for it.
+fn disks(state: &Path) -> Result<BTreeMap<Host, SmallDisk>> {
+    let disk = |host: Host| {
+        let disk = SmallDisk::new(DISK)?;
+        std::fs::create_dir_all(state.join(host.name()))?;
+        std::os::unix::fs::symlink(disk.path(), state.join(host.name()).join("state"))?;
+        Ok((host, disk))
+    };
+    [Host::A, Host::B, Host::C].into_iter().map(disk).collect()
 }
 
 /// A move that was begun.
@@ -70,12 +87,14 @@ impl Ring {
             None => Vec::new(),
             Some(program) => vec!["--qemu", program.to_str().context("a path that is text")?],
         };
-        let lab = Lab::with("sterna-tm", (Hosts::Three, LINK), &options, (sterna, state))?;
+        let disks = disks(state)?;
+        let mut lab = Lab::with("sterna-tm", (Hosts::Three, LINK), &options, (sterna, state))?;
+        let clocks = Clocks::give(&mut lab)?;
         lab.make_taps()?;
         let (console, moves) = (ConsoleLog::new(), MoveLog::default());
         let plan = if hypervisor.is_some() { synthetic() } else { real() };
         let following = BTreeMap::new();
-        let mut ring = Self { at: Host::A, console, moves, following, plan, lab };
+        let mut ring = Self { at: Host::A, console, moves, following, plan, clocks, lab, disks };
         ring.start_guest()?;
         Ok(ring)
     }
@@ -184,6 +203,18 @@ impl Ring {
                 }
                 self.attempt(underway, underway.from, &["vm", "stop", GUEST])?;
             }
+            Fault::Start(side) => {
+                // One that has crashed would be started anew, and rightly so.
+                let state = guest_state(&self.lab, host(side), GUEST);
+                let is_moving = matches!(state.as_deref(), Some("leaving" | "arriving"));
+                if !is_moving || underway.killed_hypervisor {
+                    return Ok(false);
+                }
+                self.attempt(underway, host(side), &["vm", "start", GUEST])?;
+            }
+            Fault::FullDisk(side) => self.disk(host(side))?.fill()?,
+            Fault::ClockBack(side) => self.clocks.set(host(side), "-2d")?,
+            Fault::ClockAhead(side) => self.clocks.set(host(side), "+2d")?,
         }
         Ok(true)
     }
@@ -203,11 +234,28 @@ impl Ring {
             Side::Destination => underway.to,
         };
         match fault {
-            Fault::KillAgent(side) => self.lab.start_agent(host(side)),
+            Fault::KillAgent(side) => self.start_agent(host(side)),
             Fault::Cut(side) => self.lab.topology()?.mend(host(side)),
             Fault::Choke(side) => self.lab.topology()?.set_rate(host(side), LINK),
-            Fault::KillHypervisor | Fault::Cancel(_) | Fault::SecondMove | Fault::Stop => Ok(()),
+            Fault::FullDisk(side) => self.disk(host(side))?.free(),
+            Fault::ClockBack(side) | Fault::ClockAhead(side) => self.clocks.set(host(side), "+0"),
+            Fault::KillHypervisor | Fault::Cancel(_) | Fault::SecondMove => Ok(()),
+            Fault::Stop | Fault::Start(_) => Ok(()),
         }
+    }
+
+    fn disk(&self, host: Host) -> Result<&SmallDisk> {
+        self.disks.get(&host).context("each host has a disk")
+    }
+
+    /// Starts an agent anew. On a disk that is full it may not begin; then there is space again, as after its operator has
+    /// looked.
+    fn start_agent(&mut self, host: Host) -> Result<()> {
+        let Err(refused) = self.lab.start_agent(host) else { return Ok(()) };
+        let full = format!("{refused:#}").contains("no space is left for the journal");
+        ensure!(full, "{refused:#}");
+        self.disk(host)?.free()?;
+        self.lab.start_agent(host)
     }
 
     /// Waits until the move has ended and the guest runs in one place; sees that it is whole and that nothing else is

@@ -1,5 +1,6 @@
 //! Agents of a lab: started, killed, started again.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
@@ -60,6 +61,7 @@ impl Lab {
             .arg(folder.join("identity"))
             .arg("--accept-peer-arguments")
             .args(&self.agent_options)
+            .envs(self.environment.iter().filter(|one| one.0 == host).map(|one| (one.1, &one.2)))
             .stdin(Stdio::null())
             .stdout(log_file.try_clone()?)
             .stderr(log_file);
@@ -76,6 +78,11 @@ impl Lab {
         }
         self.agents.push(RunningAgent { host, child });
         Ok(())
+    }
+
+    /// Sets a variable in the environment of a host's agents that are started from now on.
+    pub fn set_environment(&mut self, host: Host, name: &'static str, value: impl Into<OsString>) {
+        self.environment.push((host, name, value.into()));
     }
 
     /// Kills a host's agent without warning, as `kill -9` does.
