@@ -5,10 +5,11 @@ use crate::guests::Guests;
 use crate::hypervisor::Hypervisor;
 use crate::journal::{Journal, JournalError};
 use crate::logs::Logs;
-use crate::membership::Invitations;
+use crate::membership::{Directory, Invitations};
 use crate::metrics::Metrics;
 use crate::moves::Moves;
 use crate::queue::Queue;
+use crate::server::Relays;
 use crate::settings::{MoveLimits, Settings};
 use std::collections::HashMap;
 use std::io;
@@ -16,12 +17,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use sterna_api::{ApiError, ErrorCode};
 use sterna_core::journal::SourceRecord;
-use sterna_engine::identity::Identity;
+use sterna_engine::identity::{Identity, IdentityError};
 use sterna_engine::{Bandwidth, SourceJournal};
 use sterna_known::{ImageStore, Places};
 use sterna_proto::message::{AttemptId, GuestId};
 use sterna_vmm::VmmError;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 /// An agent's parts.
 pub(crate) struct Agent {
@@ -50,6 +52,12 @@ pub(crate) struct Agent {
     pub(crate) invitations: Invitations,
     /// Held by whoever uses the authority, or changes what is revoked.
     pub(crate) authority: tokio::sync::Mutex<()>,
+    /// Where other hosts of the cluster are, as far as the authority's host was asked.
+    pub(crate) directory: Directory,
+    /// Users that are passed on to other hosts.
+    pub(crate) relays: Relays,
+    /// Says each time that certificates were read again.
+    pub(crate) identity_read: watch::Sender<()>,
     ending: AtomicBool,
 }
 
@@ -84,6 +92,9 @@ impl Agent {
             runtime,
             invitations: Invitations::default(),
             authority: tokio::sync::Mutex::default(),
+            directory: Directory::default(),
+            relays: Relays::default(),
+            identity_read: watch::Sender::default(),
             ending: AtomicBool::new(false),
             settings,
         }
@@ -99,6 +110,13 @@ impl Agent {
         self.queue.set_limits(&limits);
         self.bandwidth.set(limits.bandwidth_bytes_per_second);
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Reads this host's certificates again, and which ones are no longer accepted.
+    pub(crate) fn reload_identity(&self) -> Result<(), IdentityError> {
+        self.identity.reload()?;
+        self.identity_read.send_replace(());
+        Ok(())
     }
 
     /// No move begins from now on.

@@ -27,6 +27,11 @@ use sterna_vmm::{Destination, GuestDefinition, NativeWay, Source, VmmError};
 
 /// An agent in `folder` with a fake hypervisor. Must be called within a runtime.
 pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
+    agent_at(folder, 0)
+}
+
+/// The same, in a cluster whose interfaces have this port.
+pub(crate) fn agent_at(folder: &Path, api_port: u16) -> (Arc<Agent>, Arc<FakeHypervisor>) {
     let settings = Settings {
         name: "a".into(),
         state: folder.join("state"),
@@ -34,7 +39,7 @@ pub(crate) fn agent(folder: &Path) -> (Arc<Agent>, Arc<FakeHypervisor>) {
         identity: folder.join("id"),
         listen: "127.0.0.1".parse().unwrap(),
         move_listen: "127.0.0.1".parse().unwrap(),
-        api_port: 0,
+        api_port,
         move_port: 0,
         join_port: 0,
         qemu: None,

@@ -38,6 +38,7 @@ pub(crate) struct Metrics {
     waits: Counter,
     waited: Counter<f64, std::sync::atomic::AtomicU64>,
     forecast_error: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    relays: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -66,6 +67,7 @@ impl Default for Metrics {
             waits: Counter::default(),
             waited: Counter::default(),
             forecast_error: Family::new_with_constructor(errors),
+            relays: Counter::default(),
         };
         this.register();
         this
@@ -97,6 +99,8 @@ impl Metrics {
         registry.register("sterna_move_page_wait_seconds", waited, self.waited.clone());
         let errors = "By what part forecasts of moves were off, by what was foreseen";
         registry.register("sterna_move_forecast_error_ratio", errors, self.forecast_error.clone());
+        let relays = "Connections of users that were passed on to other hosts";
+        registry.register("sterna_relays", relays, self.relays.clone());
     }
 
     /// A move to another host has ended.
@@ -148,6 +152,11 @@ impl Metrics {
                 self.forecast_error.get_or_create(&[("of", what)]).observe(error.abs());
             }
         }
+    }
+
+    /// A user is passed on to another host.
+    pub(crate) fn passed_on(&self) {
+        self.relays.inc();
     }
 
     /// A move to this host has ended.

@@ -28,7 +28,7 @@ pub(crate) async fn when_asked(
         if let Err(error) = membership::learn(agent).await {
             tracing::warn!(%error, "which certificates are revoked is not known anew");
         }
-        match agent.identity.reload() {
+        match agent.reload_identity() {
             Ok(()) => tracing::info!("certificates read again"),
             Err(error) => {
                 let error = ApiError::from_chain(ErrorCode::Internal, &error);

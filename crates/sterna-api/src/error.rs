@@ -29,7 +29,7 @@ pub enum ErrorCode {
     TooLarge,
     /// The request did not come whole within the time that it may take.
     TooSlow,
-    /// The caller holds more connections than it may.
+    /// The caller holds more connections or relays than it may, or all callers together do.
     TooMany,
     /// The caller may not do this.
     Forbidden,
@@ -37,6 +37,8 @@ pub enum ErrorCode {
     Unable,
     /// The hypervisor failed.
     Hypervisor,
+    /// Another host, to which the caller was to be passed on, cannot be reached.
+    Unreachable,
     /// The agent is about to end.
     ShuttingDown,
     /// The agent failed.
@@ -60,7 +62,7 @@ impl ErrorCode {
             Self::TooMany => 429,
             Self::Invalid | Self::Unable => 422,
             Self::Internal => 500,
-            Self::Hypervisor => 502,
+            Self::Hypervisor | Self::Unreachable => 502,
             Self::ShuttingDown => 503,
         }
     }

@@ -58,7 +58,8 @@ const CERTIFICATE: &str = "certificate";
 
 const DESCRIPTION: &str = "Over HTTPS on port 7400, and over a unix socket for the host's operator. Whatever fails is \
     answered with an ApiError. Writes carry ids that the caller draws: the same request twice does the same thing once. \
-    Fields may be added to answers; readers pass over what they do not know.";
+    Fields may be added to answers; readers pass over what they do not know. CONNECT, for which this document has no \
+    place, passes a user on to another host (docs/protocol.md, Relays).";
 
 const WHO: &str = "A certificate of the cluster's authority: a user's with a role (each operation names the least one \
     that it needs), or a host's, which may do everything that is not marked x-sterna-hosts: refused.";

@@ -2,15 +2,18 @@
 //!
 //! One host has the cluster's authority: a folder beside its identity. It invites hosts, lets them in
 //! ([`door`]), renews their certificates and revokes them. Every other host that has joined knows its address, asks
-//! it for a new certificate in time, and each hour for the list of those that are no longer accepted ([`upkeep`]).
-//! Hosts whose certificates are carried by hand do neither.
+//! it for a new certificate in time, and each hour for the list of those that are no longer accepted ([`upkeep`]), and
+//! where another host is when a user wants to be passed on to it ([`directory`]). Hosts whose certificates are carried
+//! by hand do none of it.
 
+mod directory;
 mod door;
 mod invitations;
 #[cfg(test)]
 mod tests;
 mod upkeep;
 
+pub(crate) use directory::{Directory, directly, find};
 pub(crate) use door::Door;
 pub(crate) use invitations::{INVITED_MAX, Invitations, VALID};
 pub(crate) use upkeep::{adopt, keep, learn, spread};

@@ -201,17 +201,22 @@ pub(crate) async fn spread(
 }
 
 fn reload(agent: &Agent) -> Result<(), ApiError> {
-    agent.identity.reload().map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))
+    agent.reload_identity().map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))
 }
 
 /// Where the authority is, if this host has joined by a code.
-fn authority_host(identity: &Path) -> Option<String> {
+pub(super) fn authority_host(identity: &Path) -> Option<String> {
     let text = std::fs::read_to_string(identity.join(AUTHORITY_HOST_FILE)).ok()?;
     Some(text.trim().to_owned()).filter(|host| !host.is_empty())
 }
 
 /// A question for another host of the cluster. Nothing is sent yet.
-fn call(agent: &Agent, method: Method, host: &str, path: &str) -> Result<RequestBuilder, ApiError> {
+pub(super) fn call(
+    agent: &Agent,
+    method: Method,
+    host: &str,
+    path: &str,
+) -> Result<RequestBuilder, ApiError> {
     let tls = (*agent.identity.client()).clone();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy();
     let client = client.timeout(ANSWER_MAX).build();
@@ -220,7 +225,7 @@ fn call(agent: &Agent, method: Method, host: &str, path: &str) -> Result<Request
 }
 
 /// The answer to a question, as text.
-async fn asked(question: RequestBuilder, host: &str) -> Result<String, ApiError> {
+pub(super) async fn asked(question: RequestBuilder, host: &str) -> Result<String, ApiError> {
     let failed = |error: &reqwest::Error| {
         let error = ApiError::from_chain(ErrorCode::Internal, error);
         ApiError::new(ErrorCode::Internal, format!("{host} does not answer: {error}"))

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use sterna_api::{ApiError, ErrorCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt as _;
 
 /// What callers may hold.
@@ -58,7 +58,10 @@ pub(crate) async fn serve<L: Listener>(
             Some(Some(hold)) => (router.clone(), Some(hold)),
             Some(None) => (too_many(limits.of_one), None),
         };
+        let place = Place(Arc::new((place, hold)));
+        let held = place.clone();
         let service = router.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(held.clone());
             if let Some(caller) = caller.clone() {
                 request.extensions_mut().insert(ConnectInfo(caller));
             }
@@ -68,14 +71,21 @@ pub(crate) async fn serve<L: Listener>(
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.head)
-                .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+                .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
+                .with_upgrades();
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection broke off");
             }
-            drop((place, hold));
+            drop(place);
         });
     }
 }
+
+/// A connection's place within the bounds, which is given back when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub(super) struct Place(
+    #[expect(dead_code, reason = "held")] Arc<(OwnedSemaphorePermit, Option<Hold>)>,
+);
 
 /// What a caller gets who has too many connections already.
 fn too_many(of_one: usize) -> Router {
@@ -87,11 +97,11 @@ fn too_many(of_one: usize) -> Router {
 
 /// How many connections there are by certificate.
 #[derive(Debug, Default)]
-struct Held(Mutex<HashMap<Vec<u8>, usize>>);
+pub(super) struct Held(Mutex<HashMap<Vec<u8>, usize>>);
 
 impl Held {
     /// Counts one more connection until what is returned is dropped; none if that were too many.
-    fn hold(self: &Arc<Self>, certificate: &[u8], most: usize) -> Option<Hold> {
+    pub(super) fn hold(self: &Arc<Self>, certificate: &[u8], most: usize) -> Option<Hold> {
         let mut counts = self.lock();
         let count = counts.entry(certificate.to_vec()).or_default();
         if *count == most {
@@ -108,7 +118,7 @@ impl Held {
 
 /// One connection that is counted.
 #[derive(Debug)]
-struct Hold {
+pub(super) struct Hold {
     held: Arc<Held>,
     certificate: Vec<u8>,
 }

@@ -3,6 +3,7 @@
 //! The unix socket is for this host's operator: its file mode decides who may. Over HTTPS both
 //! sides have certificates of the cluster's authority, and a user's says what its holder may do
 //! ([`roles`]); callers from there cannot give a guest hypervisor arguments, unless the agent was told that they may.
+//! Users from there are passed on to other hosts of the cluster if they ask for it ([`relay`]).
 
 mod answer;
 mod cluster;
@@ -15,12 +16,14 @@ mod guests;
 mod images;
 mod log;
 mod moves;
+mod relay;
 mod roles;
 mod routes;
 #[cfg(test)]
 mod tests;
 mod tls;
 
+pub(crate) use relay::Relays;
 pub(crate) use roles::Caller;
 pub(crate) use tls::TlsListener;
 
@@ -30,7 +33,7 @@ use answer::Refusal;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
 use routes::Routes;
 use std::io;
@@ -93,7 +96,7 @@ pub(crate) fn router(agent: Arc<Agent>, origin: Origin) -> Router {
         .post(paths::INVITATIONS, cluster::invite)
         .post(paths::CERTIFICATES, cluster::renew)
         .all()
-        .fallback(async || Refusal(ApiError::new(ErrorCode::NotFound, "there is no such path")))
+        .fallback(elsewhere)
         .method_not_allowed_fallback(async || {
             Refusal(ApiError::new(ErrorCode::MethodNotAllowed, "not with this method"))
         })
@@ -112,6 +115,18 @@ async fn host(State(agent): State<Arc<Agent>>) -> Json<HostInfo> {
         guests: agent.guests.all().len(),
         findings: agent.hypervisor.findings(),
     })
+}
+
+/// What is no path of the interface: another host, or nothing.
+async fn elsewhere(
+    State(agent): State<Arc<Agent>>,
+    Extension(origin): Extension<Origin>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    match relay::target(&request) {
+        Some(target) => relay::connect(agent, origin, target, request).await,
+        None => Err(ApiError::new(ErrorCode::NotFound, "there is no such path").into()),
+    }
 }
 
 async fn measured(State(agent): State<Arc<Agent>>) -> Result<impl IntoResponse, Refusal> {

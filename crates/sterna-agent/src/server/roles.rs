@@ -6,6 +6,7 @@
 //! | check, plan, begin and cancel moves; drop images; read what hypervisors say | – | yes | yes |
 //! | all else: define, edit, delete, start, end, pause, reset guests; their consoles | – | – | yes |
 //! | invite and revoke hosts | – | – | yes, but no host |
+//! | be passed on to another host | yes | yes | admin, but no host, nor over the unix socket |
 //!
 //! What each operation needs stands in the table of operations (`sterna_api::OPERATIONS`).
 //!
@@ -111,6 +112,24 @@ fn accept(identity: &Identity, caller: Option<&Caller>) -> Result<(), ApiError> 
         true => Err(ApiError::new(ErrorCode::Forbidden, "the certificate was revoked")),
         false => Ok(()),
     }
+}
+
+/// The name of a user who may be passed on to other hosts: whatever the role, as these decide by the same certificate.
+pub(super) fn passed_on(
+    identity: &Identity,
+    origin: Origin,
+    caller: Option<&Caller>,
+) -> Result<String, ApiError> {
+    let who = match caller.and_then(|caller| caller.peer.as_ref()) {
+        _ if origin == Origin::Local => "callers of the unix socket".to_owned(),
+        Some(Peer::User { name, .. }) => return accept(identity, caller).map(|()| name.clone()),
+        Some(Peer::Host(name)) => format!("the host {name}"),
+        None => "a caller whose certificate has no role that is known here".into(),
+    };
+    let message = format!("only users are passed on to other hosts, and not {who}");
+    Err(ApiError::new(ErrorCode::Forbidden, message)
+        .hint("from a host of the cluster ask the other one itself: without --via")
+        .hint("`sterna pki user` makes a user's certificate, for --identity"))
 }
 
 impl Caller {

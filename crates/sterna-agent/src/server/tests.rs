@@ -2,6 +2,7 @@
 
 mod define;
 mod hostile;
+mod relay;
 mod served;
 
 use super::*;

@@ -66,7 +66,7 @@ async fn accept(listener: TcpListener, identity: Identity, ready: mpsc::Sender<C
                 continue;
             }
         };
-        if let Err(error) = notice_if_gone(&stream) {
+        if let Err(error) = prepare(&stream) {
             tracing::warn!(%peer, %error, "cannot have it noticed when the caller is gone");
         }
         // Read anew each time, as certificates are renewed and revoked.
@@ -82,8 +82,10 @@ async fn accept(listener: TcpListener, identity: Identity, ready: mpsc::Sender<C
     }
 }
 
-/// Has the connection end when the other host does without a word: also where nothing is left to be said to it.
-fn notice_if_gone(stream: &TcpStream) -> io::Result<()> {
+/// Has what is small sent at once, and the connection end when the other host does without a word: also where nothing is
+/// left to be said to it.
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, SILENCE_MAX)?;
     sockopt::set_tcp_keepintvl(stream, SILENCE_MAX / 4)?;

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Within this everything happens that must.
-const LIMIT: Duration = Duration::from_secs(20);
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A request that is granted to every caller, on a connection that stays.
 const ASK: &[u8] = b"GET /v1/host HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -82,7 +82,7 @@ fn subject(name: &str) -> Subject {
     Subject { name: name.into(), addresses: vec!["127.0.0.1".parse().unwrap()] }
 }
 
-async fn read_to_end(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
+pub(super) async fn read_to_end(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
     let mut text = Vec::new();
     let read = tokio::time::timeout(LIMIT, stream.read_to_end(&mut text)).await;
     match read.expect("the connection does not end") {
@@ -109,7 +109,7 @@ fn closing(request: &str, body: &str) -> Vec<u8> {
 }
 
 /// The error in an answer, which must have the status of its code.
-fn error(answer: &str) -> ApiError {
+pub(super) fn error(answer: &str) -> ApiError {
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     let error: ApiError = serde_json::from_str(body).expect("an error");
     let status = format!("HTTP/1.1 {} ", error.code.status());
@@ -139,7 +139,7 @@ async fn who_has_no_certificate_of_the_cluster_hears_nothing() {
 
 /// Shows none.
 #[derive(Debug)]
-struct NoCertificate;
+pub(super) struct NoCertificate;
 
 impl rustls::client::ResolvesClientCert for NoCertificate {
     fn resolve(
