@@ -153,6 +153,19 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_asked_through_another_only_if_it_is_named() {
+        for (line, is_well_formed) in [
+            ("sterna vm list --via a --host b --identity id", true),
+            ("sterna --via a:7500 --host b --identity id vm list", true),
+            ("sterna vm list --via a --identity id", false),
+            ("sterna vm list --via a --host b", false),
+        ] {
+            let parsed = Cli::try_parse_from(line.split_whitespace());
+            assert_eq!(parsed.is_ok(), is_well_formed, "{line}: {parsed:?}");
+        }
+    }
+
+    #[test]
     fn a_random_algorithm_is_drawn_by_the_caller() {
         let line = "sterna migrate web-1 --to b --algorithm random";
         let mut drawn = std::collections::BTreeSet::new();

@@ -1,5 +1,7 @@
 //! The agent's interface, from the caller's side.
 
+mod via;
+
 use anyhow::Context as _;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::Serialize;
@@ -8,9 +10,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 use sterna_api::{ApiError, ErrorCode, paths};
 use sterna_engine::identity::Identity;
+use via::Via;
 
 /// How long a connection to an agent may take.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// The same through another host: that one may take as long to ask where the host is, and to reach it.
+const CONNECT_VIA_MAX: Duration = Duration::from_secs(30);
 
 /// Where a host's identity is if nobody says so.
 pub(crate) const IDENTITY: &str = "/etc/sterna";
@@ -24,6 +30,9 @@ pub(crate) struct ConnectionArgs {
     /// Agent on another host, by name or address, with a port if it is not 7400
     #[arg(long, global = true, value_name = "HOST[:PORT]", requires = "identity")]
     host: Option<String>,
+    /// Ask --host, by its name, through this host: where only that one can reach it. Needs a user's certificate
+    #[arg(long, global = true, value_name = "HOST[:PORT]", requires = "host")]
+    via: Option<String>,
     /// Folder with ca.pem, host.pem and host.key, for --host
     #[arg(long, global = true, value_name = "DIR")]
     identity: Option<PathBuf>,
@@ -35,6 +44,7 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     called: String,
+    via: Option<Via>,
 }
 
 impl ConnectionArgs {
@@ -49,8 +59,13 @@ impl ConnectionArgs {
         match (&self.host, &self.identity) {
             (Some(host), Some(folder)) => {
                 let tls = Identity::load(folder)?.client();
-                let http = builder.tls_backend_preconfigured((*tls).clone()).build()?;
-                Ok(Client { http, base: paths::https(host), called: host.clone() })
+                let mut builder = builder.tls_backend_preconfigured((*tls).clone());
+                let via = self.via.as_ref().map(|via| Via::new(via, host, tls)).transpose()?;
+                if let Some(via) = &via {
+                    builder = builder.proxy(via.proxy()?).connect_timeout(CONNECT_VIA_MAX);
+                }
+                let (base, called) = (paths::https(host), host.clone());
+                Ok(Client { http: builder.build()?, base, called, via })
             }
             _ => {
                 // Never used, but a client without any would go looking for the system's.
@@ -62,7 +77,7 @@ impl ConnectionArgs {
                 let builder = builder.tls_backend_preconfigured(tls);
                 let http = builder.unix_socket(self.socket.as_path()).build()?;
                 let called = self.socket.display().to_string();
-                Ok(Client { http, base: "http://agent".into(), called })
+                Ok(Client { http, base: "http://agent".into(), called, via: None })
             }
         }
     }
@@ -118,7 +133,10 @@ impl Client {
 
     /// Sends a request; an answer that is an error becomes one.
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Err(self.unreachable(&error).await.into()),
+        };
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -130,9 +148,16 @@ impl Client {
         Err(answered.unwrap_or_else(other).into())
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> ApiError {
+    async fn unreachable(&self, error: &reqwest::Error) -> ApiError {
+        if let Some(via) = self.via.as_ref().filter(|_| error.is_connect())
+            && let Some(refused) = via.refusal().await
+        {
+            return refused;
+        }
         let chain = ApiError::from_chain(ErrorCode::Internal, error);
-        let message = format!("cannot reach the agent at {}: {}", self.called, chain.message);
+        let through = self.via.as_ref().map_or_else(String::new, |via| format!(" through {via}"));
+        let called = &self.called;
+        let message = format!("cannot reach the agent at {called}{through}: {}", chain.message);
         ApiError::new(ErrorCode::Internal, message)
             .hint("see that it runs (`sterna agent`), and that --socket or --host names it")
     }
@@ -140,6 +165,6 @@ impl Client {
 
 /// Whether an error says that the agent could not be reached or broke off, rather than answered.
 pub(crate) fn is_broken_off(error: &anyhow::Error) -> bool {
-    let answered = error.downcast_ref::<ApiError>().is_some_and(|e| e.code != ErrorCode::Internal);
-    !answered
+    let away = |code| matches!(code, ErrorCode::Internal | ErrorCode::Unreachable);
+    error.downcast_ref::<ApiError>().is_none_or(|error| away(error.code))
 }

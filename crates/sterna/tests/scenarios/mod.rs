@@ -20,6 +20,7 @@ mod queued;
 mod refusals;
 mod round_trips;
 mod slowed_down;
+mod through;
 mod undone;
 mod upgraded;
 mod users;
