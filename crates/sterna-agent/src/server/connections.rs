@@ -2,7 +2,7 @@
 //!
 //! Whoever holds a certificate may hold connections, each of which takes a descriptor and some memory. So there is a
 //! bound for all, and a lower one for each certificate, so that no holder of one keeps all others out. Who has too many is told
-//! so. A caller who does not finish the head of a request, or sends none, loses the connection; one who does not
+//! so once, or hung up on if too many are being told, and takes no place of others. A caller who does not finish the head of a request, or sends none, loses the connection; one who does not
 //! finish a body gets an error ([`super::answer`]). An answer may take any time, as some never end: a caller
 //! that is gone without a word is noticed by TCP ([`super::tls`]).
 
@@ -11,6 +11,7 @@ use super::roles::Caller;
 use axum::Router;
 use axum::extract::Request;
 use axum::extract::connect_info::ConnectInfo;
+use axum::http::header::CONNECTION;
 use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -39,6 +40,9 @@ impl Limits {
     pub(crate) const USUAL: Self = Self { all: 512, of_one: 64, head: Duration::from_secs(30) };
 }
 
+/// Connections at a time on which nothing is said but that they are too many.
+const REFUSED_MAX: usize = 16;
+
 /// Serves whoever comes, for ever. `caller` tells who that is, if it is not this host's operator.
 pub(crate) async fn serve<L: Listener>(
     mut listener: L,
@@ -47,18 +51,21 @@ pub(crate) async fn serve<L: Listener>(
     caller: impl Fn(&L::Io) -> Option<Caller>,
 ) {
     let places = Arc::new(Semaphore::new(limits.all));
+    let refused = Arc::new(Semaphore::new(REFUSED_MAX));
     let held = Arc::new(Held::default());
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (io, _) = listener.accept().await;
         let caller = caller(&io);
         let certificate = caller.as_ref().and_then(Caller::certificate);
-        let (router, hold) = match certificate.map(|one| held.hold(one, limits.of_one)) {
-            None => (router.clone(), None),
-            Some(Some(hold)) => (router.clone(), Some(hold)),
-            Some(None) => (too_many(limits.of_one), None),
+        let hold = certificate.map(|one| held.hold(one, limits.of_one));
+        let (router, place) = if let Some(None) = hold {
+            let Ok(place) = Arc::clone(&refused).try_acquire_owned() else { continue };
+            (too_many(limits.of_one), place)
+        } else {
+            (router.clone(), place)
         };
-        let place = Place(Arc::new((place, hold)));
+        let place = Place(Arc::new((place, hold.flatten())));
         let held = place.clone();
         let service = router.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(held.clone());
@@ -91,7 +98,8 @@ pub(super) struct Place(
 fn too_many(of_one: usize) -> Router {
     Router::new().fallback(async move || {
         let message = format!("more than {of_one} connections with this certificate");
-        Refusal(ApiError::new(ErrorCode::TooMany, message).hint("close some of them first"))
+        let error = ApiError::new(ErrorCode::TooMany, message).hint("close some of them first");
+        ([(CONNECTION, "close")], Refusal(error))
     })
 }
 

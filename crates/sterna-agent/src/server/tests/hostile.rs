@@ -217,7 +217,7 @@ async fn names_that_mean_something_elsewhere_are_names_of_nobody() {
 
 #[tokio::test]
 async fn one_certificate_cannot_take_all_connections() {
-    let served = Served::new(Limits { of_one: 3, ..Limits::USUAL }).await;
+    let served = Served::new(Limits { all: 5, of_one: 3, ..Limits::USUAL }).await;
     let greedy = served.host("b");
     let mut held = Vec::new();
     for _ in 0..3 {
@@ -227,9 +227,24 @@ async fn one_certificate_cannot_take_all_connections() {
     }
     let answer = served.answers(&greedy, &closing("GET /v1/host", "")).await.unwrap();
     assert_eq!(error(&answer).code, ErrorCode::TooMany);
+    // Nor those of others by more that are refused, or say nothing.
+    let mut more = Vec::new();
+    for _ in 0..20 {
+        more.push(served.connect(&greedy).await.unwrap());
+    }
     served.serves_others().await;
-    drop(held.pop());
+    drop(more);
     let deadline = tokio::time::Instant::now() + LIMIT;
+    // Until those are noticed to be gone there is none to be told.
+    let told = loop {
+        match served.answers(&greedy, ASK).await {
+            Ok(answer) if !answer.is_empty() => break answer,
+            Ok(_) | Err(_) => assert!(tokio::time::Instant::now() < deadline, "nobody is told"),
+        }
+    };
+    // Without having been asked to end.
+    assert!(told.starts_with("HTTP/1.1 429 ") && told.contains("connection: close"), "{told}");
+    drop(held.pop());
     while !served.answers(&greedy, &closing("GET /v1/host", "")).await.unwrap().contains(" 200 ") {
         assert!(tokio::time::Instant::now() < deadline, "a place is not given back");
         tokio::time::sleep(Duration::from_millis(10)).await;
