@@ -11,7 +11,7 @@
 //! | [`cached`] | which parts of a file the kernel has in memory |
 //! | [`tap`] | tap devices, opened for another process |
 //! | [`tcp`] | what the kernel tells of a TCP connection |
-//! | [`cgroup`] | a limit on the processor time of some threads |
+//! | [`cgroup`] | groups of processes, and limits on the processor time of some threads |
 //! | [`preload`] | the libraries that make a hypervisor create its userfaultfd, and leave taps alone |
 
 mod address;

@@ -87,7 +87,7 @@ mod tests {
         if let Some(device) = &device {
             command.env(DEVICE_VARIABLE, device.as_raw_fd().to_string());
         }
-        spawn_detached(command, device.into_iter().collect(), None).unwrap()
+        spawn_detached(command, device.into_iter().collect(), None, vec![]).unwrap()
     }
 
     fn first_line(child: &mut Child) -> String {

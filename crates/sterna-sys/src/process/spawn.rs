@@ -18,7 +18,8 @@ pub struct Unprivileged {
 /// Starts `command` in a session of its own, so that no signal to this one's terminal or process
 /// group reaches it. It inherits `descriptors` under the numbers they have here; they are closed
 /// on exec in every other child. With `user` it has that user's rights, no capability, and can get none by a program
-/// that it executes; the folder that the command itself names is then not entered.
+/// that it executes; the folder that the command itself names is then not entered. It is in the groups of `entrances`
+/// ([`crate::cgroup::Group::make`]) before it executes anything, unless the kernel refuses: then it starts all the same.
 ///
 /// # Errors
 /// As [`Command::spawn`], and for the user 0.
@@ -26,6 +27,7 @@ pub fn spawn_detached(
     mut command: Command,
     descriptors: Vec<OwnedFd>,
     user: Option<Unprivileged>,
+    entrances: Vec<OwnedFd>,
 ) -> io::Result<Child> {
     if let Some(user) = &user {
         if user.id == 0 {
@@ -36,6 +38,10 @@ pub fn spawn_detached(
         command.uid(user.id).gid(user.id);
     }
     let before_exec = move || {
+        for entrance in &entrances {
+            // 0 is whoever writes. Whether that may is decided by the rights of whoever has opened it.
+            let _ = rustix::io::write(entrance, b"0");
+        }
         rustix::process::setsid()?;
         if let Some(user) = &user {
             rustix::process::fchdir(&user.folder)?;
@@ -48,7 +54,7 @@ pub fn spawn_detached(
         }
         Ok(())
     };
-    // SAFETY: the closure runs in the child between fork and exec. It calls only setsid, fchdir, prctl and fcntl,
+    // SAFETY: the closure runs in the child between fork and exec. It calls only write, setsid, fchdir, prctl and fcntl,
     // which are async-signal-safe; it neither allocates nor locks, and touches no memory that the
     // parent's other threads could have left in an odd state.
     unsafe { command.pre_exec(before_exec) };
@@ -64,7 +70,8 @@ mod tests {
 
     fn says(mut command: Command, kept: Vec<OwnedFd>, user: Option<Unprivileged>) -> String {
         command.stdout(Stdio::piped());
-        let output = spawn_detached(command, kept, user).unwrap().wait_with_output().unwrap();
+        let output =
+            spawn_detached(command, kept, user, vec![]).unwrap().wait_with_output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -114,7 +121,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} is not in {text}");
         }
-        let refused = spawn_detached(shell("exit"), vec![], Some(user(0)));
+        let refused = spawn_detached(shell("exit"), vec![], Some(user(0)), vec![]);
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

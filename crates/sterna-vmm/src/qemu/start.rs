@@ -270,7 +270,7 @@ fn spawn(
         .stderr(log_too);
     let unprivileged =
         user.zip(own).map(|(user, folder)| Unprivileged { id: user.number(), folder });
-    spawn_detached(command, inherited.into_descriptors(), unprivileged)
+    spawn_detached(command, inherited.into_descriptors(), unprivileged, Vec::new())
         .map_err(system("starting QEMU"))
 }
 
