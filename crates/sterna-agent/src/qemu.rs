@@ -77,7 +77,8 @@ impl Qemu {
             tracing::error!(folder = %scratch.display(), %error, "cannot make a folder");
         }
         let probed = probe::probe(program.unwrap_or(Path::new(PROGRAM)), &scratch);
-        let findings: Vec<Finding> = probed.findings.into_iter().map(finding).collect();
+        let mut findings: Vec<Finding> = probed.findings.into_iter().map(finding).collect();
+        findings.push(finding(probe::cgroups(std::process::id())));
         match probed.binary {
             Some(binary) => Ok(Self {
                 binary,

@@ -10,6 +10,8 @@
 mod bare;
 #[path = "qemu/beside.rs"]
 mod beside;
+#[path = "qemu/grouped.rs"]
+mod grouped;
 #[path = "qemu/missing.rs"]
 mod missing;
 #[path = "qemu/native.rs"]

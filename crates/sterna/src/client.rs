@@ -53,6 +53,11 @@ impl ConnectionArgs {
         self.identity.clone().unwrap_or_else(|| IDENTITY.into())
     }
 
+    /// The agent of this host, whichever the options name. Nothing is sent yet.
+    pub(crate) fn local_client(&self) -> anyhow::Result<Client> {
+        Self { host: None, ..self.clone() }.client()
+    }
+
     /// The agent these options name. Nothing is sent yet.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX).no_proxy();

@@ -14,6 +14,7 @@ use sterna_testkit::net::{Host, LinkRate};
 use sterna_testkit::probe::{ConsoleLog, MoveLog, MoveUnderway};
 use sterna_testkit::recorder::{Bytes, Command as Say, Line, Rate, Workload};
 use sterna_testkit::small_disk::SmallDisk;
+use sterna_vmm::qemu::cgroups_below;
 
 use super::clocks::Clocks;
 use super::fault::{Fault, Side};
@@ -344,7 +345,7 @@ impl Ring {
         Ok(self.console.lived_once(&self.moves.moves())?)
     }
 
-    /// On each host there are its agent and, where the guest is, one hypervisor: no process, folder or file besides.
+    /// On each host there are its agent and, where the guest is, one hypervisor: no process, cgroup, folder or file besides.
     fn nothing_is_left(&self) -> Result<()> {
         for host in self.lab.hosts().iter().copied() {
             let wanted = usize::from(host == self.at);
@@ -356,6 +357,12 @@ impl Ring {
             let found = self.hypervisors(host)?;
             ensure!(found == wanted, "{found} hypervisors at {}", host.name());
             let run = self.lab.folder(host).join("run");
+            for group in cgroups_below(&run.join("guests"))? {
+                // None is of an earlier hypervisor, and none is of none.
+                let pids = std::fs::read_to_string(group.join("cgroup.procs"))?;
+                let runs = pids.lines().count();
+                ensure!(wanted == 1 && runs == 1, "{runs} processes in {}", group.display());
+            }
             let guests = entries(&run.join("guests"))?;
             ensure!(guests.len() == wanted, "folders of guests at {}: {guests:?}", host.name());
             let missing: Vec<_> =

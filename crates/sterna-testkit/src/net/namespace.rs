@@ -15,9 +15,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 const NAMES: &str = "/run/netns";
 
 /// `ip netns exec` mounts a `/sys` of the namespace's own, which hides the cgroups of the host's:
-/// brings back what has the `cpu` controller, v1 or else v2, and becomes the program.
-const WITH_CGROUPS: &str = "mount -t cgroup -o cpu none /sys/fs/cgroup 2>/dev/null || \
-     mount -t cgroup2 none /sys/fs/cgroup; exec \"$0\" \"$@\"";
+/// brings back what has the controllers `cpu` and `pids`, v1 or else v2, and becomes the program.
+const WITH_CGROUPS: &str = "at=/sys/fs/cgroup; mount -t tmpfs none $at; mkdir $at/cpu $at/pids; \
+     if mount -t cgroup -o cpu none $at/cpu 2>/dev/null; \
+     then mount -t cgroup -o pids none $at/pids 2>/dev/null; \
+     else umount $at; mount -t cgroup2 none $at; fi; exec \"$0\" \"$@\"";
 
 /// A named network namespace, removed on drop together with the processes in it.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! asked of it and its guest cannot have taken it over; then they are moved out here, so that whoever connects to one finds it
 //! and nothing that was put in its place.
 
+use super::cgroup;
 use super::user::UserId;
 use crate::VmmError;
 use crate::tracking::system;
@@ -202,8 +203,9 @@ impl Folder {
         offer().map_err(system("handing QEMU a socket"))
     }
 
-    /// Removes the folder and all in it. Harmless when it is gone.
+    /// Removes the folder and all in it, and the cgroup of what has run there. Harmless when they are gone.
     pub(super) fn remove(&self) -> Result<(), VmmError> {
+        cgroup::remove(self);
         match std::fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(system("removing the runtime folder")(error))

@@ -1,5 +1,6 @@
 //! A QEMU process with its guest, however it came to be.
 
+use super::cgroup;
 use super::folder::Folder;
 use super::log;
 use super::qmp::{Qmp, REPLY_LIMIT};
@@ -142,6 +143,7 @@ impl QemuGuest {
         };
         let memory = GuestMemory::open(layout(&record.definition)?, files)?;
         let memory = Arc::new(memory);
+        cgroup::adopt(&folder, &process, &record.definition);
         let control = Mutex::new(());
         let inner = Inner { record, folder, process, memory, reaped: None, control };
         Ok(Self(Arc::new(inner)))

@@ -33,6 +33,9 @@
 //! on. What it needs beyond them it inherits open (`inherited`), and it reaches no path but the folder in which it begins
 //! (`folder`).
 //!
+//! **A cgroup of its own.** Where the host has one to give, QEMU is in it from its first instruction on, and can have no more
+//! than so many threads (`cgroup`).
+//!
 //! **Not here.** Nothing in this driver guards disks against two writers: QEMU's image locks do
 //! that on one host, the commit rules of a move between hosts. The folder of a guest must be the
 //! agent's own; whoever can write there can control the guest.
@@ -40,6 +43,7 @@
 mod balloon;
 mod beside;
 mod binary;
+mod cgroup;
 mod command_line;
 mod destination;
 mod folder;
@@ -61,6 +65,7 @@ mod stream;
 mod user;
 
 pub use binary::QemuBinary;
+pub use cgroup::cgroups_below;
 pub use command_line::StartMode;
 pub use destination::QemuDestination;
 pub use instance::{Ending, QemuGuest, QemuRecord, QemuStatus};

@@ -3,10 +3,12 @@
 //! Each check is a [`Finding`]: data that a program can decide by and a person can act on.
 
 mod boot_sector;
+mod cgroups;
 mod kernel;
 mod kvm;
 
 pub use boot_sector::{COUNTED_FROM, boot_image};
+pub use cgroups::{CGROUPS, cgroups};
 pub use kvm::run_small_guest;
 
 use super::QemuBinary;

@@ -1,6 +1,7 @@
 //! A QEMU is started: with RAM, in a folder, as a user.
 
 use super::binary::QemuBinary;
+use super::cgroup;
 use super::command_line::{self, RAM_BLOCK, StartMode};
 use super::folder::Folder;
 use super::inherited::{self, Inherited, Opened};
@@ -100,6 +101,7 @@ impl QemuGuest {
         let process = Process::open(pid).map_err(system("opening the QEMU process"));
         let reaped = reap(child)?;
         let process = process?;
+        cgroup::check(&folder, &process);
         let record = QemuRecord {
             definition,
             folder: folder.path().to_owned(),
@@ -270,7 +272,8 @@ fn spawn(
         .stderr(log_too);
     let unprivileged =
         user.zip(own).map(|(user, folder)| Unprivileged { id: user.number(), folder });
-    spawn_detached(command, inherited.into_descriptors(), unprivileged, Vec::new())
+    let entrances = cgroup::make(folder, definition);
+    spawn_detached(command, inherited.into_descriptors(), unprivileged, entrances)
         .map_err(system("starting QEMU"))
 }
 

@@ -7,6 +7,7 @@
 //! **A mark is needed.** An agent whose journal was lost knows no guest at all. It must not end them for that: those
 //! that were on record once have no mark.
 
+use super::cgroup;
 use super::folder::Folder;
 use super::instance::{KILL_LIMIT, QUIT_LIMIT, QemuRecord};
 use super::qmp::Qmp;
@@ -18,13 +19,16 @@ use std::path::Path;
 use sterna_sys::process::{Liveness, Process, with_argument};
 
 /// Ends all hypervisors in the folders below `guests` that were started and are not among those that are on record,
-/// and removes their folders. Returns their process ids.
+/// and removes their folders. Returns their process ids. Cgroups in which nothing runs any more are removed as well.
 ///
 /// # Errors
 /// When one cannot be ended, or the folders not be read.
 pub fn end_strays(guests: &Path, on_record: &[QemuRecord]) -> Result<Vec<u32>, VmmError> {
     let entries = match std::fs::read_dir(guests) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            cgroup::remove_left(guests);
+            return Ok(Vec::new());
+        }
         entries => entries.map_err(system("reading the guests' folder"))?,
     };
     let mut ended = Vec::new();
@@ -45,6 +49,7 @@ pub fn end_strays(guests: &Path, on_record: &[QemuRecord]) -> Result<Vec<u32>, V
             folder.unmark()?;
         }
     }
+    cgroup::remove_left(guests);
     Ok(ended)
 }
 

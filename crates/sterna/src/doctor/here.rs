@@ -4,9 +4,10 @@ use crate::agent::file::{File, USUAL};
 use std::path::Path;
 use std::time::SystemTime;
 use sterna_agent::{GUEST_USERS_SUGGESTED, GuestUsers};
-use sterna_api::{Finding, Verdict};
+use sterna_api::{Finding, HostInfo, Verdict};
 use sterna_engine::identity::{AUTHORITY_HOST_FILE, CERTIFICATE_FILE};
 use sterna_pki::{AUTHORITY_FOLDER, HostCertificate};
+use sterna_vmm::qemu::probe::CGROUPS;
 
 /// Bytes that should be free where the journal is.
 const FREE_BYTES_MIN: u64 = 1 << 30;
@@ -89,6 +90,24 @@ fn users_of(users: Option<&GuestUsers>) -> Finding {
     }
 }
 
+/// Whether hypervisors are in cgroups of their own, as this host's agent has found: they lie beside its own, and no other
+/// process is there to look.
+pub(super) fn cgroups(agent: anyhow::Result<HostInfo>) -> Finding {
+    match agent {
+        Ok(info) => {
+            let found = info.findings.into_iter().find(|finding| finding.check == CGROUPS);
+            found.unwrap_or_else(|| {
+                let detail = "the agent that runs is of an older release".into();
+                limited(CGROUPS, detail, "systemctl restart sterna")
+            })
+        }
+        Err(error) => {
+            let detail = format!("no agent says whether hypervisors are bounded: {error:#}");
+            limited(CGROUPS, detail, "systemctl start sterna")
+        }
+    }
+}
+
 fn limited(check: &str, detail: String, remedy: &str) -> Finding {
     Finding { check: check.into(), verdict: Verdict::Limited, detail, remedy: Some(remedy.into()) }
 }
@@ -127,6 +146,20 @@ mod tests {
         let found = users_of(Some(&GUEST_USERS_SUGGESTED.parse().unwrap()));
         let is_root = rustix::process::geteuid().is_root();
         assert_eq!(found.verdict == Verdict::Good, is_root, "{found:?}");
+    }
+
+    #[test]
+    fn what_the_agent_has_found_of_cgroups_is_told_or_how_to_ask_it() {
+        let found = cgroups(Err(anyhow::anyhow!("nobody")));
+        assert_eq!(found.remedy.as_deref(), Some("systemctl start sterna"));
+        let mut info: HostInfo = serde_json::from_value(serde_json::json!({
+            "name": "a", "version": "1", "journal": "j", "move_port": 1, "guests": 0, "findings": []
+        }))
+        .unwrap();
+        assert_eq!(cgroups(Ok(info.clone())).remedy.as_deref(), Some("systemctl restart sterna"));
+        let told = limited(CGROUPS, "none".into(), "mount them");
+        info.findings = vec![limited("qemu", "old".into(), "install it"), told.clone()];
+        assert_eq!(cgroups(Ok(info)), told);
     }
 
     #[test]

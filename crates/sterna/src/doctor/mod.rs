@@ -9,7 +9,7 @@ use crate::cli::{Global, Output};
 use crate::exit::Exit;
 use crate::output;
 use std::path::PathBuf;
-use sterna_api::{Finding, Verdict};
+use sterna_api::{Finding, Verdict, paths};
 use sterna_engine::identity::Identity;
 
 /// Options of `sterna doctor`.
@@ -29,7 +29,7 @@ pub(crate) struct DoctorArgs {
     quick: bool,
 }
 
-/// Examines this host; needs no agent.
+/// Examines this host; needs no agent, but for what only an agent can tell of itself.
 pub(crate) async fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<Exit> {
     let mut findings = sterna_agent::examine(args.qemu.as_deref());
     let folder = global.connection.identity_folder();
@@ -38,6 +38,8 @@ pub(crate) async fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<Ex
         findings.push(test_move::examine(args.qemu.as_deref()).await);
     }
     findings.extend([here::identity(&folder), here::space(&args.state), here::users()]);
+    let agent = global.connection.local_client()?;
+    findings.push(here::cgroups(agent.get(paths::HOST).await));
     if !args.to.is_empty() {
         let identity = Identity::load(&folder)?;
         for host in &args.to {

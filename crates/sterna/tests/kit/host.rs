@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +13,7 @@ use sterna_testkit::accelerator::Accelerator;
 use sterna_testkit::lab::guest_state;
 use sterna_testkit::net::Host;
 use sterna_testkit::recorder::Bytes;
+use sterna_vmm::qemu::cgroups_below;
 
 use super::{GUEST, STERNA, World, until};
 
@@ -95,10 +96,36 @@ impl World {
         Ok(())
     }
 
-    /// Waits until a host has neither hypervisor nor guest.
+    /// Waits until each hypervisor on a host is in a cgroup of its own, which bounds it, and no other group is left of what
+    /// its agents have made.
+    pub(crate) fn is_grouped(&self, host: Host) -> Result<()> {
+        until(&format!("a cgroup for each hypervisor on {}", host.name()), || {
+            let qemus = self.qemus(host)?;
+            let groups = self.cgroups(host)?;
+            let are_right = groups.iter().all(|group| {
+                let pids = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+                let pids: Vec<u32> = pids.lines().filter_map(|pid| pid.parse().ok()).collect();
+                matches!(pids[..], [pid] if qemus.contains(&pid))
+            });
+            let limits =
+                groups.iter().filter_map(|group| fs::read_to_string(group.join("pids.max")).ok());
+            let limited = limits.filter(|limit| limit.trim().parse::<u32>().is_ok()).count();
+            Ok((are_right && limited == qemus.len()).then_some(()))
+        })
+        .with_context(|| format!("{:?} for {:?}", self.cgroups(host), self.qemus(host)))
+    }
+
+    /// The cgroups on a host that its agents have made for hypervisors.
+    fn cgroups(&self, host: Host) -> Result<Vec<PathBuf>> {
+        Ok(cgroups_below(&self.lab.folder(host).join("run/guests"))?)
+    }
+
+    /// Waits until a host has neither hypervisor nor guest, nor a cgroup of one.
     pub(crate) fn becomes_empty(&self, host: Host) -> Result<()> {
         until(&format!("nothing left on {}", host.name()), || {
-            let empty = self.qemus(host)?.is_empty() && self.guests(host)?.is_empty();
+            let empty = self.qemus(host)?.is_empty()
+                && self.guests(host)?.is_empty()
+                && self.cgroups(host)?.is_empty();
             Ok(empty.then_some(()))
         })
     }

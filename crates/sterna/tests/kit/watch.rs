@@ -43,6 +43,7 @@ impl World {
             self.becomes_empty(*other)?;
         }
         ensure!(self.qemus(host)?.len() == 1, "hypervisors on {}: not one", host.name());
+        self.is_grouped(host)?;
         self.runs_on_what_was_asked_for(host)?;
         self.ticks_and_answers()
     }
