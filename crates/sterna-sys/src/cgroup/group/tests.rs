@@ -2,6 +2,7 @@ use super::*;
 use crate::cgroup::CpuLimit;
 use crate::process::{Process, spawn_detached};
 use std::io::Read;
+use std::ops::{Deref, DerefMut};
 use std::process::{Child, Command, Stdio};
 
 /// Groups of one test, removed when it ends.
@@ -47,17 +48,40 @@ impl Drop for Groups {
     }
 }
 
+/// A process that a failing test does not leave behind.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Deref for Ended {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Ended {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
 const WIDE: Bounds = Bounds { tasks_max: 100, weight: 2 };
 
-fn spawn_in(group: &Group, bounds: Bounds, script: &str) -> Child {
+fn spawn_in(group: &Group, bounds: Bounds, script: &str) -> Ended {
     let entrances = group.make(bounds).unwrap();
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    spawn_detached(command, vec![], None, entrances).unwrap()
+    Ended(spawn_detached(command, vec![], None, entrances).unwrap())
 }
 
 /// What a child says until all in its group have ended, which the end of its input makes them.
-fn said(mut child: Child) -> String {
+fn said(mut child: Ended) -> String {
     drop(child.stdin.take());
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
@@ -157,7 +181,7 @@ fn a_process_in_a_delegated_leaf_makes_groups_beside_it_and_no_other_does() {
     delegated.make(WIDE).unwrap();
     let [folder] = &delegated.folders()[..] else { panic!("not one folder") };
     let enter = |group: &Path| {
-        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let child = Ended(Command::new("sleep").arg("1000").spawn().unwrap());
         let entered = fs::write(group.join("cgroup.procs"), child.id().to_string());
         (child, entered)
     };
