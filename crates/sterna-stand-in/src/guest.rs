@@ -1,14 +1,14 @@
 //! The guest and its clock: what a migration stream carries.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use sterna_guest::settings::Settings;
-use sterna_page::{PAGE_SIZE_BYTES, PageCount};
+use sterna_page::{PAGE_SIZE_BYTES, PageCount, RamBlock, RamLayout};
 use sterna_vmm::synthetic::{
-    Content, Registers, Rewrite, SyntheticConfig, SyntheticGuest, WriteRate,
+    AwaitedRam, Content, Registers, Rewrite, SyntheticConfig, SyntheticGuest, WriteRate,
 };
 
 /// What a stream begins with.
@@ -54,10 +54,16 @@ pub(crate) fn save(guest: &SyntheticGuest, tick: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// RAM that waits for a guest.
+pub(crate) fn awaited(ram: OwnedFd, bytes: u64) -> Result<AwaitedRam> {
+    let (name, host_page_bytes) = ("ram0".into(), PAGE_SIZE_BYTES);
+    let layout = RamLayout::new(vec![RamBlock { name, size_bytes: bytes, host_page_bytes }])?;
+    Ok(AwaitedRam::over(&layout, vec![ram])?)
+}
+
 /// The guest of a stream.
-pub(crate) fn load(ram: OwnedFd, stream: &[u8]) -> Result<(SyntheticGuest, u64)> {
+pub(crate) fn load(ram: AwaitedRam, stream: &[u8]) -> Result<(SyntheticGuest, u64)> {
     let rest = stream.strip_prefix(MAGIC).context("this is no guest")?;
     let saved: Saved = serde_json::from_slice(rest)?;
-    ensure!(saved.registers.config.blocks == 1, "this machine has one block of RAM");
-    Ok((SyntheticGuest::load_in(saved.registers, vec![ram])?, saved.tick))
+    Ok((ram.load(saved.registers)?, saved.tick))
 }

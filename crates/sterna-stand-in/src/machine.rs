@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sterna_guest::line::Line;
 use sterna_guest::settings::Settings;
-use sterna_vmm::synthetic::SyntheticGuest;
+use sterna_vmm::synthetic::{AwaitedRam, SyntheticGuest};
 
 /// Bytes of a guest's state at most.
 const STATE_BYTES_MAX: u64 = 16 << 20;
@@ -31,6 +31,8 @@ pub(crate) struct Machine {
 
 struct State {
     guest: Option<SyntheticGuest>,
+    /// For the guest that it waits for.
+    awaited: Option<AwaitedRam>,
     /// In QEMU's words.
     run_state: &'static str,
     migration: &'static str,
@@ -48,6 +50,7 @@ impl Machine {
         let run_state = if arguments.waits { "inmigrate" } else { "prelaunch" };
         let state = State {
             guest: None,
+            awaited: None,
             run_state,
             migration: "none",
             stream: None,
@@ -63,8 +66,13 @@ impl Machine {
             unheard: Mutex::default(),
         };
         // As QEMU does: its RAM is mapped from the beginning.
-        if !arguments.waits && arguments.ram.is_some() {
-            machine.make_guest()?;
+        if arguments.ram.is_some() {
+            if arguments.waits {
+                let (ram, bytes) = machine.open_ram()?;
+                lock(&machine.state).awaited = Some(guest::awaited(ram, bytes)?);
+            } else {
+                machine.make_guest()?;
+            }
         }
         Ok(machine)
     }
@@ -238,8 +246,9 @@ impl Machine {
         let (stream, _) = listener.accept()?;
         let mut bytes = Vec::new();
         stream.take(STATE_BYTES_MAX).read_to_end(&mut bytes)?;
-        let (guest, tick) = guest::load(self.open_ram()?.0, &bytes)?;
         let mut state = lock(&self.state);
+        let awaited = state.awaited.take().context("it waits for no guest")?;
+        let (guest, tick) = guest::load(awaited, &bytes)?;
         state.guest = Some(guest);
         state.tick = tick;
         state.run_state = "paused";

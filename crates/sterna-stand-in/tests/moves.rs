@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use sterna_guest::line::Line;
-use sterna_page::{PAGE_SIZE, PageSet};
+use sterna_page::{PAGE_SIZE, PageCount, PageNumber, PageRun, PageSet};
 use sterna_sys::memory::GuestMemory;
 use sterna_vmm::qemu::{QemuBinary, QemuDestination, QemuGuest, QemuSource, QemuStatus, StartMode};
-use sterna_vmm::{Destination, GuestDefinition, Source};
+use sterna_vmm::{Begin, Destination, GuestDefinition, Source};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -114,6 +114,17 @@ fn a_page_that_was_lost_on_the_way_is_noticed() {
     memory.write(page, &[7; PAGE_SIZE]).unwrap();
     let (line, _) = checked(&guest.0);
     assert!(matches!(line, Line::Checked { wrong: 1.., .. }), "{line:?}");
+}
+
+#[test]
+fn pages_that_are_missing_can_follow_a_guest_that_is_awaited() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("a");
+    let mut destination = QemuDestination::prepare(&binary(), &definition(), folder).unwrap();
+    let _awaiting = Ended(destination.guest().clone());
+    let mut missing = PageSet::empty(destination.memory().pages());
+    missing.insert_run(PageRun { first: PageNumber(3), count: PageCount(2) });
+    destination.serve_faults(&missing, Begin::Fresh).unwrap();
 }
 
 #[test]

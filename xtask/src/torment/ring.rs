@@ -189,12 +189,13 @@ impl Ring {
                 self.attempt(underway, underway.to, &["moves", "cancel", id])?;
             }
             Fault::SecondMove => {
-                let third = self
-                    .lab
-                    .hosts()
-                    .iter()
-                    .find(|host| ![underway.from, underway.to].contains(host));
-                let address = self.lab.address(*third.context("there are three")?);
+                let hosts = self.lab.hosts().iter();
+                let third =
+                    hosts.copied().find(|host| ![underway.from, underway.to].contains(host));
+                let third = third.context("there are three")?;
+                // It gets there if the move that was first has come to nothing by then.
+                self.follow(third);
+                let address = self.lab.address(third);
                 self.attempt(underway, underway.from, &["migrate", GUEST, "--to", &address])?;
             }
             Fault::Stop => {

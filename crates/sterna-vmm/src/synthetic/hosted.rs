@@ -9,7 +9,33 @@ use super::registers::Registers;
 use crate::VmmError;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use sterna_page::{PAGE_SIZE, PageNumber};
+use sterna_page::{PAGE_SIZE, PageNumber, RamLayout};
+
+/// RAM that waits for its guest: mapped from the beginning, as a hypervisor's is, so that what is missing of it can follow.
+#[derive(Debug)]
+pub struct AwaitedRam(Memories);
+
+impl AwaitedRam {
+    /// In `files`, one for each block.
+    ///
+    /// # Errors
+    /// When the files are not such RAM.
+    pub fn over(layout: &RamLayout, files: Vec<OwnedFd>) -> Result<Self, VmmError> {
+        Memories::over(layout, files).map(Self)
+    }
+
+    /// The guest of these registers. It does not run yet.
+    ///
+    /// # Errors
+    /// When the registers are no guest's of such RAM.
+    pub fn load(self, registers: Registers) -> Result<SyntheticGuest, VmmError> {
+        if registers.config.layout()? != *self.0.inside.layout() {
+            let detail = "the guest has other RAM".into();
+            return Err(VmmError::Refused { operation: "loading a synthetic guest", detail });
+        }
+        SyntheticGuest::paused(self.0, registers)
+    }
+}
 
 impl SyntheticGuest {
     /// Populates a guest in `files`, one for each of its RAM blocks. It does not run yet.
@@ -24,15 +50,6 @@ impl SyntheticGuest {
             memories.inside.write(page, &bytes)?;
         }
         Self::paused(memories, Registers::fresh(config))
-    }
-
-    /// A guest of these registers, whose RAM is in `files`, or follows. It does not run yet.
-    ///
-    /// # Errors
-    /// When the registers are no guest's, or the files are not its RAM.
-    pub fn load_in(registers: Registers, files: Vec<OwnedFd>) -> Result<Self, VmmError> {
-        let memories = Memories::over(&registers.config.layout()?, files)?;
-        Self::paused(memories, registers)
     }
 
     fn paused(memories: Memories, registers: Registers) -> Result<Self, VmmError> {

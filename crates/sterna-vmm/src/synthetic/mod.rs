@@ -34,6 +34,7 @@ pub use check::{CheckReport, Fault};
 pub use config::{Content, Rewrite, SyntheticConfig, WriteRate};
 pub use destination::SyntheticDestination;
 pub use failures::Step;
+pub use hosted::AwaitedRam;
 pub use machine::SyntheticGuest;
 pub use registers::{Registers, WriterRegisters};
 pub use source::SyntheticSource;
