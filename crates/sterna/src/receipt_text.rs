@@ -351,6 +351,7 @@ moved: web-1 runs at b:7401; 5.31 s, downtime 18.4 ms
   paused when  what was left fitted the downtime goal
   total        5.31 s, 120 ms of it negotiation
   sent         410.0 MiB of pages and state, 411.0 MiB with TLS
+  tracked      3 scans of its pages, 1.50 ms in all
   RAM check    equal on both hosts, all of it hashed
 
 downtime 18.4 ms of 300 ms allowed
