@@ -53,22 +53,22 @@ mod tests {
     use super::*;
     use crate::process::{Process, descriptors, spawn_detached};
     use crate::uffd::{FaultsSeen, Userfaultfd};
+    use std::fs::Permissions;
     use std::io::{BufRead, BufReader, Write};
     use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use tempfile::TempDir;
 
     /// A user without any privilege.
     const NOBODY: u32 = 65534;
 
-    /// A shell that is started with the library, says a line, and waits for one.
-    fn shell(enable: &str, user: Option<u32>, device: Option<OwnedFd>) -> Child {
-        // Tests run at the same time, and each writes its own.
-        static WRITTEN: AtomicU32 = AtomicU32::new(0);
-        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-        let name = format!("sterna-preload-{}-{number}.so", std::process::id());
-        let path = std::env::temp_dir().join(name);
+    /// A shell that is started with the library, says a line, and waits for one; and where the library is.
+    fn shell(enable: &str, user: Option<u32>, device: Option<OwnedFd>) -> (Child, TempDir) {
+        let readable = Permissions::from_mode(0o755);
+        let folder = tempfile::Builder::new().permissions(readable).tempdir().unwrap();
+        let path = folder.path().join("library.so");
         write_library(LIBRARY, &path).unwrap();
         let mut command = Command::new("sh");
         command
@@ -87,7 +87,7 @@ mod tests {
         if let Some(device) = &device {
             command.env(DEVICE_VARIABLE, device.as_raw_fd().to_string());
         }
-        spawn_detached(command, device.into_iter().collect(), None, vec![]).unwrap()
+        (spawn_detached(command, device.into_iter().collect(), None, vec![]).unwrap(), folder)
     }
 
     fn first_line(child: &mut Child) -> String {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_process_started_with_it_holds_a_userfaultfd_and_hides_it_from_its_children() {
-        let mut child = shell("1", None, None);
+        let (mut child, _folder) = shell("1", None, None);
         assert_eq!(first_line(&mut child), "[|]\n");
         let process = Process::open(child.id()).unwrap();
         match Userfaultfd::take(&process) {
@@ -119,7 +119,7 @@ mod tests {
         let Ok(own) = Userfaultfd::create() else {
             return eprintln!("skipped: this kernel cannot track writes");
         };
-        let mut child = shell("1", None, None);
+        let (mut child, _folder) = shell("1", None, None);
         first_line(&mut child);
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap()).unwrap();
         // The device may give more than the system call that this process uses.
@@ -138,7 +138,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() || !allowed.is_ok_and(|text| text.trim() == "0") {
             return eprintln!("skipped: everyone here may see the same faults");
         }
-        let mut child = shell("1", Some(NOBODY), None);
+        let (mut child, _folder) = shell("1", Some(NOBODY), None);
         first_line(&mut child);
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap());
         end(child);
@@ -155,7 +155,7 @@ mod tests {
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open(DEVICE);
         let Ok(device) = device else { return eprintln!("skipped: there is no {DEVICE}") };
-        let mut child = shell("1", Some(NOBODY), Some(device.into()));
+        let (mut child, _folder) = shell("1", Some(NOBODY), Some(device.into()));
         assert_eq!(first_line(&mut child), "[|]\n");
         let links = descriptors(child.id()).unwrap();
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap());
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn without_the_variable_it_does_nothing() {
-        let mut child = shell("0", None, None);
+        let (mut child, _folder) = shell("0", None, None);
         first_line(&mut child);
         let links = descriptors(child.id()).unwrap();
         assert!(!links.iter().any(|d| d.link.to_string_lossy().contains("userfaultfd")));
