@@ -165,7 +165,8 @@ pub(crate) struct Records(pub(crate) Arc<Journal>);
 
 impl SourceJournal for Records {
     fn record(&self, attempt: AttemptId, record: &SourceRecord) -> io::Result<()> {
+        self.0.record_source(attempt, record)?;
         tracing::info!(%attempt, role = "source", ?record, "recorded");
-        Ok(self.0.record_source(attempt, record)?)
+        Ok(())
     }
 }

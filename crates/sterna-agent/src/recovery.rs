@@ -51,8 +51,16 @@ pub(crate) fn recover(agent: &Arc<Agent>) -> Result<(), JournalError> {
     }
     let mut outgoing = agent.journal.outgoing()?;
     for record in &outgoing {
+        let entry = Move::from_record(record);
+        let is_newest = |guest: &GuestRecord| {
+            guest.id == record.attempt.guest && guest.epoch == record.attempt.epoch
+        };
+        if !entry.has_ended() && !guests.iter().any(is_newest) {
+            // There was no space for its end, as happens, and the guest has come back since, or was deleted.
+            entry.end(Outcome::Summary("over; how it ended could not be recorded".into()));
+        }
         // Ids were distinct when they were recorded.
-        let _ = agent.moves.add(Move::from_record(record));
+        let _ = agent.moves.add(entry);
     }
     recover_incoming_moves(agent)?;
     outgoing.retain(|record| record.receipt.is_none());

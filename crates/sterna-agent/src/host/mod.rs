@@ -10,7 +10,7 @@
 pub(crate) mod cpu;
 pub(crate) mod fit;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::agent::{Agent, journal_error, vmm_error};
 use crate::guest::{Activity, Request, Task};

@@ -12,7 +12,7 @@ fn attempt(epoch: u64) -> AttemptId {
     AttemptId { guest: GuestId(Uuid::from_u128(7)), epoch: Epoch(epoch) }
 }
 
-fn offer() -> Offer {
+pub(crate) fn offer() -> Offer {
     let block =
         RamBlock { name: "ram0".into(), size_bytes: MEMORY, host_page_bytes: PAGE_SIZE_BYTES };
     Offer {

@@ -97,6 +97,28 @@ async fn a_committed_guest_that_is_gone_stays_owned_on_record() {
 }
 
 #[tokio::test]
+async fn a_move_whose_end_could_not_be_recorded_is_over_once_its_guest_has_come_back() {
+    let fixture = Fixture::new(Place::Here);
+    let journal: &Journal = &fixture.agent.journal;
+    let here = journal.guest(attempt().guest).unwrap().unwrap();
+    let id = Uuid::from_u128(5);
+    let request = serde_json::json!({ "id": id, "to": "b" });
+    let outgoing = OutgoingRecord {
+        attempt: AttemptId { epoch: Epoch(2), ..attempt() },
+        request: serde_json::from_value(request).unwrap(),
+        offer: crate::host::tests::offer(),
+        record: Some(SourceRecord::Moving { journal: JournalId(Uuid::from_u128(6)) }),
+        receipt: None,
+    };
+    journal.begin_outgoing(&GuestRecord { epoch: Epoch(2), ..here.clone() }, &outgoing).unwrap();
+    journal.put_guest(&here).unwrap();
+    let fixture = fixture.recovered();
+    assert!(fixture.agent.moves.get(id).unwrap().has_ended());
+    assert_eq!(fixture.place(), Some(Place::Here));
+    assert!(fixture.fake.newest().lives());
+}
+
+#[tokio::test]
 async fn a_guest_whose_process_has_ended_is_marked_crashed() {
     let fixture = Fixture::new(Place::Here);
     fixture.fake.kill_all();
