@@ -27,8 +27,9 @@ const DEFINED: usize = 500;
 const RUNNING: usize = 50;
 const MOVING: usize = 8;
 /// Bytes of each guest.
-const MEMORY: u64 = 16 << 20;
-/// Slow enough that a move lasts as long as it is measured.
+const MEMORY: u64 = 64 << 20;
+/// A moving guest has so much that this takes nine minutes for the first round alone: a move that comes to its
+/// second may end, or find that the guest is faster than the link, before it is measured.
 const BANDWIDTH: &str = "100KB/s";
 
 /// How long answers to one question took.
@@ -79,7 +80,8 @@ pub(crate) fn measure(
     let mut stages = vec![asking.stage(&lab, (0, 0, 0), asked)?];
     for number in 0..DEFINED {
         let id = uuid::Uuid::new_v4();
-        let append = "sterna.fill=2M sterna.ws=1M sterna.rate=1M";
+        let fill = if number < MOVING { "56M" } else { "2M" };
+        let append = format!("sterna.fill={fill} sterna.ws=1M sterna.rate=1M");
         let definition = json!({
             "name": guest(number), "memory_bytes": MEMORY, "append": append, "balloon": false,
             "accelerator": "tcg",
@@ -99,7 +101,12 @@ pub(crate) fn measure(
     let moves = (0..MOVING).map(begin).collect::<Result<Vec<Child>>>()?;
     asking.wait_for_moves(MOVING)?;
     stages.push(asking.stage(&lab, (DEFINED, RUNNING, MOVING), asked)?);
-    ensure!(asking.moving()? == MOVING, "a move has ended before it was measured");
+    let moving = asking.moving()?;
+    ensure!(
+        moving == MOVING,
+        "of {MOVING} moves {} ended before they were measured",
+        MOVING - moving
+    );
     for mut one in moves {
         // Its guest ends with the lab.
         one.kill()?;
