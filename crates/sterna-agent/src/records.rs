@@ -78,13 +78,18 @@ pub(crate) struct GuestRecord {
     pub place: Place,
 }
 
-/// A guest's way to another hypervisor of its host. It is at the old one until the new one is on record as its process.
+/// A guest's way to another hypervisor of its host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "stage", rename_all = "kebab-case")]
 pub(crate) enum Upgrade {
-    /// It is the old one's, which may stand still for it.
+    /// As earlier releases have recorded it: it is the old one's, which may stand still for it.
     Begun,
-    /// It is the new one's. The old one never runs it again, and is to be ended.
+    /// It is the old one's, which may stand still for it, unless a note names the new one: see [`crate::guest::upgrade`].
+    UnderWay {
+        /// What finds the new one.
+        new: serde_json::Value,
+    },
+    /// It is the new one's, which is its process on record. The old one never runs it again, and is to be ended.
     HandedOver {
         /// What finds the old one again.
         old: serde_json::Value,

@@ -3,8 +3,8 @@
 //! | guest's place | record of the move | what is done |
 //! |---|---|---|
 //! | here | none, or ended | found again by its process, else marked crashed |
-//! | here, upgraded | begun | it is made to run where it was |
-//! | here, upgraded | handed over | it is made to run in its new process, and the old one ended |
+//! | here, upgraded | under way | it is made to run where it was |
+//! | here, upgraded | under way, and noted as handed over | it is made to run in its new process, and the old one ended |
 //! | stopped, crashed, paused | any | as it is |
 //! | here, leaving | nothing recorded | the move had not begun: the guest runs on |
 //! | here, leaving | moving | the engine asks the destination, if the guest may be committed |
@@ -16,7 +16,8 @@
 //! | arriving | active | here |
 //! | arriving | lost | its process is ended |
 //!
-//! Before all else hypervisors are ended that an earlier agent had started, and was killed before they were on record.
+//! Before all else notes of upgrades come on record, and hypervisors are ended that an earlier agent had started, and was
+//! killed before they were.
 //!
 //! All of it is done before the first connection is accepted, but for what needs another host:
 //! that goes on beside everything else. Done twice, it does the same.
@@ -26,6 +27,7 @@ mod tests;
 
 use crate::agent::Agent;
 use crate::guest::leave::{self, Begin, Journey, Target};
+use crate::guest::upgrade::Note;
 use crate::guest::{Activity, Guest, Request, Task};
 use crate::hypervisor::{GuestProcess, Running};
 use crate::journal::JournalError;
@@ -44,6 +46,7 @@ use sterna_vmm::VmmError;
 
 /// Brings guests and moves back. Blocks; must be called within the runtime.
 pub(crate) fn recover(agent: &Arc<Agent>) -> Result<(), JournalError> {
+    record_handed_over(agent)?;
     let guests = agent.journal.guests()?;
     let on_record: Vec<_> = guests.iter().filter_map(|guest| guest.process.clone()).collect();
     if let Err(error) = agent.hypervisor.end_strays(&on_record) {
@@ -71,6 +74,20 @@ pub(crate) fn recover(agent: &Arc<Agent>) -> Result<(), JournalError> {
     }
     let here: Vec<_> = agent.guests.all().iter().map(|guest| guest.id).collect();
     agent.logs.forget_others(&here);
+    Ok(())
+}
+
+/// Puts on record to which process a guest was handed over, if that was noted only.
+fn record_handed_over(agent: &Agent) -> Result<(), JournalError> {
+    for mut record in agent.journal.guests()? {
+        let Some(Upgrade::UnderWay { new }) = &record.upgrade else { continue };
+        let noted = Note::of(&agent.settings.runtime, record.id).names(new);
+        if noted.map_err(|source| JournalError::Note { guest: record.id, source })? {
+            let old = record.process.replace(new.clone());
+            record.upgrade = Some(Upgrade::HandedOver { old: old.unwrap_or_default() });
+            agent.journal.put_guest(&record)?;
+        }
+    }
     Ok(())
 }
 
@@ -139,6 +156,7 @@ fn recover_guest(
     if let Some(upgrade) = record.upgrade.take() {
         recover_upgraded(agent, &name, &upgrade, process.as_deref());
         agent.journal.put_guest(&record)?;
+        Note::of(&agent.settings.runtime, record.id).forget();
     }
     if process.is_none() {
         crashed(&mut record, "its hypervisor ended while no agent ran");
@@ -158,7 +176,7 @@ fn recover_upgraded(
 ) {
     tracing::info!(guest = %name, ?upgrade, found = process.is_some(), "unfinished upgrade");
     let run = match upgrade {
-        Upgrade::Begun => process.map(GuestProcess::run),
+        Upgrade::Begun | Upgrade::UnderWay { .. } => process.map(GuestProcess::run),
         Upgrade::HandedOver { old } => {
             match agent.hypervisor.reattach(old) {
                 Ok(old) => end(old.as_deref()),

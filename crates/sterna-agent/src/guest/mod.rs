@@ -19,7 +19,7 @@ pub(crate) mod leave;
 mod plan;
 mod settle;
 mod task;
-mod upgrade;
+pub(crate) mod upgrade;
 
 pub(crate) use task::{Activity, Task};
 

@@ -1,17 +1,20 @@
 //! A running guest comes to another process of its host, in the same RAM.
 //!
-//! | on record | the guest | whoever comes after an agent that was killed |
-//! |---|---|---|
-//! | nothing | runs in the old process; a new one is prepared | ends the new one, which is not on record |
-//! | [`Upgrade::Begun`] | stands still in the old one; its state is saved and loaded | ends the new one, lets the old one run |
-//! | [`Upgrade::HandedOver`] | is the new one's, which lets it run | lets the new one run, ends the old one |
-//! | nothing | runs in the new one; the old one has ended | |
+//! | on record | noted | the guest | whoever comes after an agent that was killed |
+//! |---|---|---|---|
+//! | nothing | | runs in the old process; a new one is prepared | ends the new one, which is not on record |
+//! | [`Upgrade::UnderWay`] | | stands still in the old one; its state is saved and loaded | ends the new one, lets the old one run |
+//! | [`Upgrade::UnderWay`] | the new one | is the new one's, which lets it run | lets the new one run, ends the old one |
+//! | nothing | | runs in the new one; the old one has ended | |
 //!
 //! Both have the same RAM, so once the new one may have run the old one never does again: what it knows of its devices
 //! is of the past. It takes the guest back only if the new one has ended without ever having run.
 
+mod note;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use note::Note;
 
 use super::task::Task;
 use crate::agent::{Agent, blocking, journal_error, vmm_error};
@@ -157,14 +160,21 @@ impl Upgrading {
 
     fn try_to(&mut self) -> Result<Gap, Failure> {
         let before = |error: &VmmError| Failure::Before(vmm_error(error));
-        self.write(|record| record.upgrade = Some(Upgrade::Begun)).map_err(Failure::Before)?;
+        let new = self.new.process.record();
+        let under_way = Upgrade::UnderWay { new: new.clone() };
+        self.write(|record| record.upgrade = Some(under_way)).map_err(Failure::Before)?;
         let asked = Instant::now();
         let pause = self.source.pause().map_err(|error| before(&error))?;
         let stood_still = asked + pause.lead;
+        let guest = self.record.definition.name.clone();
+        let step = |done| tracing::debug!(%guest, at = ?stood_still.elapsed(), "upgrade: {done}");
+        step("paused");
         let memory = self.source.memory();
         let digest = self.digest(&memory).map_err(Failure::Before)?;
         let state = self.source.save_device_state().map_err(|error| before(&error))?;
+        step("saved");
         self.new.destination.load_device_state(&state).map_err(|error| before(&error))?;
+        step("loaded");
         let ram_digest = match (digest, self.digest(&memory).map_err(Failure::Before)?) {
             (None, _) | (_, None) => RamCheck::NotChecked,
             (Some(old), Some(new)) if old == new => RamCheck::Equal,
@@ -173,12 +183,11 @@ impl Upgrading {
                 return Err(Failure::Before(ApiError::new(ErrorCode::Hypervisor, message)));
             }
         };
-        let (old, new) = (self.old.record(), self.new.process.record());
-        let committed = self.write(|record| {
-            record.process = Some(new);
-            record.upgrade = Some(Upgrade::HandedOver { old });
-        });
-        committed.map_err(Failure::Committing)?;
+        let noted = self.note().write(&new);
+        noted.map_err(|error| {
+            Failure::Committing(ApiError::from_chain(ErrorCode::Internal, &error))
+        })?;
+        step("noted");
         match self.new.destination.activate() {
             Ok(()) => Ok(Gap { gap: stood_still.elapsed(), ram_digest }),
             // It has answered, so nothing is on its way that could still let it run.
@@ -203,6 +212,10 @@ impl Upgrading {
         self.agent.journal.put_guest(&self.record).map_err(|error| journal_error(&error))
     }
 
+    fn note(&self) -> Note {
+        Note::of(&self.agent.settings.runtime, self.record.id)
+    }
+
     /// It runs in its new process.
     fn done(mut self, gap: Gap) -> After {
         let name = self.record.definition.name.clone();
@@ -218,9 +231,18 @@ impl Upgrading {
     fn end_old(&mut self) {
         let name = self.record.definition.name.clone();
         let ended = self.source.release().map_err(|error| vmm_error(&error));
-        if let Err(error) = ended.and_then(|()| self.write(|record| record.upgrade = None)) {
+        let (old, new) = (self.old.record(), self.new.process.record());
+        let upgrade = ended.is_err().then_some(Upgrade::HandedOver { old });
+        let written = self.write(|record| {
+            record.process = Some(new);
+            record.upgrade = upgrade;
+        });
+        if written.is_ok() {
+            self.note().forget();
+        }
+        if let Err(error) = ended.and(written) {
             tracing::error!(guest = %name, pid = self.old.pid(), %error,
-                "the former hypervisor may be left until the agent's next start");
+                "the former hypervisor, or a note of it, may be left until the agent's next start");
         }
     }
 
@@ -235,10 +257,12 @@ impl Upgrading {
         Ok(())
     }
 
-    /// That the guest is handed over may be on record, by which a next agent would end the old process: so it is undone
-    /// there before the guest runs on in it.
+    /// That the guest is handed over may be noted, by which a next agent would end the old process: so that is undone
+    /// before the guest runs on in it.
     fn undo(&mut self) -> Result<(), ApiError> {
         self.end_new()?;
+        let removed = self.note().remove();
+        removed.map_err(|error| ApiError::from_chain(ErrorCode::Internal, &error))?;
         self.write_back()?;
         self.resume_old()
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use sterna_core::journal::DestinationRecord;
-use sterna_proto::message::AttemptId;
+use sterna_proto::message::{AttemptId, GuestId};
 
 /// Why a journal could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,15 @@ pub enum JournalError {
         /// Why.
         #[source]
         source: serde_json::Error,
+    },
+    /// Whether an upgrade was over cannot be told.
+    #[error("cannot read which hypervisor has guest {guest}, which was being upgraded")]
+    Note {
+        /// The guest.
+        guest: GuestId,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// There is no such move.
     #[error("the journal knows no attempt {0}")]

@@ -55,7 +55,7 @@ pub(super) fn converges(mut world: World) -> Result<()> {
 
 #[test]
 fn ctrl_c_gives_a_slow_guest_its_speed_back() -> Result<()> {
-    let Some(mut world) = World::with("st-s-cc", &fast_guest())? else { return Ok(()) };
+    let Some(mut world) = World::with("st-t-cc", &fast_guest())? else { return Ok(()) };
     let (underway, qemu) = begin_slowed(&mut world)?;
     underway.interrupt()?;
     underway.undone(5, ReasonCode::Cancelled, "cancelled")?;
@@ -66,7 +66,7 @@ fn ctrl_c_gives_a_slow_guest_its_speed_back() -> Result<()> {
 
 #[test]
 fn the_next_agent_gives_a_slow_guest_its_speed_back() -> Result<()> {
-    let Some(mut world) = World::with("st-s-sa", &fast_guest())? else { return Ok(()) };
+    let Some(mut world) = World::with("st-t-sa", &fast_guest())? else { return Ok(()) };
     let (underway, qemu) = begin_slowed(&mut world)?;
     world.lab.kill_agent(Host::A)?;
     ensure!(is_slow(qemu)?, "nobody was there to change it");

@@ -52,6 +52,10 @@ impl Fixture {
         self.agent.journal.guest(ID).unwrap().unwrap()
     }
 
+    fn note(&self) -> Note {
+        Note::of(&self.agent.settings.runtime, ID)
+    }
+
     /// It runs in the process that it had, alone, and so it is on record.
     async fn runs_where_it_was(&self) {
         assert!(self.old.lives() && self.old.state() == FakeState::Running);
@@ -95,6 +99,7 @@ async fn a_guest_runs_on_in_its_new_process_and_the_old_one_is_gone() {
     assert!(!fixture.old.lives() && new.lives() && new.is_on_record());
     let record = fixture.recorded();
     assert_eq!((record.process, record.upgrade), (Some(new.record()), None));
+    assert!(!fixture.note().names(&new.record()).unwrap());
     // It is watched like any other.
     new.end().unwrap();
     fixture.is_seen_to_have_crashed().await;
@@ -142,10 +147,63 @@ async fn an_agent_that_was_killed_before_the_hand_over_leaves_the_guest_where_it
     let prepared = fixture.agent.hypervisor.prepare_beside(&fixture.old.record()).unwrap();
     let new = fixture.fake.newest();
     fixture.old.intervene(crate::hypervisor::Intervention::Pause).unwrap();
-    fixture.recovered(Upgrade::Begun, &fixture.old);
+    fixture.recovered(Upgrade::UnderWay { new: new.record() }, &fixture.old);
     assert!(fixture.old.lives() && fixture.old.state() == FakeState::Running);
     assert!(!new.lives());
     drop(prepared);
+}
+
+#[tokio::test]
+async fn a_hand_over_that_was_only_noted_counts() {
+    for ran in [FakeState::Paused, FakeState::Running] {
+        let fixture = Fixture::new(HandOvers::Work);
+        let _prepared = fixture.agent.hypervisor.prepare_beside(&fixture.old.record()).unwrap();
+        let new = fixture.fake.newest();
+        fixture.old.intervene(crate::hypervisor::Intervention::Pause).unwrap();
+        fixture.note().write(&new.record()).unwrap();
+        if ran == FakeState::Running {
+            new.run().unwrap();
+        }
+        fixture.recovered(Upgrade::UnderWay { new: new.record() }, &fixture.old);
+        assert!(new.lives() && new.state() == FakeState::Running);
+        assert!(!fixture.old.lives());
+        assert_eq!(fixture.recorded().process, Some(new.record()));
+        assert!(!fixture.note().names(&new.record()).unwrap());
+    }
+}
+
+/// It may be of an upgrade long ago.
+#[tokio::test]
+async fn a_note_of_another_process_does_not_count() {
+    let fixture = Fixture::new(HandOvers::Work);
+    let _prepared = fixture.agent.hypervisor.prepare_beside(&fixture.old.record()).unwrap();
+    let new = fixture.fake.newest();
+    fixture.old.intervene(crate::hypervisor::Intervention::Pause).unwrap();
+    fixture.note().write(&fixture.old.record()).unwrap();
+    fixture.recovered(Upgrade::UnderWay { new: new.record() }, &fixture.old);
+    assert!(fixture.old.lives() && fixture.old.state() == FakeState::Running);
+    assert!(!new.lives());
+}
+
+#[tokio::test]
+async fn an_agent_that_cannot_read_which_process_has_a_guest_does_not_guess() {
+    let fixture = Fixture::new(HandOvers::Work);
+    let _prepared = fixture.agent.hypervisor.prepare_beside(&fixture.old.record()).unwrap();
+    let new = fixture.fake.newest();
+    // A folder is no note.
+    let runtime = &fixture.agent.settings.runtime;
+    std::fs::create_dir_all(runtime.join("handed-over").join(ID.0.to_string())).unwrap();
+    let upgrade = Some(Upgrade::UnderWay { new: new.record() });
+    let record = GuestRecord { upgrade, ..fixture.recorded() };
+    fixture.agent.journal.put_guest(&record).unwrap();
+    let error = recover(&fixture.agent).unwrap_err();
+    assert!(error.to_string().contains("which hypervisor has guest"), "{error}");
+    assert!(fixture.old.lives() && new.lives());
+    // Nor is a guest handed over by an agent that could not note it.
+    fixture.agent.journal.put_guest(&GuestRecord { upgrade: None, ..record }).unwrap();
+    let error = fixture.upgrade().await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Internal, "{error}");
+    assert!(fixture.old.lives());
 }
 
 #[tokio::test]
