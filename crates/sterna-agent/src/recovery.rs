@@ -65,7 +65,7 @@ pub(crate) fn recover(agent: &Arc<Agent>) -> Result<(), JournalError> {
         // Ids were distinct when they were recorded.
         let _ = agent.moves.add(entry);
     }
-    recover_incoming_moves(agent)?;
+    recover_incoming_moves(agent, &guests)?;
     outgoing.retain(|record| record.receipt.is_none());
     for record in guests {
         let attempt = AttemptId { guest: record.id, epoch: record.epoch };
@@ -91,15 +91,19 @@ fn record_handed_over(agent: &Agent) -> Result<(), JournalError> {
     Ok(())
 }
 
-fn recover_incoming_moves(agent: &Agent) -> Result<(), JournalError> {
+fn recover_incoming_moves(agent: &Agent, guests: &[GuestRecord]) -> Result<(), JournalError> {
     for record in agent.journal.all_incoming()? {
         let direction = Direction::Incoming;
         let entry = Move::new(record.id, &record.guest, record.attempt, direction, &record.peer);
+        let arrives = |guest: &GuestRecord| matches!(&guest.place, Place::Arriving { attempt, .. } if *attempt == record.attempt);
         let summary = match record.record {
-            Some(DestinationRecord::Owing) => {
+            Some(DestinationRecord::Owing) if guests.iter().any(arrives) => {
                 // Under way: the guest's task ends it.
                 let _ = agent.moves.add(entry);
                 continue;
+            }
+            Some(DestinationRecord::Owing) => {
+                "arrived; that all pages had come could not be recorded"
             }
             Some(DestinationRecord::Owned | DestinationRecord::Active) => "arrived",
             Some(DestinationRecord::Lost) => "lost: pages of it were lost with its source",

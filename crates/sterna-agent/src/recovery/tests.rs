@@ -118,6 +118,25 @@ async fn a_move_whose_end_could_not_be_recorded_is_over_once_its_guest_has_come_
     assert!(fixture.fake.newest().lives());
 }
 
+/// The disk was full when its last page came.
+#[tokio::test]
+async fn a_move_whose_last_page_could_not_be_recorded_is_over_once_its_guest_has_gone_on() {
+    use DestinationRecord::{Owing, Receiving};
+    let gone = [Place::Here, Place::Elsewhere { host: "b".into() }];
+    let arriving = [Place::Arriving { attempt: attempt(), before: None }];
+    for (places, over) in [(&gone[..], true), (&arriving, false)] {
+        for place in places {
+            let fixture = Fixture::arriving(&[Receiving, Owing]);
+            let journal: &Journal = &fixture.agent.journal;
+            let guest = journal.guest(attempt().guest).unwrap().unwrap();
+            journal.put_guest(&GuestRecord { place: place.clone(), ..guest }).unwrap();
+            let fixture = fixture.recovered();
+            let entry = fixture.agent.moves.get(Uuid::from_u128(1)).unwrap();
+            assert_eq!(entry.has_ended(), over, "{place:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_guest_whose_process_has_ended_is_marked_crashed() {
     let fixture = Fixture::new(Place::Here);
