@@ -25,10 +25,9 @@ pub(crate) fn preamble(data: &[u8]) -> Verdict {
     let Some(bytes) = data.first_chunk::<PREAMBLE_BYTES>() else { return Verdict::Refused };
     let Ok(preamble) = Preamble::decode(bytes) else { return Verdict::Refused };
     assert_eq!(preamble.encode(), *bytes, "{preamble:?} says all that was in its bytes");
-    if let Some(version) = preamble.common_version() {
-        assert!((preamble.version_min..=preamble.version_max).contains(&version));
-        assert!((VERSION_MIN..=VERSION_MAX).contains(&version));
-    }
+    let version = preamble.version();
+    assert!((preamble.version_min..=preamble.version_max).contains(&version));
+    assert!((VERSION_MIN..=VERSION_MAX).contains(&version));
     Verdict::Accepted
 }
 

@@ -112,6 +112,12 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_started_the_agent_may_ask_it() {
+        // Started otherwise, the command after `sterna cluster init` finds nobody.
+        assert!(UNIT.lines().any(|line| line == "Type=notify"), "{UNIT}");
+    }
+
+    #[test]
     fn restarting_the_agent_ends_no_guest() {
         // By systemd's default all processes of the unit are ended, guests' hypervisors too.
         assert!(UNIT.lines().any(|line| line == "KillMode=process"), "{UNIT}");

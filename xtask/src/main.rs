@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cargo;
 mod ci;
+mod compat;
 mod debian;
 mod demo;
 mod fuzz_interface;
@@ -42,6 +43,8 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Move a real guest round three hosts while whatever can fail does
     Torment(torment::TormentArgs),
+    /// Move real guests between agents of an earlier commit and of this one, and let these replace each other
+    Compat(compat::CompatArgs),
     /// Build Sterna as a Debian package into target/debian
     Package,
     /// Write the interface as a document, docs/openapi.json
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run_test(&args),
         Command::Bench(args) => bench::run_bench(&args),
         Command::Torment(args) => torment::run_torment(&args),
+        Command::Compat(args) => compat::run_compat(&args),
         Command::Package => debian::run_package(),
         Command::Openapi => openapi::run_openapi(),
         Command::FuzzInterface(args) => fuzz_interface::run_fuzz_interface(&args),

@@ -62,6 +62,7 @@ pub use users::{GuestUsers, GuestUsersError, SUGGESTED as GUEST_USERS_SUGGESTED}
 use agent::{Agent, Parts};
 use host::AgentHost;
 use membership::Door;
+use sd_notify::NotifyState;
 use server::{Caller, Origin, TlsListener, connections, router};
 use std::io;
 use std::net::SocketAddr;
@@ -186,6 +187,10 @@ async fn run(agent: Arc<Agent>, read_limits: ReadLimits) -> Result<(), AgentErro
     let _arrivals = arrivals(&agent)?;
     tracing::info!(name = %agent.settings.name, %api, move_port = agent.settings.move_port,
         socket = %socket.display(), guests = agent.guests.all().len(), "ready");
+    // Whoever has started the unit may now ask. Where no systemd waits for the word this does nothing.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "systemd does not hear that the agent is ready");
+    }
 
     let by_operator = router(Arc::clone(&agent), Origin::Local);
     let by_network = router(Arc::clone(&agent), Origin::Network);

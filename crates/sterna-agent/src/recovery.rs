@@ -358,7 +358,7 @@ fn resolve(
     let (agent, outgoing) = (Arc::clone(agent), outgoing.clone());
     agent.runtime.clone().spawn(async move {
         let target = loop {
-            match Target::find(&outgoing.request.to).await {
+            match Target::find(&agent, &outgoing.request.to).await {
                 Ok(target) => break target,
                 Err(error) => {
                     tracing::warn!(guest = %guest.name, %error, "cannot ask the destination");

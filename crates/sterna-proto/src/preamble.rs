@@ -8,6 +8,9 @@
 //!  0      4         6        8
 //!  | STRN | version | status |                                          destination → source
 //! ```
+//!
+//! Up to byte 8 a preamble is the same in every version there will be, and so is the answer: without a version in common
+//! each side still tells the other what it speaks.
 
 use thiserror::Error;
 
@@ -83,7 +86,10 @@ pub enum PreambleAnswer {
         version: u16,
     },
     /// No version in common; the connection ends.
-    NoCommonVersion,
+    NoCommonVersion {
+        /// The newest version the destination speaks.
+        newest: u16,
+    },
     /// No such move, or not from this peer; the connection ends.
     UnknownMove,
 }
@@ -109,11 +115,23 @@ pub enum PreambleError {
     #[error("reserved bytes of a preamble are not zero")]
     Reserved,
     /// No version in common.
-    #[error("the peer speaks none of the versions {VERSION_MIN} to {VERSION_MAX}")]
-    NoCommonVersion,
+    #[error(
+        "no protocol version in common: the peer speaks up to version {theirs}, this host {VERSION_MIN} to {VERSION_MAX}; \
+         upgrade Sterna on {}",
+        older(*theirs)
+    )]
+    NoCommonVersion {
+        /// The newest version the peer speaks.
+        theirs: u16,
+    },
     /// The destination knows no such move.
     #[error("the peer knows no such move")]
     UnknownMove,
+}
+
+/// Where Sterna must be upgraded, with a peer whose newest version is `theirs` and none of ours.
+fn older(theirs: u16) -> &'static str {
+    if theirs < VERSION_MIN { "the peer" } else { "this host" }
 }
 
 impl Preamble {
@@ -156,10 +174,11 @@ impl Preamble {
         bytes
     }
 
-    /// Reads the bytes on the wire.
+    /// Reads the bytes on the wire. What a connection is for is read only of a peer that has a version of ours: others may
+    /// have roles that this release does not know.
     ///
     /// # Errors
-    /// When they are no preamble.
+    /// When they are no preamble, or no version is in common.
     pub fn decode(bytes: &[u8; PREAMBLE_BYTES]) -> Result<Self, PreambleError> {
         if bytes[0..4] != MAGIC {
             return Err(PreambleError::Magic);
@@ -168,6 +187,9 @@ impl Preamble {
         let (min, max) = (word(4), word(6));
         if min == 0 || min > max {
             return Err(PreambleError::Versions { min, max });
+        }
+        if max < VERSION_MIN || min > VERSION_MAX {
+            return Err(PreambleError::NoCommonVersion { theirs: max });
         }
         let role = match bytes[8] {
             1..=7 if bytes[9] != 0 => return Err(PreambleError::Reserved),
@@ -192,11 +214,10 @@ impl Preamble {
         Ok(Self { version_min: min, version_max: max, role })
     }
 
-    /// The newest version both sides speak.
+    /// The newest version both sides speak: there is one with whom a preamble was read of.
     #[must_use]
-    pub fn common_version(&self) -> Option<u16> {
-        let newest = self.version_max.min(VERSION_MAX);
-        (newest >= self.version_min.max(VERSION_MIN)).then_some(newest)
+    pub fn version(&self) -> u16 {
+        self.version_max.min(VERSION_MAX)
     }
 }
 
@@ -206,7 +227,7 @@ impl PreambleAnswer {
     pub fn encode(self) -> [u8; ANSWER_BYTES] {
         let (version, status) = match self {
             Self::Welcome { version } => (version, 1u16),
-            Self::NoCommonVersion => (0, 2),
+            Self::NoCommonVersion { newest } => (newest, 2),
             Self::UnknownMove => (0, 3),
         };
         let mut bytes = [0; ANSWER_BYTES];
@@ -227,7 +248,8 @@ impl PreambleAnswer {
         let version = u16::from_le_bytes([bytes[4], bytes[5]]);
         match u16::from_le_bytes([bytes[6], bytes[7]]) {
             1 if (VERSION_MIN..=VERSION_MAX).contains(&version) => Ok(version),
-            1 | 2 => Err(PreambleError::NoCommonVersion),
+            // Zero is what destinations of version 1 have answered that told no version.
+            1 | 2 => Err(PreambleError::NoCommonVersion { theirs: version.max(1) }),
             3 => Err(PreambleError::UnknownMove),
             other => Err(PreambleError::Code(other)),
         }
@@ -279,19 +301,50 @@ mod tests {
         }
     }
 
+    fn of_versions(version_min: u16, version_max: u16) -> [u8; PREAMBLE_BYTES] {
+        Preamble { version_min, version_max, role: Role::Control }.encode()
+    }
+
     #[test]
     fn versions_are_negotiated_to_the_newest_common_one() {
-        let speaks = |version_min, version_max| {
-            Preamble { version_min, version_max, role: Role::Control }.common_version()
-        };
-        assert_eq!(speaks(1, 9), Some(VERSION_MAX));
-        assert_eq!(speaks(VERSION_MAX + 1, 9), None);
+        let version =
+            |min, max| Preamble::decode(&of_versions(min, max)).map(|read| read.version());
+        assert_eq!(version(1, 9), Ok(VERSION_MAX));
+        assert_eq!(version(VERSION_MIN, VERSION_MAX), Ok(VERSION_MAX));
+        let newer = PreambleError::NoCommonVersion { theirs: 9 };
+        assert_eq!(version(VERSION_MAX + 1, 9), Err(newer));
+    }
+
+    #[test]
+    fn a_peer_without_a_version_in_common_is_told_so_whatever_its_connection_is_for() {
+        let mut bytes = of_versions(VERSION_MAX + 1, VERSION_MAX + 3);
+        (bytes[8], bytes[9]) = (200, 1);
+        let error = Preamble::decode(&bytes).unwrap_err();
+        assert_eq!(error, PreambleError::NoCommonVersion { theirs: VERSION_MAX + 3 });
+    }
+
+    #[test]
+    fn an_error_names_both_versions_and_the_host_to_upgrade() {
+        let newer = PreambleError::NoCommonVersion { theirs: VERSION_MAX + 3 }.to_string();
+        let theirs = format!("the peer speaks up to version {}", VERSION_MAX + 3);
+        let ours = format!("this host {VERSION_MIN} to {VERSION_MAX}");
+        assert!(newer.contains(&theirs) && newer.contains(&ours), "{newer}");
+        assert!(newer.ends_with("upgrade Sterna on this host"), "{newer}");
+        let older = PreambleError::NoCommonVersion { theirs: VERSION_MIN - 1 }.to_string();
+        assert!(older.ends_with("upgrade Sterna on the peer"), "{older}");
     }
 
     #[test]
     fn a_welcome_to_a_version_we_do_not_speak_is_refused() {
-        let answer = PreambleAnswer::Welcome { version: VERSION_MAX + 1 };
-        assert_eq!(PreambleAnswer::decode(&answer.encode()), Err(PreambleError::NoCommonVersion));
+        let theirs = VERSION_MAX + 1;
+        let none = Err(PreambleError::NoCommonVersion { theirs });
+        let welcome = PreambleAnswer::Welcome { version: theirs };
+        assert_eq!(PreambleAnswer::decode(&welcome.encode()), none);
+        let refusal = PreambleAnswer::NoCommonVersion { newest: theirs };
+        assert_eq!(PreambleAnswer::decode(&refusal.encode()), none);
+        let silent = PreambleAnswer::NoCommonVersion { newest: 0 };
+        let first = Err(PreambleError::NoCommonVersion { theirs: 1 });
+        assert_eq!(PreambleAnswer::decode(&silent.encode()), first);
         let unknown = PreambleAnswer::UnknownMove.encode();
         assert_eq!(PreambleAnswer::decode(&unknown), Err(PreambleError::UnknownMove));
     }

@@ -7,8 +7,11 @@
 //! Another one (`preload/taps.rs`) is for a hypervisor that waits for a guest of this host and has been given the taps
 //! of the one that still runs it: it keeps them as they are until the guest is handed over.
 
-use std::io;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Makes the process hold a userfaultfd.
 pub const LIBRARY: &[u8] = include_bytes!(env!("STERNA_PRELOAD_LIBRARY"));
@@ -37,15 +40,22 @@ pub const DEVICE: &str = "/dev/userfaultfd";
 /// too. `preload/preload.rs` has it as well.
 pub(crate) const SEES_ALL_FAULTS: &str = "sterna-userfaultfd-sees-all-faults";
 
-/// Writes a library to `path`, replacing what was there.
+/// Makes a library a file that has no place: a process that inherits it finds it under [`by_number`]. Where a guest's
+/// files lie nothing may be executed: Debian mounts `/run` so.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write_library(library: &[u8], path: &Path) -> io::Result<()> {
-    // A process that has the old file mapped keeps it: the new one takes its place as a whole.
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, library)?;
-    std::fs::rename(&fresh, path)
+/// When there is no memory for it.
+pub fn in_memory(library: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::EXEC;
+    let mut file = File::from(memfd_create("sterna-preload", flags)?);
+    file.write_all(library)?;
+    Ok(file.into())
+}
+
+/// The name by which whoever inherits a descriptor of this number finds what it is open on.
+#[must_use]
+pub fn by_number(descriptor: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd())
 }
 
 #[cfg(test)]
@@ -53,30 +63,24 @@ mod tests {
     use super::*;
     use crate::process::{Process, descriptors, spawn_detached};
     use crate::uffd::{FaultsSeen, Userfaultfd};
-    use std::fs::Permissions;
-    use std::io::{BufRead, BufReader, Write};
-    use std::os::fd::{AsRawFd, OwnedFd};
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::io::{BufRead, BufReader};
     use std::os::unix::process::CommandExt;
+    use std::path::Path;
     use std::process::{Child, Command, Stdio};
-    use tempfile::TempDir;
 
     /// A user without any privilege.
     const NOBODY: u32 = 65534;
 
-    /// A shell that is started with the library, says a line, and waits for one; and where the library is.
-    fn shell(enable: &str, user: Option<u32>, device: Option<OwnedFd>) -> (Child, TempDir) {
-        let readable = Permissions::from_mode(0o755);
-        let folder = tempfile::Builder::new().permissions(readable).tempdir().unwrap();
-        let path = folder.path().join("library.so");
-        write_library(LIBRARY, &path).unwrap();
+    /// A shell that is started with the library, says a line, and waits for one.
+    fn shell(enable: &str, user: Option<u32>, device: Option<OwnedFd>) -> Child {
+        let library = in_memory(LIBRARY).unwrap();
         let mut command = Command::new("sh");
         command
             .args([
                 "-c",
                 "echo \"[$LD_PRELOAD|$STERNA_PRELOAD$STERNA_USERFAULTFD]\"; read line; exit 0",
             ])
-            .env(PATH_VARIABLE, &path)
+            .env(PATH_VARIABLE, by_number(&library))
             .env(ENABLE_VARIABLE, enable)
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -87,7 +91,8 @@ mod tests {
         if let Some(device) = &device {
             command.env(DEVICE_VARIABLE, device.as_raw_fd().to_string());
         }
-        (spawn_detached(command, device.into_iter().collect(), None, vec![]).unwrap(), folder)
+        let inherited = std::iter::once(library).chain(device).collect();
+        spawn_detached(command, inherited, None, vec![]).unwrap()
     }
 
     fn first_line(child: &mut Child) -> String {
@@ -103,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_process_started_with_it_holds_a_userfaultfd_and_hides_it_from_its_children() {
-        let (mut child, _folder) = shell("1", None, None);
+        let mut child = shell("1", None, None);
         assert_eq!(first_line(&mut child), "[|]\n");
         let process = Process::open(child.id()).unwrap();
         match Userfaultfd::take(&process) {
@@ -119,7 +124,7 @@ mod tests {
         let Ok(own) = Userfaultfd::create() else {
             return eprintln!("skipped: this kernel cannot track writes");
         };
-        let (mut child, _folder) = shell("1", None, None);
+        let mut child = shell("1", None, None);
         first_line(&mut child);
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap()).unwrap();
         // The device may give more than the system call that this process uses.
@@ -138,7 +143,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() || !allowed.is_ok_and(|text| text.trim() == "0") {
             return eprintln!("skipped: everyone here may see the same faults");
         }
-        let (mut child, _folder) = shell("1", Some(NOBODY), None);
+        let mut child = shell("1", Some(NOBODY), None);
         first_line(&mut child);
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap());
         end(child);
@@ -155,7 +160,7 @@ mod tests {
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open(DEVICE);
         let Ok(device) = device else { return eprintln!("skipped: there is no {DEVICE}") };
-        let (mut child, _folder) = shell("1", Some(NOBODY), Some(device.into()));
+        let mut child = shell("1", Some(NOBODY), Some(device.into()));
         assert_eq!(first_line(&mut child), "[|]\n");
         let links = descriptors(child.id()).unwrap();
         let taken = Userfaultfd::take(&Process::open(child.id()).unwrap());
@@ -169,7 +174,7 @@ mod tests {
 
     #[test]
     fn without_the_variable_it_does_nothing() {
-        let (mut child, _folder) = shell("0", None, None);
+        let mut child = shell("0", None, None);
         first_line(&mut child);
         let links = descriptors(child.id()).unwrap();
         assert!(!links.iter().any(|d| d.link.to_string_lossy().contains("userfaultfd")));

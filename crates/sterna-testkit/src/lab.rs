@@ -6,7 +6,9 @@
 
 mod agent;
 mod guest;
+mod process;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,6 +20,7 @@ use crate::net::{Host, LinkRate, Topology, namespaces_allowed};
 use agent::RunningAgent;
 
 pub use guest::{Following, GUEST_ADDRESS, GuestPlan, guest_pid, guest_state};
+pub use process::{Stopped, kill};
 
 /// Where the hosts are.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct Lab {
     pub place: Place,
     hosts: &'static [Host],
     program: PathBuf,
+    /// Hosts that have another build of the program.
+    others: BTreeMap<Host, PathBuf>,
     folder: PathBuf,
     agent_options: Vec<String>,
     environment: Vec<(Host, &'static str, OsString)>,
@@ -122,8 +127,9 @@ impl Lab {
         let (program, folder) = (program.to_path_buf(), folder.to_path_buf());
         let agent_options = agent_options.iter().map(|word| (*word).to_owned()).collect();
         let agents = Vec::new();
-        let environment = Vec::new();
-        let mut lab = Self { place, hosts, program, folder, agent_options, environment, agents };
+        let (environment, others) = (Vec::new(), BTreeMap::new());
+        let mut lab =
+            Self { place, hosts, program, others, folder, agent_options, environment, agents };
         let authority = lab.folder.join("authority");
         lab.run_sterna(&["pki", "init", text(&authority)?])?;
         for host in hosts.iter().copied() {
@@ -170,6 +176,15 @@ impl Lab {
         self.folder.join(host.name())
     }
 
+    /// Gives a host another build of the program: what is run and started there from now on is that.
+    pub fn install(&mut self, host: Host, program: &Path) {
+        self.others.insert(host, program.to_path_buf());
+    }
+
+    fn program(&self, host: Host) -> &Path {
+        self.others.get(&host).unwrap_or(&self.program)
+    }
+
     /// A command to run in a host.
     ///
     /// # Errors
@@ -186,7 +201,7 @@ impl Lab {
     /// # Errors
     /// If there is no such host.
     pub fn sterna(&self, host: Host, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.command_in(host, &self.program)?;
+        let mut command = self.command_in(host, self.program(host))?;
         let socket = self.folder(host).join("run").join("agent.sock");
         command.args(arguments).arg("--socket").arg(socket).stdin(Stdio::null());
         Ok(command)

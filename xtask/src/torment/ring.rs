@@ -12,7 +12,7 @@ use sterna_core::receipt::{Ending, Receipt};
 use sterna_testkit::lab::{Following, GuestPlan, Hosts, Lab, guest_pid, guest_state};
 use sterna_testkit::net::{Host, LinkRate};
 use sterna_testkit::probe::{ConsoleLog, MoveLog, MoveUnderway};
-use sterna_testkit::recorder::{Bytes, Command as Say, Line, Rate, Workload};
+use sterna_testkit::recorder::{Bytes, Line, Rate, Workload};
 use sterna_testkit::small_disk::SmallDisk;
 use sterna_vmm::qemu::cgroups_below;
 
@@ -327,23 +327,7 @@ impl Ring {
 
     /// The guest runs, and checks all its memory; and all that it has ever said is of one life in one place at a time.
     fn guest_is_whole(&self) -> Result<()> {
-        let before = self.console.ticks().samples().len();
-        self.console.wait_for_ticks(before + NEW_TICKS, LIMIT).context("the guest stands still")?;
-        let deadline = Instant::now() + LIMIT;
-        let line = loop {
-            let skip = self.console.lines().len();
-            self.lab.type_line(self.at, GUEST, &Say::Check.to_string())?;
-            let checked = |line: &Line| matches!(line, Line::Checked { .. });
-            match self.console.wait_for(skip, Duration::from_secs(30), checked) {
-                Ok(line) => break line,
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => {}
-            }
-        };
-        ensure!(matches!(line, Line::Checked { wrong: 0, .. }), "the guest says {line:?}");
-        let complaints = self.console.complaints();
-        ensure!(complaints.is_empty(), "the guest complains: {complaints:?}");
-        Ok(self.console.lived_once(&self.moves.moves())?)
+        self.lab.guest_is_whole((self.at, GUEST), &self.console, &self.moves.moves(), LIMIT)
     }
 
     /// On each host there are its agent and, where the guest is, one hypervisor: no process, cgroup, folder or file besides.
@@ -382,14 +366,7 @@ impl Ring {
     }
 
     fn hypervisors(&self, host: Host) -> Result<usize> {
-        let name = self.lab.topology()?.host(host)?.name();
-        let output = Command::new("ip").args(["netns", "pids", name]).output()?;
-        let is_one = |pid: &str| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let zombie = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'));
-            stat.contains("(qemu-system") && !zombie
-        };
-        Ok(String::from_utf8(output.stdout)?.lines().filter(|pid| is_one(pid.trim())).count())
+        Ok(self.lab.hypervisors(host)?.len())
     }
 
     /// Takes away what is left of a guest whose hypervisor was killed.

@@ -30,7 +30,7 @@ impl Task {
         tokio::spawn(async move {
             let mut targets = Vec::new();
             for to in request.to {
-                targets.push((Target::find(&to).await, to));
+                targets.push((Target::find(&agent, &to).await, to));
             }
             let asked = guest.clone();
             let checked = blocking(move || ask_all(&agent, &asked, &subject, targets)).await;

@@ -4,6 +4,7 @@ use super::{Activity, Guest, Request, Task};
 use crate::agent::{Agent, Records, blocking, vmm_error};
 use crate::host::cpu;
 use crate::hypervisor::Running;
+use crate::membership;
 use crate::moves::Move;
 use crate::queue::{Queue, Turn};
 use crate::records::{GuestRecord, OutgoingRecord, Place};
@@ -48,19 +49,27 @@ pub(crate) struct Journey {
 }
 
 impl Target {
-    /// Finds the host that `to` (`host`, `host:port`, `[address]:port`) names.
-    pub(crate) async fn find(to: &str) -> Result<Self, ApiError> {
+    /// Finds the host that `to` (`host`, `host:port`, `[address]:port`) names: as this host's resolver knows it, or else as
+    /// the cluster does.
+    pub(crate) async fn find(agent: &Agent, to: &str) -> Result<Self, ApiError> {
         let (host, port) = address::split(to, paths::MOVE_PORT).map_err(invalid)?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| invalid(format!("{host:?} is neither a host name nor an address")))?;
-        let unknown = |detail: String| {
-            invalid(format!("cannot find the host {host}: {detail}"))
-                .hint("give an address, or make its name known to the resolver of this host")
+        let resolved = tokio::net::lookup_host((host, port)).await.map(|mut all| all.next());
+        let detail = match resolved {
+            Ok(Some(address)) => return Ok(Self { address, name }),
+            Ok(None) => "it has no address".to_owned(),
+            Err(error) => error.to_string(),
         };
-        let mut addresses =
-            tokio::net::lookup_host((host, port)).await.map_err(|e| unknown(e.to_string()))?;
-        let address = addresses.next().ok_or_else(|| unknown("it has no address".into()))?;
-        Ok(Self { address, name })
+        let known = membership::find(agent, host).await;
+        let known = known.map(|subject| subject.addresses.first().copied());
+        let why = match known {
+            Ok(Some(address)) => return Ok(Self { address: SocketAddr::new(address, port), name }),
+            Ok(None) => "its certificate has no address".to_owned(),
+            Err(error) => error.message,
+        };
+        let message = format!("cannot find the host {host}: {detail}; {why}");
+        Err(invalid(message).hint("name it as `sterna host list` does, or give an address"))
     }
 }
 
@@ -90,7 +99,7 @@ impl Task {
             return Err(no_balloon(&self.record.definition));
         }
         check_native(&request)?;
-        let target = Target::find(&request.to).await?;
+        let target = Target::find(&self.agent, &request.to).await?;
         let (algorithm, verify) = (request.algorithm, request.verify);
         let name = self.guest.name.clone();
         let source = blocking(move || {

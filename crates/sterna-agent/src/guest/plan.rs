@@ -96,7 +96,7 @@ impl Task {
             return Err(invalid(message));
         }
         request.limits.check().map_err(|error| invalid(error.to_string()))?;
-        Ok((subject, Target::find(&request.to).await?))
+        Ok((subject, Target::find(&self.agent, &request.to).await?))
     }
 
     /// The guest, if it is this host's and no move has it.

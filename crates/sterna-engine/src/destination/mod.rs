@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use sterna_core::limits::StageLimits;
-use sterna_proto::preamble::{Preamble, PreambleAnswer, Role};
+use sterna_proto::preamble::Role;
 
 /// Connections that may be in their handshake at once: strangers can fill no more than this.
 const HANDSHAKES_MAX: usize = 64;
@@ -163,14 +163,6 @@ fn serve(service: &Arc<Service>, tcp: TcpStream) {
     if let Err(error) = spawned {
         service.handshakes.fetch_sub(1, Ordering::AcqRel);
         tracing::warn!(%error, "no thread for a connection");
-    }
-}
-
-/// The answer to a preamble whose version may not be ours.
-fn version_answer(preamble: &Preamble) -> PreambleAnswer {
-    match preamble.common_version() {
-        Some(version) => PreambleAnswer::Welcome { version },
-        None => PreambleAnswer::NoCommonVersion,
     }
 }
 

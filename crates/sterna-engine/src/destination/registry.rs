@@ -2,7 +2,7 @@
 
 use super::driver::{self, Driver, Input};
 use super::{Following, Native};
-use super::{Service, is_control, version_answer};
+use super::{Service, is_control};
 use crate::identity::PeerName;
 use crate::link::{Control, Incoming, Link, LinkError, Received};
 use crate::pages::{Heard, PageReceiver, Place, known};
@@ -102,11 +102,7 @@ pub(crate) fn admit(
     preamble: &Preamble,
     peer: PeerName,
 ) -> Result<Admitted, LinkError> {
-    let welcome = version_answer(preamble);
-    if welcome == PreambleAnswer::NoCommonVersion {
-        link.welcome(welcome)?;
-        return Err(PreambleError::NoCommonVersion.into());
-    }
+    let welcome = PreambleAnswer::Welcome { version: preamble.version() };
     if is_control(preamble.role) {
         link.welcome(welcome)?;
         let (control, incoming) = Control::split(link)?;

@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 use sterna_proto::preamble::{
-    ANSWER_BYTES, PREAMBLE_BYTES, Preamble, PreambleAnswer, PreambleError, Role,
+    ANSWER_BYTES, PREAMBLE_BYTES, Preamble, PreambleAnswer, PreambleError, Role, VERSION_MAX,
 };
 use thiserror::Error;
 
@@ -92,7 +92,8 @@ impl Link {
         Ok(link)
     }
 
-    /// Accepts a connection up to its preamble; the caller answers it with [`Link::welcome`].
+    /// Accepts a connection up to its preamble; the caller answers it with [`Link::welcome`]. A peer with no version in
+    /// common has been answered.
     pub(crate) fn accept(
         tcp: TcpStream,
         identity: &Identity,
@@ -103,7 +104,11 @@ impl Link {
         let mut bytes = [0; PREAMBLE_BYTES];
         link.read_exact(&mut bytes)?;
         let peer = peer_name(&link.tls).ok_or(LinkError::Nameless)?;
-        Ok((link, Preamble::decode(&bytes)?, peer))
+        let preamble = Preamble::decode(&bytes);
+        if let Err(PreambleError::NoCommonVersion { .. }) = preamble {
+            link.welcome(PreambleAnswer::NoCommonVersion { newest: VERSION_MAX })?;
+        }
+        Ok((link, preamble?, peer))
     }
 
     /// Answers a preamble and lifts the limits of the handshake.

@@ -50,7 +50,7 @@ impl Lab {
         fs::create_dir_all(&folder)?;
         let log = folder.join("agent.log");
         let log_file = OpenOptions::new().create(true).append(true).open(&log)?;
-        let mut command = self.command_in(host, &self.program)?;
+        let mut command = self.command_in(host, self.program(host))?;
         command
             .args(["agent", "--name", host.name(), "--listen", &self.address(host)])
             .arg("--state")
@@ -85,13 +85,26 @@ impl Lab {
         self.environment.push((host, name, value.into()));
     }
 
+    /// Ends a host's agent as its unit does; its guests run on.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn end_agent(&mut self, host: Host) -> Result<()> {
+        self.take_agent(host)?.end();
+        Ok(())
+    }
+
+    fn take_agent(&mut self, host: Host) -> Result<RunningAgent> {
+        let at = self.agents.iter().position(|agent| agent.host == host);
+        Ok(self.agents.swap_remove(at.context("the agent does not run")?))
+    }
+
     /// Kills a host's agent without warning, as `kill -9` does.
     ///
     /// # Errors
     /// If it does not run.
     pub fn kill_agent(&mut self, host: Host) -> Result<()> {
-        let at = self.agents.iter().position(|agent| agent.host == host);
-        let mut agent = self.agents.swap_remove(at.context("the agent does not run")?);
+        let mut agent = self.take_agent(host)?;
         agent.child.kill()?;
         agent.child.wait()?;
         Ok(())

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sterna_guest::quantity::Bytes;
 
@@ -15,8 +15,8 @@ use super::{Lab, Place};
 use crate::accelerator::Accelerator;
 use crate::image::GuestImage;
 use crate::net::Host;
-use crate::probe::ConsoleLog;
-use crate::recorder::Workload;
+use crate::probe::{ConsoleLog, KnownMove};
+use crate::recorder::{Command, Line, Workload};
 
 /// The guest's address on the guest network.
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 10);
@@ -26,6 +26,12 @@ const TAP: &str = "tap-guest";
 
 /// How often a host is asked whether the guest is arriving.
 const ARRIVAL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Ticks that must come anew before a guest is taken to run.
+const NEW_TICKS: usize = 100;
+/// How long one answer to `check` is waited for before it is asked again: an overfull console may
+/// have lost it.
+const CHECK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for a guest's console until it is dropped; a console that was found is followed on.
 #[derive(Debug)]
@@ -186,6 +192,37 @@ impl Lab {
             });
         }
         Following { stop, over }
+    }
+
+    /// The guest, which must run on this host, ticks anew and checks all its memory; and all that it has ever said is of one
+    /// life in one place at a time.
+    ///
+    /// # Errors
+    /// If any of that is not so, or not within `limit`.
+    pub fn guest_is_whole(
+        &self,
+        (host, guest): (Host, &str),
+        console: &ConsoleLog,
+        moves: &[KnownMove],
+        limit: Duration,
+    ) -> Result<()> {
+        let before = console.ticks().samples().len();
+        console.wait_for_ticks(before + NEW_TICKS, limit).context("the guest stands still")?;
+        let deadline = Instant::now() + limit;
+        let line = loop {
+            let skip = console.lines().len();
+            self.type_line(host, guest, &Command::Check.to_string())?;
+            let checked = |line: &Line| matches!(line, Line::Checked { .. });
+            match console.wait_for(skip, CHECK_PATIENCE, checked) {
+                Ok(line) => break line,
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => {}
+            }
+        };
+        ensure!(matches!(line, Line::Checked { wrong: 0, .. }), "the guest says {line:?}");
+        let complaints = console.complaints();
+        ensure!(complaints.is_empty(), "the guest complains: {complaints:?}");
+        Ok(console.lived_once(moves)?)
     }
 
     /// Types a line on a guest's console.

@@ -1,4 +1,4 @@
-//! The folder in which a guest's sockets, log and preload library lie while it runs.
+//! The folder in which a guest's sockets and log lie while it runs.
 //!
 //! It is root's alone. A QEMU that runs as a user of its own begins in a folder within, [`Folder::own`], which it
 //! enters by a descriptor: it needs no folder above that. There it makes its sockets, and may do so only while that is
@@ -106,16 +106,6 @@ impl Folder {
 
     pub(super) fn log(&self) -> PathBuf {
         self.0.join("qemu.log")
-    }
-
-    /// The preload library, and by which name QEMU, run by `user`, finds it.
-    pub(super) fn preload_library(&self, user: Option<UserId>) -> (PathBuf, PathBuf) {
-        self.found_by(user, "preload.so")
-    }
-
-    /// The library that leaves taps alone, and by which name QEMU, run by `user`, finds it.
-    pub(super) fn taps_library(&self, user: Option<UserId>) -> (PathBuf, PathBuf) {
-        self.found_by(user, "taps.so")
     }
 
     /// Says that another QEMU uses this one's taps; returns by which name this one, run by `user`, finds what says so.

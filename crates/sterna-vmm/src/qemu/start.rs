@@ -16,9 +16,9 @@ use crate::{GuestDefinition, VmmError};
 use qapi::qmp::{query_status, query_version};
 use rustix::fs::{Mode, fchmod, fchown};
 use rustix::process::{Gid, Uid};
-use std::fs::{OpenOptions, Permissions};
+use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -237,17 +237,13 @@ fn spawn(
 ) -> Result<Child, VmmError> {
     let How { mode, user, shares_taps } = how;
     let own = user.map(|user| folder.make_own(user)).transpose()?;
-    let (library, there) = folder.preload_library(user);
-    put_library(preload::LIBRARY, &library)?;
-    let mut libraries = there.into_os_string();
+    let mut libraries = vec![library(preload::LIBRARY)?];
     let mut in_use = None;
     if shares_taps {
-        let (library, there) = folder.taps_library(user);
-        put_library(preload::TAPS_LIBRARY, &library)?;
-        libraries.push(":");
-        libraries.push(there);
+        libraries.push(library(preload::TAPS_LIBRARY)?);
         in_use = Some((preload::TAPS_IN_USE_VARIABLE, folder.mark_taps_in_use(user)?));
     }
+    let names: Vec<_> = libraries.iter().map(preload::by_number).collect();
     let log = OpenOptions::new()
         .append(true)
         .create(true)
@@ -263,7 +259,7 @@ fn spawn(
         // Nothing of the agent's environment is QEMU's business.
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-        .env(preload::PATH_VARIABLE, libraries)
+        .env(preload::PATH_VARIABLE, names.join(":"))
         .env(preload::ENABLE_VARIABLE, "1")
         .envs(in_use)
         .envs(device.map(|number| (preload::DEVICE_VARIABLE, number)))
@@ -273,17 +269,12 @@ fn spawn(
     let unprivileged =
         user.zip(own).map(|(user, folder)| Unprivileged { id: user.number(), folder });
     let entrances = cgroup::make(folder, definition);
-    spawn_detached(command, inherited.into_descriptors(), unprivileged, entrances)
-        .map_err(system("starting QEMU"))
+    let descriptors = inherited.into_descriptors().into_iter().chain(libraries).collect();
+    spawn_detached(command, descriptors, unprivileged, entrances).map_err(system("starting QEMU"))
 }
 
-/// Writes a library where QEMU, whoever it runs as, may read it.
-fn put_library(library: &[u8], path: &Path) -> Result<(), VmmError> {
-    let put = || {
-        preload::write_library(library, path)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o644))
-    };
-    put().map_err(system("writing the library"))
+fn library(library: &[u8]) -> Result<OwnedFd, VmmError> {
+    preload::in_memory(library).map_err(system("writing the library"))
 }
 
 /// Waits for the child on a thread of its own, so that it never stays as a zombie.

@@ -179,7 +179,7 @@ fn a_user_reaches_nothing_of_another_guest_nor_of_root() {
         format!("ls {0}", folder.display()),
         format!("cat {0}/qemu.log", folder.display()),
         format!("ls {0}/own", folder.display()),
-        format!("cat {0}/own/preload.so", folder.display()),
+        format!("touch {0}/own/file", folder.display()),
         format!("cat {}", definition.disks[0].path.display()),
         format!("ls /proc/{pid}/fd/"),
         format!("cat /proc/{pid}/environ"),

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -17,22 +17,13 @@ use sterna_vmm::qemu::cgroups_below;
 
 use super::{GUEST, STERNA, World, until};
 
-/// The first 15 characters of QEMU's name, which is what the kernel keeps.
-const QEMU_NAME: &str = "qemu-system-x86";
 /// What a file's size is counted in.
 const BLOCK_BYTES: u64 = 512;
 
 impl World {
     /// Process ids of the hypervisors that exist on a host, whatever its agent says.
     pub(crate) fn qemus(&self, host: Host) -> Result<Vec<u32>> {
-        let name = self.lab.topology()?.host(host)?.name();
-        let output = Command::new("ip").args(["netns", "pids", name]).output()?;
-        let pids = String::from_utf8(output.stdout)?;
-        let is_qemu = |pid: &u32| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            name.trim_end() == QEMU_NAME && !is_zombie(*pid)
-        };
-        Ok(pids.lines().filter_map(|line| line.trim().parse().ok()).filter(is_qemu).collect())
+        self.lab.hypervisors(host)
     }
 
     /// The one hypervisor on a host, once there is one.
@@ -192,9 +183,4 @@ impl Drop for OtherAgent {
         let _killed = self.0.kill();
         let _status = self.0.wait();
     }
-}
-
-fn is_zombie(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    status.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }

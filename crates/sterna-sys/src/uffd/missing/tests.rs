@@ -307,15 +307,15 @@ fn memory_that_is_not_shared_cannot_be_registered() {
 
 #[test]
 fn a_process_that_has_ended_takes_no_pages() {
-    use crate::process::Process;
-    let path = std::env::temp_dir().join(format!("sterna-ended-{}.so", std::process::id()));
-    crate::preload::write_library(crate::preload::LIBRARY, &path).unwrap();
-    let mut child = std::process::Command::new("sleep")
+    use crate::preload;
+    use crate::process::{Process, spawn_detached};
+    let library = preload::in_memory(preload::LIBRARY).unwrap();
+    let mut command = std::process::Command::new("sleep");
+    command
         .arg("1000")
-        .env(crate::preload::PATH_VARIABLE, &path)
-        .env(crate::preload::ENABLE_VARIABLE, "1")
-        .spawn()
-        .unwrap();
+        .env(preload::PATH_VARIABLE, preload::by_number(&library))
+        .env(preload::ENABLE_VARIABLE, "1");
+    let mut child = spawn_detached(command, vec![library], None, vec![]).unwrap();
     let process = Process::open(child.id()).unwrap();
     let deadline = Instant::now() + LIMIT;
     let taken = loop {
@@ -326,7 +326,6 @@ fn a_process_that_has_ended_takes_no_pages() {
     };
     process.kill().unwrap();
     child.wait().unwrap();
-    std::fs::remove_file(path).unwrap();
     let Ok(uffd) = taken else {
         return eprintln!("skipped: this kernel cannot track writes: {taken:?}");
     };
