@@ -29,12 +29,14 @@ use crate::agent::Agent;
 use crate::guest::leave::{self, Begin, Journey, Target};
 use crate::guest::upgrade::Note;
 use crate::guest::{Activity, Guest, Request, Task};
+use crate::host::missing_pages;
 use crate::hypervisor::{GuestProcess, Running};
 use crate::journal::JournalError;
 use crate::logs;
 use crate::moves::{Move, Outcome};
-use crate::records::{Elsewhere, GuestRecord, OutgoingRecord, Place, Upgrade};
-use std::fs::File;
+use crate::records::{Elsewhere, GuestRecord, IncomingRecord, OutgoingRecord, Place, Upgrade};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use sterna_api::Direction;
 use sterna_core::journal::{DestinationRecord, SourceRecord};
@@ -93,11 +95,11 @@ fn record_handed_over(agent: &Agent) -> Result<(), JournalError> {
 
 fn recover_incoming_moves(agent: &Agent, guests: &[GuestRecord]) -> Result<(), JournalError> {
     for record in agent.journal.all_incoming()? {
+        forget_missing_pages(agent, &record, guests);
         let direction = Direction::Incoming;
         let entry = Move::new(record.id, &record.guest, record.attempt, direction, &record.peer);
-        let arrives = |guest: &GuestRecord| matches!(&guest.place, Place::Arriving { attempt, .. } if *attempt == record.attempt);
         let summary = match record.record {
-            Some(DestinationRecord::Owing) if guests.iter().any(arrives) => {
+            Some(DestinationRecord::Owing) if arrives_by(record.attempt, guests) => {
                 // Under way: the guest's task ends it.
                 let _ = agent.moves.add(entry);
                 continue;
@@ -115,6 +117,32 @@ fn recover_incoming_moves(agent: &Agent, guests: &[GuestRecord]) -> Result<(), J
         let _ = agent.moves.add(entry);
     }
     Ok(())
+}
+
+fn arrives_by(by: AttemptId, guests: &[GuestRecord]) -> bool {
+    let arrives = |guest: &GuestRecord| match guest.place {
+        Place::Arriving { attempt, .. } => attempt == by,
+        _ => false,
+    };
+    guests.iter().any(arrives)
+}
+
+/// Removes what an earlier agent has noted of pages that a guest lacked, unless it lacks them still. It is written
+/// before the guest is owned.
+fn forget_missing_pages(agent: &Agent, incoming: &IncomingRecord, guests: &[GuestRecord]) {
+    let owing = incoming.record == Some(DestinationRecord::Owing);
+    if owing && arrives_by(incoming.attempt, guests) {
+        return;
+    }
+    let path = missing_pages(&agent.settings, incoming.attempt);
+    for path in [path.with_extension("new"), path] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "a file of missing pages stays");
+            }
+            _ => {}
+        }
+    }
 }
 
 fn recover_guest(

@@ -18,6 +18,7 @@ use crate::guests::{Claim, Taken};
 use crate::hypervisor::{GuestProcess, Prepared, Running, on_record};
 use crate::moves::Move;
 use crate::records::{GuestRecord, IncomingRecord, Place};
+use crate::settings::Settings;
 use fit::Facts;
 use procfs::Current;
 use std::io;
@@ -62,6 +63,11 @@ impl Agent {
         };
         fit::unfit(definition, &facts)
     }
+}
+
+/// The file that says which pages of a guest that runs here are missing; see [`Host::missing_pages`].
+pub(crate) fn missing_pages(settings: &Settings, attempt: AttemptId) -> PathBuf {
+    settings.runtime.join(format!("{}-{}.missing", attempt.guest, attempt.epoch.0))
 }
 
 fn agent_reason(error: &ApiError) -> Reason {
@@ -280,8 +286,7 @@ impl Host for AgentHost {
     }
 
     fn missing_pages(&self, attempt: AttemptId) -> PathBuf {
-        let name = format!("{}-{}.missing", attempt.guest, attempt.epoch.0);
-        self.0.settings.runtime.join(name)
+        missing_pages(&self.0.settings, attempt)
     }
 
     fn find(&self, attempt: AttemptId, peer: &PeerName) -> Option<FoundMove> {

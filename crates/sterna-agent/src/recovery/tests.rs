@@ -65,7 +65,13 @@ impl Fixture {
 #[tokio::test]
 async fn a_guest_that_was_not_committed_is_refused_and_ended() {
     for records in [&[][..], &[DestinationRecord::Receiving], &[DestinationRecord::Refused]] {
-        let fixture = Fixture::arriving(records).recovered();
+        let fixture = Fixture::arriving(records);
+        // Written before the guest was to be owned.
+        let missing = missing_pages(&fixture.agent.settings, attempt());
+        fs::write(missing.with_extension("new"), "").unwrap();
+        fs::write(&missing, "").unwrap();
+        let fixture = fixture.recovered();
+        assert!(!missing.exists() && !missing.with_extension("new").exists());
         assert_eq!(fixture.recorded(), Some(DestinationRecord::Refused));
         assert_eq!(fixture.place(), None);
         assert!(!fixture.fake.newest().lives());
@@ -130,9 +136,11 @@ async fn a_move_whose_last_page_could_not_be_recorded_is_over_once_its_guest_has
             let journal: &Journal = &fixture.agent.journal;
             let guest = journal.guest(attempt().guest).unwrap().unwrap();
             journal.put_guest(&GuestRecord { place: place.clone(), ..guest }).unwrap();
+            let missing = missing_pages(&fixture.agent.settings, attempt());
+            fs::write(&missing, "").unwrap();
             let fixture = fixture.recovered();
             let entry = fixture.agent.moves.get(Uuid::from_u128(1)).unwrap();
-            assert_eq!(entry.has_ended(), over, "{place:?}");
+            assert_eq!((entry.has_ended(), missing.exists()), (over, !over), "{place:?}");
         }
     }
 }
