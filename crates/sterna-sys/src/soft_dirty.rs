@@ -191,7 +191,7 @@ impl SoftDirty {
         for (number, ((part, witness), seen)) in self.parts.iter_mut().zip(seen).enumerate() {
             // After the bits were read, and before anything is mapped here anew.
             let witnessed =
-                witness.mapped(&mut self.own).map_err(failed("reading the own page map"))?;
+                witness.mapped(&self.own).map_err(failed("reading the own page map"))?;
             let exist = existing_pages(part, &seen.present).map_err(failed("looking for holes"))?;
             let mut written = exist.clone();
             written.subtract(&clean(&seen, &witness.since_cleared, &witnessed));
@@ -207,9 +207,8 @@ impl SoftDirty {
         Ok(stopped)
     }
 
-    fn read(&mut self) -> Result<Vec<Mapped>, SoftDirtyError> {
-        let entries = &mut self.entries;
-        let seen = self.parts.iter().map(|(part, _)| entries.read(part.addresses));
+    fn read(&self) -> Result<Vec<Mapped>, SoftDirtyError> {
+        let seen = self.parts.iter().map(|(part, _)| self.entries.read(part.addresses));
         seen.collect::<io::Result<_>>().map_err(failed("reading the page map"))
     }
 
@@ -230,7 +229,7 @@ impl SoftDirty {
 
     fn note_witnessed(&mut self) -> Result<(), SoftDirtyError> {
         for (_, witness) in &mut self.parts {
-            let witnessed = witness.mapped(&mut self.own);
+            let witnessed = witness.mapped(&self.own);
             witness.since_cleared = witnessed.map_err(failed("reading the own page map"))?;
         }
         Ok(())

@@ -93,7 +93,7 @@ fn reclaim_some() {
 /// Has the kernel reclaim memory until nothing of this is mapped.
 fn reclaim(guest: &GuestMemory) {
     let range = guest.addresses().next().unwrap();
-    let mut entries = Entries::open(std::process::id()).unwrap();
+    let entries = Entries::open(std::process::id()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !entries.read(range).unwrap().present.is_empty() {
         assert!(Instant::now() < deadline, "the kernel reclaims nothing");
@@ -205,22 +205,19 @@ fn a_punched_page_is_not_reported_unless_it_is_written_or_read_again() {
 fn what_is_unmapped_in_one_place_is_unmapped_by_the_witness() {
     let (guest, outside) = memory();
     guest.write(PageNumber(0), &vec![1; 64 * PAGE_SIZE]).unwrap();
-    let mut own = Entries::open(std::process::id()).unwrap();
+    let own = Entries::open(std::process::id()).unwrap();
     let witness = Witness::new(&part(&guest)).unwrap();
-    assert!(witness.mapped(&mut own).unwrap().is_empty());
+    assert!(witness.mapped(&own).unwrap().is_empty());
     witness.map(PageRun::new(0, 64)).unwrap();
-    assert_eq!(witness.mapped(&mut own).unwrap().count().0, 64);
+    assert_eq!(witness.mapped(&own).unwrap().count().0, 64);
     assert_eq!(outside.populated().unwrap().count().0, 64, "no hole was filled");
     outside.punch(PageRun::new(8, 8)).unwrap();
-    assert_eq!(witness.mapped(&mut own).unwrap().count().0, 56);
+    assert_eq!(witness.mapped(&own).unwrap().count().0, 56);
     if reclaims() {
         reclaim(&guest);
-        assert!(witness.mapped(&mut own).unwrap().is_empty());
+        assert!(witness.mapped(&own).unwrap().is_empty());
         guest.read(PageNumber(0), &mut vec![0; 8 * PAGE_SIZE]).unwrap();
-        assert!(
-            witness.mapped(&mut own).unwrap().is_empty(),
-            "what is read there stays unmapped here"
-        );
+        assert!(witness.mapped(&own).unwrap().is_empty(), "what is read there stays unmapped here");
     }
 }
 

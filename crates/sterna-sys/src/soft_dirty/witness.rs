@@ -40,7 +40,7 @@ impl Witness {
     }
 
     /// The pages that are mapped here, by this process's own page map.
-    pub(super) fn mapped(&self, own: &mut Entries) -> io::Result<PageSet> {
+    pub(super) fn mapped(&self, own: &Entries) -> io::Result<PageSet> {
         let start = self.base.as_ptr().expose_provenance() as u64;
         let range = AddressRange::new(start, start + self.length as u64);
         let range = range.ok_or_else(|| io::Error::other("a mapping that is not whole pages"))?;
