@@ -90,8 +90,8 @@ const CHECKS: [Check; 7] = [
         package: "sterna-vmm",
         program: "qemu",
         tests: "soft_dirty:: a_guest_moves_there_and_on a_guest_goes_on_in_another_qemu \
-                memory_that_was_never_touched a_guest_is_resumed_after_any_step a_new_agent \
-                a_killed_qemu",
+                memory_that_was_never_touched a_guest_is_resumed_after_any_step \
+                a_new_agent_finds_the_guest a_new_agent_goes_on a_killed_qemu",
         before: BY_SOFT_DIRTY,
     },
     Check {

@@ -6,6 +6,7 @@ use super::*;
 use std::time::Instant;
 
 const PAGES: u64 = 1024;
+const NONE: [u64; 0] = [];
 
 /// Memory of this process that is tracked, and a second way to it.
 struct Tracked {
@@ -118,7 +119,7 @@ fn a_scan_reports_exactly_the_pages_written_by_any_thread() {
         }
     });
     assert_eq!(tracked.scan(AfterScan::Forget), expected);
-    assert_eq!(tracked.scan(AfterScan::Forget), [], "reported once");
+    assert_eq!(tracked.scan(AfterScan::Forget), NONE, "reported once");
     tracked.write(9);
     assert_eq!(tracked.scan(AfterScan::Forget), [9]);
 }
@@ -126,9 +127,9 @@ fn a_scan_reports_exactly_the_pages_written_by_any_thread() {
 #[test]
 fn pages_that_the_process_never_touched_are_not_reported() {
     let Some(mut tracked) = tracked(all()) else { return };
-    assert_eq!(tracked.scan(AfterScan::Forget), []);
+    assert_eq!(tracked.scan(AfterScan::Forget), NONE);
     (0..PAGES).for_each(|page| tracked.read(page));
-    assert_eq!(tracked.scan(AfterScan::Forget), []);
+    assert_eq!(tracked.scan(AfterScan::Forget), NONE);
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn a_page_that_is_new_is_reported_twice_and_then_when_it_is_written() {
         [100],
         "it was mapped here only after the clearing"
     );
-    assert_eq!(tracked.scan(AfterScan::Forget), []);
+    assert_eq!(tracked.scan(AfterScan::Forget), NONE);
     tracked.write(100);
     assert_eq!(tracked.scan(AfterScan::Forget), [100]);
     assert_eq!(tracked.outside.populated().unwrap().count().0, 9, "no hole was filled");
@@ -154,7 +155,7 @@ fn a_look_without_forgetting_changes_nothing() {
     for after in [AfterScan::Keep, AfterScan::Keep, AfterScan::Forget] {
         assert_eq!(tracked.scan(after), [9]);
     }
-    assert_eq!(tracked.scan(AfterScan::Keep), []);
+    assert_eq!(tracked.scan(AfterScan::Keep), NONE);
 }
 
 #[test]
@@ -175,7 +176,7 @@ fn a_written_page_is_reported_although_it_was_reclaimed_and_read_again() {
     (0..PAGES).for_each(|page| tracked.read(page));
     assert!(tracked.scan(AfterScan::Forget).contains(&5));
     tracked.scan(AfterScan::Forget);
-    assert_eq!(tracked.scan(AfterScan::Forget), [], "and it settles");
+    assert_eq!(tracked.scan(AfterScan::Forget), NONE, "and it settles");
     tracked.write(5);
     assert_eq!(tracked.scan(AfterScan::Forget), [5]);
 }
@@ -195,7 +196,7 @@ fn a_punched_page_is_not_reported_unless_it_is_written_or_read_again() {
     let Some(mut tracked) = tracked(all()) else { return };
     tracked.write(3);
     tracked.outside.punch(PageRun::new(3, 2)).unwrap();
-    assert_eq!(tracked.scan(AfterScan::Forget), [], "the punch itself is not");
+    assert_eq!(tracked.scan(AfterScan::Forget), NONE, "the punch itself is not");
     tracked.write(3);
     tracked.read(4);
     assert_eq!(tracked.scan(AfterScan::Forget), [3, 4]);
