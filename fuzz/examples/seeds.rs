@@ -14,7 +14,7 @@ use sterna_core::progress::Progress;
 use sterna_core::push::PushOrder;
 use sterna_core::receipt::{
     Coded, CodedPages, Downtime, Ending, PagesByCoding, RamCheck, Receipt, Round, StopReason,
-    Tracking, WireBytes,
+    TrackedBy, Tracking, WireBytes,
 };
 use sterna_core::speed::VcpuSpeed;
 use sterna_core::working_set::HoldBack;
@@ -329,7 +329,13 @@ fn receipt(ending: Ending) -> Receipt {
         total: Duration::from_millis(5312),
         negotiation: Duration::from_millis(412),
         coders: Coded { lz4: did, ..Coded::default() },
-        tracking: Tracking { scans: 7, took: Duration::from_micros(2_310) },
+        tracking: Tracking {
+            scans: 7,
+            took: Duration::from_micros(2_310),
+            by: Some(TrackedBy::SoftDirty),
+            stopped: Duration::from_micros(1_200),
+            longest_stop: Duration::from_micros(700),
+        },
         downtime: Some(Downtime {
             total: Duration::from_micros(14_240),
             copy: Duration::from_micros(4_380),

@@ -61,6 +61,15 @@ pub(crate) fn build_tests() -> Result<Vec<Program>> {
     build(&["--workspace"])
 }
 
+/// Builds all tests of some packages, and their programs.
+///
+/// # Errors
+/// If something does not build.
+pub(crate) fn build_tests_of(packages: &[&str]) -> Result<Vec<Program>> {
+    let words: Vec<&str> = packages.iter().flat_map(|name| ["--package", *name]).collect();
+    build(&words)
+}
+
 /// Builds the unit tests of one package.
 ///
 /// # Errors

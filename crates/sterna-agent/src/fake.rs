@@ -44,6 +44,7 @@ pub(crate) fn agent_at(folder: &Path, api_port: u16) -> (Arc<Agent>, Arc<FakeHyp
         join_port: 0,
         qemu: None,
         guest_users: None,
+        tracker: None,
         peer_arguments: PeerArguments::Refused,
         images_bytes_max: 8 << 20,
         moves: MoveLimits::default(),

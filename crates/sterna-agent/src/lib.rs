@@ -133,8 +133,9 @@ pub fn serve(settings: Settings, read_limits: ReadLimits) -> Result<(), AgentErr
     let identity = Identity::load(&settings.identity)?;
     let users = settings.guest_users.as_ref();
     users.map(GuestUsers::check).transpose()?;
-    let hypervisor = qemu::Qemu::find(settings.qemu.as_deref(), &settings.runtime, users)
-        .map_err(|findings| AgentError::Hypervisor(in_words(&findings)))?;
+    let hypervisor =
+        qemu::Qemu::find(settings.qemu.as_deref(), &settings.runtime, users, settings.tracker)
+            .map_err(|findings| AgentError::Hypervisor(in_words(&findings)))?;
     let runtime = Runtime::new().map_err(AgentError::Runtime)?;
     let images = images::open(&settings)?;
     let (hypervisor, handle) = (Arc::new(hypervisor), runtime.handle().clone());

@@ -14,7 +14,7 @@ use sterna_vmm::qemu::{
     Ending, QemuBinary, QemuDestination, QemuGuest, QemuRecord, QemuSource, QemuStatus, StartMode,
     UserId, end_strays,
 };
-use sterna_vmm::{Accelerator, Destination, GuestDefinition, NativeWay, Source, VmmError};
+use sterna_vmm::{Accelerator, Destination, GuestDefinition, NativeWay, Source, Tracker, VmmError};
 
 /// The program that is looked for in `PATH`.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -24,13 +24,13 @@ const GUESTS_FOLDER: &str = "guests";
 const PROBE_FOLDER: &str = "probe";
 
 /// Examines this host without an agent, which takes some seconds. `qemu` is looked for in `PATH`
-/// if it is not given.
+/// if it is not given; only `tracker` is tried, if one is.
 #[must_use]
-pub fn examine(qemu: Option<&Path>) -> Vec<Finding> {
+pub fn examine(qemu: Option<&Path>, tracker: Option<Tracker>) -> Vec<Finding> {
     match tempfile::tempdir() {
         Ok(scratch) => {
             let Probe { findings, .. } =
-                probe::probe(qemu.unwrap_or(Path::new(PROGRAM)), scratch.path());
+                probe::probe(qemu.unwrap_or(Path::new(PROGRAM)), scratch.path(), tracker);
             findings.into_iter().map(finding).collect()
         }
         Err(error) => vec![Finding {
@@ -59,6 +59,8 @@ fn finding(found: probe::Finding) -> Finding {
 pub(crate) struct Qemu {
     binary: QemuBinary,
     findings: Vec<Finding>,
+    /// How guests' writes are tracked.
+    tracker: Tracker,
     guests: PathBuf,
     /// Whose guests' hypervisors are; `None` if all are root's.
     users: Option<Arc<Users>>,
@@ -70,19 +72,22 @@ impl Qemu {
         program: Option<&Path>,
         runtime: &Path,
         users: Option<&GuestUsers>,
+        tracker: Option<Tracker>,
     ) -> Result<Self, Vec<Finding>> {
         let scratch = runtime.join(PROBE_FOLDER);
         let made = std::fs::create_dir_all(&scratch);
         if let Err(error) = made {
             tracing::error!(folder = %scratch.display(), %error, "cannot make a folder");
         }
-        let probed = probe::probe(program.unwrap_or(Path::new(PROGRAM)), &scratch);
+        let probed = probe::probe(program.unwrap_or(Path::new(PROGRAM)), &scratch, tracker);
         let mut findings: Vec<Finding> = probed.findings.into_iter().map(finding).collect();
         findings.push(finding(probe::cgroups(std::process::id())));
         match probed.binary {
             Some(binary) => Ok(Self {
                 binary,
                 findings,
+                // Where none works this one says why of each guest.
+                tracker: probed.tracker.or(tracker).unwrap_or_default(),
                 guests: runtime.join(GUESTS_FOLDER),
                 users: users.cloned().map(Users::new),
             }),
@@ -142,7 +147,7 @@ impl Hypervisor for Qemu {
         let lease = self.lend_user()?;
         let user = lease.as_ref().map(|lease| lease.user);
         let guest = QemuGuest::start_as(&self.binary, definition, folder, StartMode::Run, user)?;
-        Ok(Arc::new(Process::new(guest, lease)))
+        Ok(Arc::new(Process::new(guest, self.tracker, lease)))
     }
 
     fn prepare(
@@ -154,7 +159,7 @@ impl Hypervisor for Qemu {
         let lease = self.lend_user()?;
         let user = lease.as_ref().map(|lease| lease.user);
         let destination = QemuDestination::prepare_as(&self.binary, definition, folder, way, user)?;
-        let process = Arc::new(Process::new(destination.guest().clone(), lease));
+        let process = Arc::new(Process::new(destination.guest().clone(), self.tracker, lease));
         Ok(Prepared { process, destination: Box::new(destination) })
     }
 
@@ -165,7 +170,7 @@ impl Hypervisor for Qemu {
         // Its RAM is that user's.
         let lease = self.lend_again(old.record().user);
         let destination = QemuDestination::prepare_beside(&self.binary, &old, folder)?;
-        let process = Arc::new(Process::new(destination.guest().clone(), lease));
+        let process = Arc::new(Process::new(destination.guest().clone(), self.tracker, lease));
         Ok(Prepared { process, destination: Box::new(destination) })
     }
 
@@ -193,7 +198,7 @@ impl Hypervisor for Qemu {
         let user = record.user;
         let lease = self.lend_again(user);
         match QemuGuest::reattach(record) {
-            Ok(guest) => Ok(Some(Arc::new(Process::new(guest, lease)))),
+            Ok(guest) => Ok(Some(Arc::new(Process::new(guest, self.tracker, lease)))),
             Err(VmmError::Gone { detail }) => {
                 tracing::warn!(%detail, "a guest's hypervisor has ended");
                 Ok(None)
@@ -222,13 +227,14 @@ fn read_record(record: &serde_json::Value) -> Result<QemuRecord, VmmError> {
 struct Process {
     guest: QemuGuest,
     console: PathBuf,
+    tracker: Tracker,
     /// Its user, which is nobody else's as long as this is known.
     _lease: Option<Lease>,
 }
 
 impl Process {
-    fn new(guest: QemuGuest, lease: Option<Lease>) -> Self {
-        Self { console: guest.console_path(), guest, _lease: lease }
+    fn new(guest: QemuGuest, tracker: Tracker, lease: Option<Lease>) -> Self {
+        Self { console: guest.console_path(), guest, tracker, _lease: lease }
     }
 }
 
@@ -296,7 +302,7 @@ impl GuestProcess for Process {
     }
 
     fn source(&self) -> Result<Box<dyn Source>, VmmError> {
-        Ok(Box::new(QemuSource::new(&self.guest)?))
+        Ok(Box::new(QemuSource::new(&self.guest)?.tracked_by(self.tracker)))
     }
 
     fn destination(&self) -> Result<Box<dyn Destination>, VmmError> {

@@ -4,6 +4,7 @@ use crate::users::GuestUsers;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use sterna_vmm::Tracker;
 
 /// Whether hypervisor arguments are taken from other hosts.
 ///
@@ -72,6 +73,8 @@ pub struct Settings {
     pub qemu: Option<PathBuf>,
     /// Users that guests' hypervisors run as, each as one of its own; `None` for all as the agent's.
     pub guest_users: Option<GuestUsers>,
+    /// How guests' writes are tracked; the best that this host's kernel can if not given.
+    pub tracker: Option<Tracker>,
     /// Whether hypervisor arguments are taken from other hosts.
     pub peer_arguments: PeerArguments,
     /// Bytes of disk for the RAM of guests that have left, at most; none is kept if 0.

@@ -41,6 +41,13 @@ pub(crate) fn facts(report: &MoveReport) -> Markup {
                 section { h4 { "Tracking of writes" } dl {
                     (fact("Scans", &count(receipt.tracking.scans)))
                     (fact("Time", &time(receipt.tracking.took)))
+                    @if let Some(by) = receipt.tracking.by {
+                        (fact("By", by.name()))
+                    }
+                    @if !receipt.tracking.stopped.is_zero() {
+                        (fact("Guest stopped by scans", &time(receipt.tracking.stopped)))
+                        (fact("At once, at most", &time(receipt.tracking.longest_stop)))
+                    }
                     (fact("Faults of the guest, at most", &count(receipt.dirtied().0)))
                 } }
             }

@@ -7,7 +7,8 @@
 //! | [`memory`] | guest RAM mapped into this process; which of its pages exist |
 //! | [`uffd`] | userfaultfds: made here or taken from another process; write protection, missing pages |
 //! | [`pagemap`] | which pages of a process were written since the last scan |
-//! | [`process`] | other processes: pidfd, descriptors, mappings, detached start |
+//! | [`soft_dirty`] | the same where the kernel cannot tell by itself: bits of page tables |
+//! | [`process`] | other processes: pidfd, descriptors, mappings, detached start, threads stopped for a moment |
 //! | [`cached`] | which parts of a file the kernel has in memory |
 //! | [`tap`] | tap devices, opened for another process |
 //! | [`tcp`] | what the kernel tells of a TCP connection |
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod pagemap;
 pub mod preload;
 pub mod process;
+pub mod soft_dirty;
 pub mod tap;
 pub mod tcp;
 pub mod uffd;

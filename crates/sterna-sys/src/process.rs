@@ -5,17 +5,21 @@
 //! still means the same one.
 
 mod descriptors;
+mod frozen;
 mod mappings;
 mod search;
 mod spawn;
 mod taps;
+mod touch;
 
 pub use descriptors::{Descriptor, FileIdentity, descriptors, find_file};
+pub use frozen::{FreezeError, Frozen};
 pub(crate) use mappings::is_shared;
 pub use mappings::{FileMapping, mappings_in, mappings_of};
 pub use search::{users, with_argument};
 pub use spawn::{Unprivileged, spawn_detached};
 pub use taps::find_tap;
+pub(crate) use touch::touch;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{

@@ -6,7 +6,7 @@
 //! watches it: answers over the network and tick lines on the console. [`bare`] is a guest that needs
 //! no image and no operating system. [`lab`] puts an agent on each host and drives them as an operator
 //! would, by the `sterna` program; [`monitor`] asks a hypervisor past them. [`accelerator`] says what
-//! their guests run on, [`huge_pages`] takes huge pages for them.
+//! their guests run on, [`tracker`] how their writes are tracked, [`huge_pages`] takes huge pages for them.
 #![forbid(unsafe_code)]
 
 pub mod accelerator;
@@ -20,3 +20,4 @@ pub mod net;
 pub mod probe;
 pub mod recorder;
 pub mod small_disk;
+pub mod tracker;

@@ -1,7 +1,7 @@
 //! The two halves of a guest on the move.
 
 use crate::native::unable;
-use crate::{Begin, Compared, Faults, NativeListener, NativePlan, NativeSent, NativeStep};
+use crate::{Begin, Compared, Faults, NativeListener, NativePlan, NativeSent, NativeStep, Tracked};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,6 +99,12 @@ pub enum Immovable {
     /// The process was started without what the tracker needs.
     #[error("the hypervisor process holds no userfaultfd; it was not started by this agent")]
     NoUserfaultfd,
+    /// This host's way of tracking does not go with this guest.
+    #[error("writes to its RAM cannot be tracked: {why}")]
+    Untracked {
+        /// Why.
+        why: String,
+    },
     /// The hypervisor lacks a capability the hand-over needs.
     #[error("the hypervisor lacks {capability}")]
     MissingCapability {
@@ -232,6 +238,11 @@ pub trait Source: Send {
     /// # Errors
     /// When the kernel refuses; nothing is lost by it.
     fn peek(&mut self, dirty: &mut PageSet) -> Result<(), VmmError>;
+
+    /// How its writes are tracked, and for how long scans have stopped it since it was first tracked.
+    fn tracked(&self) -> Tracked {
+        Tracked::default()
+    }
 
     /// The pages that exist; all others read as zeroes and must not be touched.
     ///

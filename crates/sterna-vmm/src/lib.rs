@@ -40,3 +40,4 @@ pub use guest::{
 pub use native::{
     Compared, Compression, NativeListener, NativePlan, NativeSent, NativeStep, NativeWay,
 };
+pub use tracking::{Tracked, Tracker};

@@ -16,6 +16,8 @@ mod grouped;
 mod missing;
 #[path = "qemu/native.rs"]
 mod native;
+#[path = "qemu/soft_dirty.rs"]
+mod soft_dirty;
 #[path = "qemu/strays.rs"]
 mod strays;
 #[path = "qemu/users.rs"]
@@ -25,16 +27,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use sterna_page::{PAGE_SIZE, PAGE_SIZE_BYTES, PageNumber, PageSet};
 use sterna_sys::memory::GuestMemory;
-use sterna_testkit::accelerator;
 use sterna_testkit::huge_pages::HugePages;
 use sterna_testkit::recorder::Bytes;
+use sterna_testkit::{accelerator, tracker};
 use sterna_vmm::qemu::probe::{COUNTED_FROM, Verdict, boot_image, probe};
 use sterna_vmm::qemu::{
     Ending, QemuBinary, QemuDestination, QemuGuest, QemuSource, QemuStatus, StartMode,
 };
 use sterna_vmm::{
     Accelerator, ConsoleKind, Destination, DeviceState, DeviceStateKind, Discarding, DiskCache,
-    GuestDefinition, Immovable, InFlightIo, Source, VmmError,
+    GuestDefinition, Immovable, InFlightIo, Source, Tracker, VmmError,
 };
 
 const COUNTED: u32 = 1024;
@@ -123,6 +125,15 @@ impl Host {
     }
 }
 
+/// The guest as one that leaves, tracked as the environment asks.
+fn leaving(guest: &QemuGuest) -> QemuSource {
+    let source = QemuSource::new(guest).unwrap();
+    match tracker::wanted() {
+        Some("soft-dirty") => source.tracked_by(Tracker::SoftDirty),
+        _ => source,
+    }
+}
+
 fn counts(memory: &GuestMemory) -> Vec<u64> {
     let mut bytes = vec![0; PAGE_SIZE];
     let pages = 0..u64::from(COUNTED);
@@ -203,7 +214,7 @@ fn timed<T>(what: &str, run: impl FnOnce() -> T) -> T {
 
 /// One whole move; returns the guest at its new place. The old one is released.
 fn move_guest(host: &Host, guest: &QemuGuest, name: &str) -> Ended {
-    let mut source = QemuSource::new(guest).unwrap();
+    let mut source = leaving(guest);
     assert_eq!(source.immovable().unwrap(), []);
     let (mut destination, arrived) = timed("prepare destination", || host.destination(guest, name));
     copy_in_rounds(&mut source, &destination.memory());
@@ -257,7 +268,7 @@ fn a_guest_of_huge_pages_moves_there_and_on_and_every_byte_arrives() {
 #[test]
 fn a_new_guest_can_give_pages_back_unless_it_was_to_have_no_balloon() {
     let Some(host) = Host::new() else { return };
-    let discarding = |guest: &QemuGuest| QemuSource::new(guest).unwrap().discarding().unwrap();
+    let discarding = |guest: &QemuGuest| leaving(guest).discarding().unwrap();
     let plain = GuestDefinition { balloon: Some(false), ..host.definition() };
     assert_eq!(discarding(&host.start_as(&plain)), Discarding::Never);
     let guest = host.start();
@@ -280,7 +291,7 @@ fn a_guest_that_arrives_without_a_word_about_a_balloon_has_none() {
     let silent = Ended(prepared.guest().clone());
     drop(prepared); // It holds the monitor that the source needs.
     assert_eq!(silent.definition().balloon, None);
-    let mut source = QemuSource::new(&silent).unwrap();
+    let mut source = leaving(&silent);
     assert_eq!(source.discarding().unwrap(), Discarding::Never);
 }
 
@@ -298,7 +309,7 @@ fn a_guest_whose_balloon_does_not_yield_keeps_it_as_it_is_on_its_way() {
 fn a_guest_without_a_driver_says_nothing_of_its_memory_and_gives_none() {
     let Some(host) = Host::new() else { return };
     let guest = host.start();
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     assert_eq!(source.memory_use().unwrap(), None);
     source.ask_for(16 << 20).unwrap();
     assert_eq!(source.memory_use().unwrap(), None);
@@ -312,7 +323,7 @@ fn a_guest_without_a_balloon_cannot_be_asked_and_resumes_all_the_same() {
     let Some(host) = Host::new() else { return };
     let plain = GuestDefinition { balloon: Some(false), ..host.definition() };
     let guest = host.start_as(&plain);
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     assert!(matches!(source.memory_use(), Err(VmmError::Refused { .. })));
     assert!(matches!(source.ask_for(1 << 20), Err(VmmError::Refused { .. })));
     source.resume().unwrap();
@@ -331,7 +342,7 @@ fn memory_that_was_never_touched_exists_on_neither_side() {
     let guest = host.start();
     let existing = guest.memory().populated().unwrap().count().0;
     assert!(existing < 8192, "{existing} of 16384 pages exist");
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     let (destination, _ended) = host.destination(&guest, "b");
     assert!(destination.memory().populated().unwrap().is_empty());
     copy_in_rounds(&mut source, &destination.memory());
@@ -343,7 +354,7 @@ fn memory_that_was_never_touched_exists_on_neither_side() {
 fn a_guest_is_resumed_after_any_step_and_can_then_be_moved() {
     let Some(host) = Host::new() else { return };
     let guest = host.start();
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     let check_running = |source: &mut QemuSource| {
         source.resume().unwrap();
         source.resume().unwrap();
@@ -372,7 +383,7 @@ fn a_new_agent_finds_the_guest_in_whatever_state_and_resumes_it() {
     let guest = host.start();
     let record = serde_json::to_string(guest.record()).unwrap();
     for saved in [false, true] {
-        let mut source = QemuSource::new(&guest).unwrap();
+        let mut source = leaving(&guest);
         source.start_tracking().unwrap();
         source.pause().unwrap();
         if saved {
@@ -381,7 +392,7 @@ fn a_new_agent_finds_the_guest_in_whatever_state_and_resumes_it() {
         drop(source);
         let again = QemuGuest::reattach(serde_json::from_str(&record).unwrap()).unwrap();
         assert!(matches!(again.status().unwrap(), QemuStatus::Stopped(_)));
-        let mut source = QemuSource::new(&again).unwrap();
+        let mut source = leaving(&again);
         source.resume().unwrap();
         assert_eq!(again.status().unwrap(), QemuStatus::Running);
         await_counting(&again.memory());
@@ -397,13 +408,13 @@ fn a_new_agent_finds_the_guest_in_whatever_state_and_resumes_it() {
 fn a_new_agent_goes_on_with_a_destination_that_waits() {
     let Some(host) = Host::new() else { return };
     let guest = host.start();
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     let (destination, ended) = host.destination(&guest, "b");
     drop(destination);
     let again = QemuGuest::reattach(ended.record().clone()).unwrap();
     assert_eq!(again.status().unwrap(), QemuStatus::Incoming);
     assert!(again.run().is_err(), "it has no state to run with");
-    assert!(QemuSource::new(&again).unwrap().resume().is_err(), "nor can it be resumed");
+    assert!(leaving(&again).resume().is_err(), "nor can it be resumed");
     let mut destination = QemuDestination::attach(&again).unwrap();
     copy_in_rounds(&mut source, &destination.memory());
     destination.load_device_state(&source.save_device_state().unwrap()).unwrap();
@@ -417,7 +428,7 @@ fn a_new_agent_goes_on_with_a_destination_that_waits() {
 fn a_killed_qemu_is_gone_and_says_so_at_every_step() {
     let Some(host) = Host::new() else { return };
     let guest = host.start();
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     source.start_tracking().unwrap();
     source.pause().unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(guest.pid()).unwrap()).unwrap();
@@ -480,7 +491,7 @@ fn a_broken_state_is_refused_in_qemus_words() {
 fn a_destination_that_differs_refuses_the_state() {
     let Some(host) = Host::new() else { return };
     let guest = host.start();
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     let mut other = guest.record().definition.clone();
     other.disks.clear();
     let mut destination = QemuDestination::prepare(&host.binary, &other, host.folder("b")).unwrap();
@@ -526,7 +537,7 @@ fn every_reason_against_a_move_is_told_at_once() {
         QemuGuest::start(&host.binary, &definition, host.folder("a"), StartMode::Paused).unwrap();
     let guest = Ended(guest);
     assert!(matches!(guest.status().unwrap(), QemuStatus::Stopped(_)));
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     assert_eq!(source.in_flight_io(), InFlightIo::Tracked);
     let reasons = source.immovable().unwrap();
     eprintln!("{reasons:#?}");
@@ -553,7 +564,7 @@ fn a_real_qemu_takes_every_kind_of_device_and_the_older_machine_type() {
         let guest = Ended(guest.unwrap());
         let versioned = guest.definition().machine.clone().unwrap();
         assert!(versioned.starts_with("pc-"), "{versioned}");
-        let mut source = QemuSource::new(&guest).unwrap();
+        let mut source = leaving(&guest);
         assert_eq!(source.immovable().unwrap(), []);
         assert!(matches!(source.in_flight_io(), InFlightIo::Untracked(_)));
         guest.run().unwrap();
@@ -565,7 +576,7 @@ fn a_real_qemu_takes_every_kind_of_device_and_the_older_machine_type() {
 #[test]
 fn a_host_is_described_and_kvm_is_believed_only_if_a_guest_runs() {
     let Some(host) = Host::new() else { return };
-    let probe = probe(host.binary.path(), host.folder.path());
+    let probe = probe(host.binary.path(), host.folder.path(), None);
     for finding in &probe.findings {
         eprintln!("{finding:?}");
     }
@@ -586,7 +597,7 @@ fn a_host_is_described_and_kvm_is_believed_only_if_a_guest_runs() {
 #[test]
 fn a_missing_qemu_is_a_finding() {
     let folder = tempfile::tempdir().unwrap();
-    let probe = probe(Path::new("/no/such/qemu"), folder.path());
+    let probe = probe(Path::new("/no/such/qemu"), folder.path(), None);
     assert!(probe.binary.is_none());
     assert_eq!(probe.findings[0].verdict, Verdict::Missing);
 }

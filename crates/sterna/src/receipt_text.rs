@@ -18,6 +18,20 @@ pub(crate) fn render(receipt: &Receipt) -> String {
     text
 }
 
+/// What it took to know which pages were written.
+fn tracked(tracking: Tracking) -> String {
+    let Tracking { scans, took, by, stopped, longest_stop } = tracking;
+    let mut text = format!("{scans} scans of its pages, {} in all", time(took));
+    if let Some(by) = by {
+        text.push_str(&format!(", by {}", by.name()));
+    }
+    if !stopped.is_zero() {
+        let (all, longest) = (time(stopped), time(longest_stop));
+        text.push_str(&format!("; they stopped the guest for {all}, {longest} at once at most"));
+    }
+    text
+}
+
 fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
     ending(text, receipt)?;
     let started = UNIX_EPOCH.checked_add(Duration::from_millis(receipt.started_unix_ms));
@@ -49,8 +63,7 @@ fn write(text: &mut String, receipt: &Receipt) -> fmt::Result {
         }
     }
     if receipt.tracking.scans > 0 {
-        let Tracking { scans, took } = receipt.tracking;
-        field(text, "tracked", &format!("{scans} scans of its pages, {} in all", time(took)))?;
+        field(text, "tracked", &tracked(receipt.tracking))?;
     }
     field(text, "RAM check", &check(receipt.ram_digest))?;
     if let Some(ballooning) = &receipt.ballooning {
@@ -286,7 +299,7 @@ pub(crate) mod tests {
     use sterna_core::algorithm::AlgorithmName;
     use sterna_core::balloon::BalloonEnd;
     use sterna_core::limits::Limits;
-    use sterna_core::receipt::{Coded, PagesByCoding, StopReason};
+    use sterna_core::receipt::{Coded, PagesByCoding, StopReason, TrackedBy};
     use sterna_page::PageCount;
     use sterna_proto::message::{ActivationTimes, AttemptId, Epoch, GuestId, Reason, ReasonCode};
     use uuid::Uuid;
@@ -332,7 +345,13 @@ pub(crate) mod tests {
             rounds: vec![round],
             ballooning: None,
             coders: Coded::default(),
-            tracking: Tracking { scans: 3, took: Duration::from_micros(1500) },
+            tracking: Tracking {
+                scans: 3,
+                took: Duration::from_micros(1500),
+                by: Some(TrackedBy::SoftDirty),
+                stopped: Duration::from_micros(900),
+                longest_stop: Duration::from_micros(500),
+            },
             following: None,
             wire: WireBytes { payload: 410 << 20, sockets: 411 << 20, interface: None },
             ram_digest: RamCheck::Equal,
@@ -351,7 +370,7 @@ moved: web-1 runs at b:7401; 5.31 s, downtime 18.4 ms
   paused when  what was left fitted the downtime goal
   total        5.31 s, 120 ms of it negotiation
   sent         410.0 MiB of pages and state, 411.0 MiB with TLS
-  tracked      3 scans of its pages, 1.50 ms in all
+  tracked      3 scans of its pages, 1.50 ms in all, by soft-dirty; they stopped the guest for 0.90 ms, 0.50 ms at once at most
   RAM check    equal on both hosts, all of it hashed
 
 downtime 18.4 ms of 300 ms allowed

@@ -11,7 +11,7 @@ use sterna_testkit::probe::RESET_BY_ITSELF;
 
 use super::image::Image;
 use super::machine::{Answer, Echo, End, Machine};
-use crate::cargo::build_tests;
+use crate::cargo::build_tests_of;
 use crate::paths;
 
 /// What a test says whose guest came to nothing before anything was done to it. Of emulated guests
@@ -37,33 +37,69 @@ struct Check {
     program: &'static str,
     /// Words for the program: which tests.
     tests: &'static str,
+    /// What a shell does before.
+    before: &'static str,
 }
 
-const CHECKS: [Check; 4] = [
+/// Swap that the kernel can put memory into, once.
+const WITH_SWAP: &str = "test -e /swap || { fallocate -l 256M /swap && chmod 600 /swap && mkswap -q /swap && swapon /swap; }";
+
+const NOTHING: &str = "true";
+
+const BY_SOFT_DIRTY: &str = "export STERNA_TEST_TRACKER=soft-dirty";
+
+const CHECKS: [Check; 7] = [
     Check {
         what: "the tracker and cgroups (v2), on the machine's kernel",
         package: "sterna-sys",
         program: "sterna_sys",
         tests: "uffd:: pagemap:: memory:: cgroup::",
+        before: NOTHING,
     },
     Check {
         what: "huge pages, as memory and as a guest's",
         package: "sterna-vmm",
         program: "huge_pages",
         tests: "",
+        before: NOTHING,
     },
     Check {
         what: "the QEMU driver, with guests on KVM",
         package: "sterna-vmm",
         program: "qemu",
         // The bare-metal guest is for hosts that this machine is not; see docs/kvm-lane.md.
-        tests: "--skip bare::",
+        tests: "--skip bare:: --skip soft_dirty::",
+        before: NOTHING,
     },
     Check {
         what: "a busy Linux guest between two agents, there and back, all RAM compared",
         package: "sterna",
         program: "real_guests",
         tests: "page_sizes::",
+        before: NOTHING,
+    },
+    Check {
+        what: "the soft-dirty tracker, on memory that the kernel puts into swap",
+        package: "sterna-sys",
+        program: "sterna_sys",
+        tests: "soft_dirty:: frozen::",
+        before: WITH_SWAP,
+    },
+    Check {
+        what: "the QEMU driver, tracking by soft-dirty bits",
+        package: "sterna-vmm",
+        program: "qemu",
+        tests: "soft_dirty:: a_guest_moves_there_and_on a_guest_goes_on_in_another_qemu \
+                memory_that_was_never_touched a_guest_is_resumed_after_any_step \
+                a_new_agent_finds_the_guest a_new_agent_goes_on a_killed_qemu",
+        before: BY_SOFT_DIRTY,
+    },
+    Check {
+        what: "a busy Linux guest, there and back, all RAM compared, tracked by soft-dirty bits",
+        package: "sterna",
+        program: "real_guests",
+        tests: "page_sizes::a_busy_guest_of_ordinary_pages",
+        before: BY_SOFT_DIRTY,
     },
 ];
 
@@ -78,7 +114,10 @@ pub(super) struct Programs {
 /// # Errors
 /// If something does not build.
 pub(super) fn build() -> Result<Programs> {
-    let built = build_tests()?;
+    let mut packages = CHECKS.map(|check| check.package).to_vec();
+    packages.sort_unstable();
+    packages.dedup();
+    let built = build_tests_of(&packages)?;
     let find = |name: &str, is_test| -> Result<PathBuf> {
         let found = built.iter().find(|program| program.name == name && program.is_test == is_test);
         Ok(found.with_context(|| format!("cargo built no {name}"))?.path.clone())
@@ -190,8 +229,9 @@ fn command(check: &Check, program: &Path) -> String {
     // Where the guest image is looked for.
     let target = paths::target();
     format!(
-        "cd '{}' && CARGO_TARGET_DIR='{}' STERNA_TEST_ACCELERATOR=kvm RUST_BACKTRACE=0 '{}' \
+        "{} && cd '{}' && CARGO_TARGET_DIR='{}' STERNA_TEST_ACCELERATOR=kvm RUST_BACKTRACE=0 '{}' \
          --test-threads 1 --nocapture {}",
+        check.before,
         folder.display(),
         target.display(),
         program.display(),

@@ -324,6 +324,7 @@ impl Mover {
         copying.lacking(&lacking)?;
         let mut written = PageSet::empty(copying.dirty.capacity());
         shared.tracked(|| guest.scan(&mut written)).map_err(failed)?;
+        shared.stopped_by_scans(guest.tracked());
         copying.cleared = Instant::now();
         copying.suspects.reported(&written);
         copying.holding.scanned(&written);

@@ -62,7 +62,7 @@ fn receipt(ending: Ending) -> Receipt {
         rounds: Vec::new(),
         ballooning: None,
         coders: Coded::default(),
-        tracking: Tracking { scans: 12, took: us(3400) },
+        tracking: Tracking { scans: 12, took: us(3400), ..Tracking::default() },
         following: None,
         wire: WireBytes::default(),
         ram_digest: RamCheck::NotChecked,

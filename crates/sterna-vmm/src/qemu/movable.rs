@@ -4,14 +4,23 @@ use super::binary::NEEDED_CAPABILITIES;
 use super::instance::QemuGuest;
 use super::qmp::Qmp;
 use super::replies::{Capability, MemoryBackend, Migration, Property};
-use crate::{Discarding, Immovable, VmmError};
+use crate::tracking::in_full;
+use crate::{Discarding, Immovable, Tracker, VmmError};
 use qapi::qmp::{qom_list, query_memdev, query_migrate, query_migrate_capabilities};
+use sterna_sys::soft_dirty;
 use sterna_sys::uffd::{UffdError, Userfaultfd};
 
 /// Every reason, by all that QEMU and the kernel tell.
-pub(super) fn reasons(guest: &QemuGuest, qmp: &mut Qmp) -> Result<Vec<Immovable>, VmmError> {
+pub(super) fn reasons(
+    guest: &QemuGuest,
+    qmp: &mut Qmp,
+    tracker: Tracker,
+) -> Result<Vec<Immovable>, VmmError> {
     let mut reasons = Vec::new();
-    userfaultfd(guest, &mut reasons)?;
+    match tracker {
+        Tracker::PagemapScan => userfaultfd(guest, &mut reasons)?,
+        Tracker::SoftDirty => soft_dirty(guest, &mut reasons),
+    }
     capabilities(qmp, &mut reasons)?;
     memory(guest, qmp, &mut reasons)?;
     devices(qmp, &mut reasons)?;
@@ -33,12 +42,19 @@ fn userfaultfd(guest: &QemuGuest, reasons: &mut Vec<Immovable>) -> Result<(), Vm
         Ok(_) => {}
         Err(UffdError::None { .. }) => reasons.push(Immovable::NoUserfaultfd),
         Err(UffdError::Features(_)) => {
-            let capability = "write tracking in its kernel (Linux 6.7)".into();
+            let capability =
+                "write tracking in its kernel (Linux 6.7, or one with CONFIG_MEM_SOFT_DIRTY)"
+                    .into();
             reasons.push(Immovable::MissingCapability { capability });
         }
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+fn soft_dirty(guest: &QemuGuest, reasons: &mut Vec<Immovable>) {
+    let checked = soft_dirty::check(guest.process(), guest.memory().files());
+    reasons.extend(checked.err().map(|error| Immovable::Untracked { why: in_full(&error) }));
 }
 
 pub(super) fn capabilities(qmp: &mut Qmp, reasons: &mut Vec<Immovable>) -> Result<(), VmmError> {

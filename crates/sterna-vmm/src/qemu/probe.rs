@@ -6,6 +6,7 @@ mod boot_sector;
 mod cgroups;
 mod kernel;
 mod kvm;
+mod tracking;
 
 pub use boot_sector::{COUNTED_FROM, boot_image};
 pub use cgroups::{CGROUPS, cgroups};
@@ -13,7 +14,7 @@ pub use kvm::run_small_guest;
 
 use super::QemuBinary;
 use super::command_line::SANDBOX;
-use crate::Accelerator;
+use crate::{Accelerator, Tracker};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -62,18 +63,22 @@ impl Finding {
 pub struct Probe {
     /// Its QEMU, with the accelerator that really works; `None` if there is no usable one.
     pub binary: Option<QemuBinary>,
+    /// How guests' writes are tracked; `None` if they cannot be, so that no guest can leave.
+    pub tracker: Option<Tracker>,
     /// Every check, in the order in which a person would want to read them.
     pub findings: Vec<Finding>,
 }
 
 /// Tries out what this host can do, which takes up to some seconds.
 ///
-/// `qemu` is the program; `scratch` is a folder of the agent for short-lived sockets and guests.
+/// `qemu` is the program; `scratch` is a folder of the agent for short-lived sockets and guests. Only `tracker` is tried, if
+/// one is asked for.
 #[must_use]
-pub fn probe(qemu: &Path, scratch: &Path) -> Probe {
+pub fn probe(qemu: &Path, scratch: &Path, tracker: Option<Tracker>) -> Probe {
     let mut findings = Vec::new();
     let binary = ask_qemu(qemu, &mut findings);
-    findings.push(kernel::tracking());
+    let (tracking, tracker) = tracking::find(tracker);
+    findings.push(tracking);
     findings.push(kernel::userfaultfd());
     let binary = binary.map(|mut binary| {
         let finding = kvm::check(&binary, scratch);
@@ -83,7 +88,7 @@ pub fn probe(qemu: &Path, scratch: &Path) -> Probe {
         findings.push(finding);
         binary
     });
-    Probe { binary, findings }
+    Probe { binary, tracker, findings }
 }
 
 fn ask_qemu(qemu: &Path, findings: &mut Vec<Finding>) -> Option<QemuBinary> {

@@ -10,7 +10,8 @@ use super::stream::{StateStream, StreamListener};
 use crate::tracking::{WriteTracker, find_mapped, system};
 use crate::{
     Compared, DeviceState, DeviceStateKind, Discarding, DiskCache, Immovable, InFlightIo,
-    MemoryUse, NativeListener, NativePlan, NativeSent, NativeStep, Pause, Source, VmmError,
+    MemoryUse, NativeListener, NativePlan, NativeSent, NativeStep, Pause, Source, Tracked, Tracker,
+    VmmError,
 };
 use qapi::qmp::{
     MigrationCapability, MigrationCapabilityStatus, MigrationStatus, cont, migrate, migrate_cancel,
@@ -24,6 +25,7 @@ use sterna_page::{PageSet, RamLayout};
 use sterna_sys::cgroup::CpuLimit;
 use sterna_sys::memory::GuestMemory;
 use sterna_sys::pagemap::AfterScan;
+use sterna_sys::process::Process;
 use sterna_sys::uffd::Userfaultfd;
 
 /// How long QEMU may take to stop the vCPUs and to drain block I/O; a slow disk is what takes long.
@@ -66,6 +68,7 @@ pub struct QemuSource {
     pub(super) native: Native,
     balloon: Option<QemuBalloon>,
     tracker: Option<WriteTracker>,
+    tracked: Tracked,
     stream: Option<StateStream>,
     preparation: Preparation,
     before: Before,
@@ -89,12 +92,19 @@ impl QemuSource {
             balloon: QemuBalloon::of(guest.definition()),
             native: Native::default(),
             tracker: None,
+            tracked: Tracked::default(),
             stream: None,
             preparation: Preparation::None,
             before: Before::Unknown,
             limit: None,
             held_back: Duration::ZERO,
         })
+    }
+
+    /// Has its writes tracked by `tracker`, whatever the host's kernel can.
+    #[must_use]
+    pub fn tracked_by(self, tracker: Tracker) -> Self {
+        Self { tracked: Tracked::by(tracker), ..self }
     }
 
     /// Sets what the hand-over needs, while the guest still runs.
@@ -113,7 +123,9 @@ impl QemuSource {
             let detail = "tracking was not started".to_owned();
             return Err(VmmError::Refused { operation: "scan", detail });
         };
-        tracker.scan(dirty, after).map_err(|error| self.guest.explain(error))
+        let stopped = tracker.scan(dirty, after).map_err(|error| self.guest.explain(error))?;
+        self.tracked.note(stopped);
+        Ok(())
     }
 
     fn pause_guest(&mut self) -> Result<Pause, VmmError> {
@@ -314,7 +326,8 @@ impl Source for QemuSource {
     }
 
     fn immovable(&mut self) -> Result<Vec<Immovable>, VmmError> {
-        movable::reasons(&self.guest, &mut self.qmp).map_err(|error| self.guest.explain(error))
+        movable::reasons(&self.guest, &mut self.qmp, self.tracked.tracker)
+            .map_err(|error| self.guest.explain(error))
     }
 
     fn in_flight_io(&self) -> InFlightIo {
@@ -352,10 +365,19 @@ impl Source for QemuSource {
         self.stop_tracking()?;
         self.prepare().map_err(|error| self.guest.explain(error))?;
         let start = || {
-            let pid = self.guest.pid();
-            let uffd = Userfaultfd::take(self.guest.process())?;
+            let process = self.guest.process();
+            let pid = process.pid();
             let mapped = find_mapped(pid, self.guest.layout(), &self.guest.record().ram)?;
-            WriteTracker::start(pid, uffd, mapped)
+            match self.tracked.tracker {
+                Tracker::PagemapScan => {
+                    WriteTracker::start(pid, Userfaultfd::take(process)?, mapped)
+                }
+                Tracker::SoftDirty => {
+                    let process = Process::reopen(pid, process.start_time());
+                    let process = process.map_err(system("opening the QEMU process"))?;
+                    WriteTracker::start_soft_dirty(process, mapped, &self.guest.memory())
+                }
+            }
         };
         self.tracker = Some(start().map_err(|error| self.guest.explain(error))?);
         Ok(())
@@ -372,6 +394,10 @@ impl Source for QemuSource {
 
     fn peek(&mut self, dirty: &mut PageSet) -> Result<(), VmmError> {
         self.read_tracker(dirty, AfterScan::Keep)
+    }
+
+    fn tracked(&self) -> Tracked {
+        self.tracked
     }
 
     fn populated(&self) -> Result<PageSet, VmmError> {

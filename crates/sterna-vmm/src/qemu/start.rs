@@ -27,10 +27,15 @@ use std::time::Duration;
 use sterna_page::{PAGE_SIZE_BYTES, RamBlock, RamLayout};
 use sterna_sys::memory::{GuestMemory, HugePages, create_shared};
 use sterna_sys::preload;
-use sterna_sys::process::{FileIdentity, Process, Unprivileged, find_file, spawn_detached};
+use sterna_sys::process::{
+    FileIdentity, Liveness, Process, Unprivileged, find_file, spawn_detached,
+};
 
 /// How long QEMU may take to open its monitor. Large huge-page guests reserve memory first.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// However long a hypervisor runs, it is waited for in spans of this.
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 impl QemuGuest {
     /// Starts a guest in `folder`, which is made for it and must be no other guest's. Until
@@ -277,13 +282,16 @@ fn library(library: &[u8]) -> Result<OwnedFd, VmmError> {
     preload::in_memory(library).map_err(system("writing the library"))
 }
 
-/// Waits for the child on a thread of its own, so that it never stays as a zombie.
+/// Waits for the child on a thread of its own, so that it never stays as a zombie. Its end is waited for by its pidfd: to
+/// wait for a child also tells of its threads' being stopped for a scan.
 fn reap(mut child: Child) -> Result<Reaped, VmmError> {
+    let process = Process::open(child.id()).map_err(system("opening the QEMU process"))?;
     let reaped = Reaped::default();
     let result = Arc::clone(&reaped);
     std::thread::Builder::new()
         .name("qemu-reaper".into())
         .spawn(move || {
+            while process.wait_for_end(A_DAY) == Liveness::Alive {}
             let _ = result.set(child.wait().ok());
         })
         .map_err(system("starting a thread"))?;

@@ -34,7 +34,7 @@ impl SyntheticSource {
 
     fn read_tracker(&mut self, dirty: &mut PageSet, after: AfterScan) -> Result<(), VmmError> {
         match &mut self.tracker {
-            Some(tracker) => tracker.scan(dirty, after),
+            Some(tracker) => tracker.scan(dirty, after).map(drop),
             None => Err(VmmError::Refused {
                 operation: "scan",
                 detail: "tracking was not started".into(),

@@ -174,7 +174,7 @@ fn a_host_whose_processor_shows_no_virtualization_gives_stock_guests_no_kvm() {
         eprintln!("skipped: the processor shows virtualization");
         return;
     }
-    let binary = probe(host.binary.path(), host.folder.path()).binary.unwrap();
+    let binary = probe(host.binary.path(), host.folder.path(), None).binary.unwrap();
     let stock = GuestDefinition { accelerator: Accelerator::Auto, ..host.definition() };
     assert_eq!(binary.resolve(&stock, StartMode::Run).accelerator, Accelerator::Tcg);
     let vouched = GuestDefinition { accelerator: Accelerator::KvmUnproven, ..stock };

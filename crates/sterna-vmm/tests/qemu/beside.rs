@@ -36,7 +36,7 @@ pub(super) fn upgrade(host: &Host, guest: &QemuGuest, name: &str) -> Ended {
     assert_eq!(guest.status().unwrap(), QemuStatus::Running, "it runs on meanwhile");
     assert_eq!(arrived.record().ram, guest.record().ram, "the same RAM");
     await_counting(&guest.memory());
-    let mut source = QemuSource::new(guest).unwrap();
+    let mut source = leaving(guest);
     hand_over(&mut source, &mut destination);
     timed("activate", || destination.activate()).unwrap();
     destination.settle().unwrap();
@@ -76,7 +76,7 @@ fn a_guest_of_huge_pages_needs_no_more_of_them() {
 fn a_guest_that_is_taken_back_runs_on_where_it_was() {
     let Some(host) = Host::new() else { return };
     let guest = host.start();
-    let mut source = QemuSource::new(&guest).unwrap();
+    let mut source = leaving(&guest);
     // Before its state is saved, and after it has been loaded by the new one.
     for loaded in [false, true] {
         let (mut destination, arrived) = beside(&host, &guest, "b");

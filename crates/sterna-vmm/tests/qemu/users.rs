@@ -67,7 +67,7 @@ fn destination(
 
 /// One whole move; the old one is released.
 fn moved(host: &Host, guest: &QemuGuest, name: &str, as_user: Option<u32>) -> Ended {
-    let mut source = QemuSource::new(guest).unwrap();
+    let mut source = leaving(guest);
     assert_eq!(source.immovable().unwrap(), []);
     let mut destination = destination(host, guest, name, as_user);
     let arrived = Ended(destination.guest().clone());

@@ -1,6 +1,6 @@
 //! The agent's configuration file.
 
-use super::LogFormat;
+use super::{LogFormat, TrackerName};
 use crate::units::{parse_rate, parse_size};
 use anyhow::Context as _;
 use serde::Deserialize;
@@ -27,6 +27,7 @@ pub(crate) struct File {
     pub(super) join_port: Option<u16>,
     pub(super) qemu: Option<PathBuf>,
     pub(super) guest_uids: Option<Users>,
+    pub(super) tracker: Option<TrackerName>,
     pub(super) accept_peer_arguments: bool,
     pub(super) keep_images: Option<Size>,
     pub(super) log_format: Option<LogFormat>,
@@ -107,6 +108,11 @@ impl File {
         self.guest_uids.as_ref().map(|users| &users.0)
     }
 
+    /// How writes are tracked, if the file says so.
+    pub(crate) fn tracker(&self) -> Option<TrackerName> {
+        self.tracker
+    }
+
     /// The QEMU program, if the file says so.
     pub(crate) fn qemu(&self) -> Option<&Path> {
         self.qemu.as_deref()
@@ -158,6 +164,7 @@ mod tests {
         assert!(listen.is_some() && api_port.is_some() && move_port.is_some());
         assert!(join_port.is_some() && all.move_listen.is_some());
         assert_eq!(all.guest_uids, Some(Users(GUEST_USERS_SUGGESTED.parse().unwrap())));
+        assert_eq!(all.tracker, Some(TrackerName::PagemapScan));
         assert!(all.qemu.is_some() && all.keep_images.is_some() && all.log_format.is_some());
         let Moves { from_here, to_one_host, to_here, bandwidth } = all.moves.clone();
         assert!(from_here.is_some() && to_one_host.is_some() && to_here.is_some());

@@ -18,6 +18,7 @@ use sterna_agent::{GuestUsers, MoveLimits, PeerArguments, Settings};
 use sterna_api::paths::{API_PORT, JOIN_PORT, MOVE_PORT};
 use sterna_engine::identity::CERTIFICATE_FILE;
 use sterna_pki::HostCertificate;
+use sterna_vmm::Tracker;
 use tracing_subscriber::EnvFilter;
 
 /// Options of `sterna agent`.
@@ -65,6 +66,9 @@ pub(crate) struct AgentArgs {
     /// nothing of other guests; for example 1900000000-1900004095
     #[arg(long, value_name = "FIRST-LAST")]
     guest_uids: Option<GuestUsers>,
+    /// How the writes of guests that leave are tracked; the best that the kernel can if not given
+    #[arg(long, value_enum)]
+    tracker: Option<TrackerName>,
     /// Take guests with QEMU arguments of their own from other hosts: whoever holds a certificate
     /// of the cluster can then run any program here
     #[arg(long)]
@@ -76,6 +80,32 @@ pub(crate) struct AgentArgs {
     /// How log lines are written; as text if not given
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
+}
+
+/// Ways of tracking writes.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum TrackerName {
+    /// Linux 6.7 or later; never stops a guest
+    PagemapScan,
+    /// Older kernels; each round of a move stops the guest for a moment, and none of huge pages can leave
+    SoftDirty,
+}
+
+impl TrackerName {
+    /// The tracker that is named, as the configuration file has it.
+    pub(crate) fn name(self) -> &'static str {
+        Tracker::from(self).name()
+    }
+}
+
+impl From<TrackerName> for Tracker {
+    fn from(name: TrackerName) -> Self {
+        match name {
+            TrackerName::PagemapScan => Self::PagemapScan,
+            TrackerName::SoftDirty => Self::SoftDirty,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum, Deserialize)]
@@ -122,6 +152,7 @@ fn settings(args: AgentArgs, file: File) -> anyhow::Result<Settings> {
         join_port: args.join_port.or(file.join_port).unwrap_or(JOIN_PORT),
         qemu: args.qemu.or(file.qemu),
         guest_users: args.guest_uids.or(file.guest_uids.map(|users| users.0)),
+        tracker: args.tracker.or(file.tracker).map(Tracker::from),
         peer_arguments: match accepts_arguments {
             true => PeerArguments::Accepted,
             false => PeerArguments::Refused,

@@ -5,6 +5,8 @@ mod mtu;
 mod test_move;
 mod there;
 
+use crate::agent::TrackerName;
+use crate::agent::file::File;
 use crate::cli::{Global, Output};
 use crate::exit::Exit;
 use crate::output;
@@ -18,6 +20,9 @@ pub(crate) struct DoctorArgs {
     /// QEMU program; looked for if not given
     #[arg(long, value_name = "FILE")]
     qemu: Option<PathBuf>,
+    /// How writes are tracked: only that is tried; as the agent's configuration says if not given
+    #[arg(long, value_enum)]
+    tracker: Option<TrackerName>,
     /// Another host to examine from here; may be repeated
     #[arg(long = "to", value_name = "HOST[:PORT]")]
     to: Vec<String>,
@@ -31,11 +36,12 @@ pub(crate) struct DoctorArgs {
 
 /// Examines this host; needs no agent, but for what only an agent can tell of itself.
 pub(crate) async fn run(args: &DoctorArgs, global: &Global) -> anyhow::Result<Exit> {
-    let mut findings = sterna_agent::examine(args.qemu.as_deref());
+    let tracker = args.tracker.or_else(|| File::find(None).ok()?.tracker());
+    let mut findings = sterna_agent::examine(args.qemu.as_deref(), tracker.map(Into::into));
     let folder = global.connection.identity_folder();
     // What is missing by then has its own remedy, and would be in the way.
     if !args.quick && !is_missing(&findings) {
-        findings.push(test_move::examine(args.qemu.as_deref()).await);
+        findings.push(test_move::examine(args.qemu.as_deref(), tracker).await);
     }
     findings.extend([here::identity(&folder), here::space(&args.state), here::users()]);
     let agent = global.connection.local_client()?;

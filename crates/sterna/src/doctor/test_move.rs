@@ -1,6 +1,7 @@
 //! Whether a guest can move at all with this host's kernel and hypervisor: a small one is moved from an agent to another,
 //! both of this host and of this program, and only for that.
 
+use crate::agent::TrackerName;
 use crate::agent::file::File;
 use crate::units;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 use sterna_api::{Finding, Verdict};
-use sterna_core::receipt::{Ending, RamCheck, Receipt};
+use sterna_core::receipt::{Ending, RamCheck, Receipt, TrackedBy};
 use sterna_pki::{AUTHORITY_FOLDER, Authority, Subject, Validity};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -26,15 +27,17 @@ const AGENT_MAX: Duration = Duration::from_secs(30);
 const ALL_MAX: Duration = Duration::from_secs(120);
 
 /// Moves a guest, and takes away whatever was made for that.
-pub(super) async fn examine(qemu: Option<&Path>) -> Finding {
-    let moved = async { moves(Hosts::prepare(std::env::current_exe()?, qemu)?).await };
+pub(super) async fn examine(qemu: Option<&Path>, tracker: Option<TrackerName>) -> Finding {
+    let moved = async { moves(Hosts::prepare(std::env::current_exe()?, qemu, tracker)?).await };
     let check = "test move".to_owned();
     match moved.await {
         Ok(receipt) => {
             let detail = format!(
-                "a guest of 64 MiB moved between two agents here in {}, stood still for {}, and its RAM was the same",
+                "a guest of 64 MiB moved between two agents here in {}, stood still for {}, and its RAM was the same; \
+                 tracked by {}",
                 units::time(receipt.total),
-                units::time(receipt.downtime_uncompared())
+                units::time(receipt.downtime_uncompared()),
+                receipt.tracking.by.map_or("nothing", TrackedBy::name),
             );
             Finding { check, verdict: Verdict::Good, detail, remedy: None }
         }
@@ -70,7 +73,11 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn prepare(program: PathBuf, qemu: Option<&Path>) -> Result<Self> {
+    fn prepare(
+        program: PathBuf,
+        qemu: Option<&Path>,
+        tracker: Option<TrackerName>,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("sterna-doctor").tempdir()?;
         let authority = Authority::create(&folder.path().join(AUTHORITY_FOLDER))?;
         for name in ["a", "b"] {
@@ -81,10 +88,13 @@ impl Hosts {
         std::fs::write(folder.path().join("guest.toml"), DEFINITION)?;
         // As the agent of this host is told, but for what would be in its way.
         let file = File::find(None).unwrap_or_default();
-        let config = match file.guest_users() {
+        let mut config = match file.guest_users() {
             Some(users) => format!("guest-uids = \"{users}\"\n"),
             None => String::new(),
         };
+        if let Some(tracker) = tracker {
+            config.push_str(&format!("tracker = \"{}\"\n", tracker.name()));
+        }
         std::fs::write(folder.path().join("agent.toml"), config)?;
         let mut options = Vec::new();
         if let Some(qemu) = qemu.or(file.qemu()) {
@@ -201,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_that_does_not_begin_is_told_of_and_leaves_nothing() {
-        let hosts = Hosts::prepare("/bin/false".into(), None).unwrap();
+        let hosts = Hosts::prepare("/bin/false".into(), None, None).unwrap();
         let folder = hosts.folder.path().to_owned();
         let error = format!("{:#}", moves(hosts).await.unwrap_err());
         assert!(error.contains("the agent ended: exit status: 1"), "{error}");

@@ -5,7 +5,7 @@ use std::process::Child;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use sterna_core::receipt::{Ending, RamCheck, Receipt};
+use sterna_core::receipt::{Ending, RamCheck, Receipt, TrackedBy};
 use sterna_proto::message::ReasonCode;
 use sterna_testkit::lab::{Lab, Migrated};
 use sterna_testkit::net::Host;
@@ -97,6 +97,9 @@ impl World {
     pub(crate) fn moves_well(&mut self, from: Host, to: Host) -> Result<Receipt> {
         let receipt = self.begin(from, to, &["--verify"])?.moved()?;
         ensure!(receipt.ram_digest == RamCheck::Equal, "RAM: {:?}", receipt.ram_digest);
+        let tracked_by = receipt.tracking.by.map(TrackedBy::name);
+        let asked = sterna_testkit::tracker::wanted();
+        ensure!(asked.is_none() || tracked_by == asked, "tracked by {tracked_by:?}");
         Ok(receipt)
     }
 

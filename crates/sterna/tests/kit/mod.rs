@@ -92,8 +92,10 @@ impl World {
         let users = std::env::var("STERNA_TEST_GUEST_UIDS").ok();
         let users = users.as_deref().filter(|_| !agent_options.contains(&"--guest-uids"));
         let users = users.map(|users| ["--guest-uids", users]);
-        let agent_options =
-            &[agent_options, users.as_ref().map_or(&[], |words| &words[..])].concat();
+        let tracker = sterna_testkit::tracker::wanted().map(|tracker| ["--tracker", tracker]);
+        let more =
+            [&users, &tracker].map(|words| words.as_ref().map_or(&[][..], |words| &words[..]));
+        let agent_options = &[agent_options, more[0], more[1]].concat();
         let lab = Lab::with(prefix, network, agent_options, (Path::new(STERNA), folder.path()))?;
         lab.make_taps()?;
         let (following, console, moves) = (BTreeMap::new(), ConsoleLog::new(), MoveLog::default());

@@ -57,11 +57,12 @@ fn there_and_back(prefix: &str, plan: &GuestPlan) -> Result<()> {
 fn tell(from: Host, to: Host, receipt: &Receipt) {
     let Some(downtime) = &receipt.downtime else { return };
     println!(
-        "{} to {}: {} rounds, RAM {:?}, downtime {:.1?} ({downtime:?})",
+        "{} to {}: {} rounds, RAM {:?}, downtime {:.1?} ({downtime:?}), {:?}",
         from.name(),
         to.name(),
         receipt.rounds.len(),
         receipt.ram_digest,
         downtime.total,
+        receipt.tracking,
     );
 }

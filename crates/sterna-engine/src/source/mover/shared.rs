@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sterna_core::balloon::Ballooning;
-use sterna_core::receipt::{Coded, Tracking};
+use sterna_core::receipt::{Coded, TrackedBy, Tracking};
+use sterna_vmm::{Tracked, Tracker};
 
 /// What the mover shares with the machine's thread.
 #[derive(Debug, Default)]
@@ -157,6 +158,17 @@ impl Shared {
         tracking.scans += 1;
         tracking.took += began.elapsed();
         seen
+    }
+
+    /// Takes note of how the guest is tracked, and what scans that forget have taken of its time.
+    pub(super) fn stopped_by_scans(&self, tracked: Tracked) {
+        let mut tracking = self.tracking.lock().unwrap_or_else(PoisonError::into_inner);
+        tracking.by = Some(match tracked.tracker {
+            Tracker::PagemapScan => TrackedBy::PagemapScan,
+            Tracker::SoftDirty => TrackedBy::SoftDirty,
+        });
+        tracking.stopped = tracked.stopped;
+        tracking.longest_stop = tracked.longest_stop;
     }
 
     pub(crate) fn tracking(&self) -> Tracking {
