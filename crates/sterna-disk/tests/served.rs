@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "functions of a test")]
 
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
+use sterna_disk::blocks::BLOCK_BYTES;
+use sterna_disk::copy::{self, Copied, Sink};
 use sterna_disk::nbd::{BASE_ALLOCATION, Client, HOLE, IN_BITMAP, NbdError, ZERO, dirty_bitmap};
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -159,4 +162,67 @@ fn a_bitmap_tells_what_was_written_since_it_was_begun() {
     client.read(0, &mut [0; 512]).unwrap();
     let none = disk.open(&[&dirty_bitmap("round-2")]).unwrap_err();
     assert!(matches!(&none, NbdError::NoContext(name) if name.ends_with("round-2")), "{none}");
+}
+
+/// Writes what it is given to another disk.
+struct Other(Client<UnixStream>);
+
+impl Sink for Other {
+    type Error = NbdError;
+
+    fn data(&mut self, offset: u64, content: &[u8]) -> Result<(), NbdError> {
+        self.0.write(offset, content)
+    }
+
+    fn zeroes(&mut self, bytes: Range<u64>) -> Result<(), NbdError> {
+        self.0.write_zeroes(bytes.start, bytes.end - bytes.start)
+    }
+}
+
+#[test]
+fn two_rounds_make_a_disk_of_a_disk() {
+    for format in ["raw", "qcow2"] {
+        // Bitmaps outlive the server in images of this format only.
+        let (Some(mut from), Some(mut to)) = (Disk::new("qcow2"), Disk::new(format)) else {
+            return;
+        };
+        let (image, other) = (from.image(), to.image());
+        let written = ["-f", "qcow2", "-c", "write -P 7 1M 8M", "-c", "write -P 0 12M 2M"];
+        run("qemu-io", &written, &image);
+        to.serve(&["--format", format, "--discard", "unmap"]);
+        let mut sink = Other(to.open(&[]).unwrap());
+        from.serve(&["--format", "qcow2", "--read-only"]);
+        let mut source = from.open(&[BASE_ALLOCATION]).unwrap();
+        let blocks = copy::allocated(&mut source, 0).unwrap();
+        let copied = copy::copy(&mut source, 0, &blocks, &mut sink).unwrap();
+        // The zeroes that were written as such are in no hole, and are found by reading.
+        assert_eq!(copied, Copied { data: 8 * MEBIBYTE, zeroes: 2 * MEBIBYTE });
+        drop(source);
+        from.end();
+
+        let bitmap = |word: &str| {
+            let arguments = ["bitmap", word, "-f", "qcow2", image.to_str().unwrap()];
+            run("qemu-img", &arguments, Path::new("round-1"));
+        };
+        bitmap("--add");
+        // Within a block, and across two; content becomes zeroes, in a hole and outside.
+        let words =
+            ["write -P 9 2M 512", "write -P 5 20576k 64k", "write -z 4M 1M", "discard 6M 1M"];
+        let words: Vec<&str> = words.iter().flat_map(|word| ["-c", word]).collect();
+        run("qemu-io", &[&["-f", "qcow2"][..], &words].concat(), &image);
+        bitmap("--disable");
+        from.serve(&["--format", "qcow2", "--read-only", "--bitmap", "round-1"]);
+        let mut source = from.open(&[BASE_ALLOCATION, &dirty_bitmap("round-1")]).unwrap();
+        let blocks = copy::written(&mut source, 1).unwrap();
+        assert_eq!(blocks.count(), 1 + 2 + 16 + 16);
+        let copied = copy::copy(&mut source, 0, &blocks, &mut sink).unwrap();
+        assert_eq!(copied.data + copied.zeroes, 35 * BLOCK_BYTES);
+        assert!((2 * BLOCK_BYTES..=3 * BLOCK_BYTES).contains(&copied.data), "{copied:?}");
+        sink.0.flush().unwrap();
+        drop((source, sink));
+        from.end();
+        to.end();
+        let arguments = ["compare", "-f", "qcow2", "-F", format, image.to_str().unwrap()];
+        run("qemu-img", &arguments, &other);
+    }
 }
