@@ -23,9 +23,6 @@ pub(crate) struct TestArgs {
 /// others need nothing but a kernel.
 const REAL: [&str; 5] = ["sterna-vmm", "sterna-agent", "sterna-testkit", "sterna", "xtask"];
 
-/// The program of tests with whole hosts, each of which has its own.
-const SCENARIOS: &str = "real_guests";
-
 /// Runs the tests; the first crate that fails ends it.
 pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
     if let Some(lane) = args.lane {
@@ -48,11 +45,8 @@ pub(crate) fn run_test(args: &TestArgs) -> Result<()> {
     }
     guest_image::run_guest()?;
     println!("── tests with real hypervisors, hosts and guests");
-    for test in real {
-        // Emulated guests share two cores as it is. But scenarios wait for links and limits half of their time.
-        let threads = if test.name == SCENARIOS { "2" } else { "1" };
-        run_one(test, &["--test-threads", threads])?;
-    }
+    // One at a time: emulated guests share two cores as it is.
+    real.into_iter().try_for_each(|test| run_one(test, &["--test-threads", "1"]))?;
     println!("── whatever can be asked of an agent");
     fuzz_interface::fuzz(&tests, &fuzz_interface::FuzzInterfaceArgs::default())?;
     println!("── a guest that is moved while whatever can fail does");
