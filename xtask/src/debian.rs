@@ -31,11 +31,14 @@ const COMPLETION: [(&str, &str); 3] = [
     ("zsh", "usr/share/zsh/vendor-completions/_sterna"),
 ];
 
-/// Builds the package; says where it is.
-pub(crate) fn run_package() -> Result<()> {
+/// Builds the package; says where it is, and returns that.
+///
+/// # Errors
+/// If something does not build.
+pub(crate) fn run_package() -> Result<PathBuf> {
     let package = build(&build_sterna()?, &paths::target().join("debian"))?;
     println!("package: {}", package.display());
-    Ok(())
+    Ok(package)
 }
 
 /// Makes the package of a program in a folder.

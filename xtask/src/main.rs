@@ -16,6 +16,8 @@ mod guest_image;
 mod host;
 mod initramfs;
 mod lane;
+mod machine;
+mod newcomer;
 mod openapi;
 mod packages;
 mod paths;
@@ -45,6 +47,8 @@ enum Command {
     Torment(torment::TormentArgs),
     /// Move real guests between agents of an earlier commit and of this one, and let these replace each other
     Compat(compat::CompatArgs),
+    /// Type README's commands, from the package to the first move, on two bare machines
+    Newcomer,
     /// Build Sterna as a Debian package into target/debian
     Package,
     /// Write the interface as a document, docs/openapi.json
@@ -68,7 +72,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run_bench(&args),
         Command::Torment(args) => torment::run_torment(&args),
         Command::Compat(args) => compat::run_compat(&args),
-        Command::Package => debian::run_package(),
+        Command::Newcomer => newcomer::run_newcomer(),
+        Command::Package => debian::run_package().map(drop),
         Command::Openapi => openapi::run_openapi(),
         Command::FuzzInterface(args) => fuzz_interface::run_fuzz_interface(&args),
         Command::Ci => ci::run_ci(),

@@ -10,8 +10,8 @@ use serde_json::Value;
 use sterna_testkit::probe::RESET_BY_ITSELF;
 
 use super::image::Image;
-use super::machine::{Answer, Echo, End, Machine};
 use crate::cargo::build_tests_of;
+use crate::machine::{Answer, Echo, End, Machine};
 use crate::paths;
 
 /// What a test says whose guest came to nothing before anything was done to it. Of emulated guests
@@ -202,7 +202,7 @@ fn attempt(machine: &mut Machine, command: &str, mishaps: &mut Mishaps) -> Resul
 fn boot(image: &Image) -> Result<Machine> {
     println!("── starting the machine");
     let began = Instant::now();
-    let machine = Machine::boot(image)?;
+    let machine = super::boot::boot(image)?;
     println!("it answers after {:.0?}", began.elapsed());
     Ok(machine)
 }

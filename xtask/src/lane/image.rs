@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::guest_image::{modules_folder, only_entry, write_if_changed};
-use crate::{initramfs, packages, paths};
+use crate::{initramfs, machine, paths};
 
 /// Bytes of the disk; what is not used takes no room.
 const DISK_BYTES: u64 = 3 << 30;
@@ -43,13 +42,16 @@ pub(super) fn ensure(folder: &Path, root: &Path) -> Result<Image> {
     let archive = initramfs::build(&initramfs::Contents {
         init: &scripts.join("initramfs-init"),
         busybox: &paths::guest().join("root/bin/busybox"),
-        files: &[("host-init", &scripts.join("host-init"))],
+        files: &[
+            ("host-init", &scripts.join("host-init")),
+            ("machine-port", &paths::workspace().join(machine::PORT_SCRIPT)),
+        ],
         modules: &MODULES,
         modules_folder: &modules_folder(root)?,
     })?;
     write_if_changed(&image.initramfs, &archive)?;
     if is_newer(&folder.join(super::root::STAMP), &image.disk) {
-        make_disk(root, &image.disk)?;
+        machine::make_disk(root, &image.disk, DISK_BYTES)?;
     }
     Ok(image)
 }
@@ -58,20 +60,6 @@ pub(super) fn ensure(folder: &Path, root: &Path) -> Result<Image> {
 fn is_newer(stamp: &Path, disk: &Path) -> bool {
     let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
     time(disk) < time(stamp)
-}
-
-fn make_disk(root: &Path, disk: &Path) -> Result<()> {
-    let partial = disk.with_extension("partial");
-    let file =
-        fs::File::create(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
-    file.set_len(DISK_BYTES)?;
-    drop(file);
-    let mut command = Command::new("mkfs.ext4");
-    command.args(["-q", "-F", "-E", "lazy_itable_init=1", "-d"]).arg(root).arg(&partial);
-    // Where an ordinary shell of root would find it.
-    let path = std::env::var("PATH").unwrap_or_default();
-    packages::run(command.env("PATH", format!("{path}:/usr/sbin:/sbin")))?;
-    fs::rename(&partial, disk).with_context(|| format!("cannot make {}", disk.display()))
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@
 //! `target/lane/console.log` is what its kernel said. The machine's disk is never written: each run
 //! starts from the same state. Needs root and Debian, with some 5 GB of disk and 7 GB of memory.
 
+mod boot;
 mod checks;
 mod image;
-mod machine;
 mod root;
 
 use std::time::Instant;
@@ -60,7 +60,11 @@ pub(crate) fn run_lane(lane: Lane) -> Result<()> {
     outcome
 }
 
-fn install_programs() -> Result<()> {
+/// Installs what making a machine takes.
+///
+/// # Errors
+/// If apt fails.
+pub(crate) fn install_programs() -> Result<()> {
     let missing = PROGRAMS.iter().filter(|(program, _)| !host::has_program(program));
     let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
     if missing.is_empty() {

@@ -1,6 +1,6 @@
-//! The lane's machine while it runs: started, asked to run commands, ended on drop.
+//! An emulated machine while it runs: started, asked to run commands, ended on drop.
 //!
-//! Commands go over a virtio port, to the loop in `host-init`: no network, no keys, no daemon.
+//! Commands go over a virtio port, to the loop in `machine-port`: no network, no keys, no daemon.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -12,28 +12,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use uuid::Uuid;
 
-use super::image::Image;
-use crate::paths;
+use crate::packages;
 
-/// SVM with nested paging is what KVM in it needs. Five-level paging, which this processor would
-/// have as well, is left out: under nesting it has not been seen to work.
-const PROCESSOR: &str = "max,+svm,+npt,-la57";
-
-/// RAM of the machine: two guests of 512 MiB of huge pages each, and room for all else.
-const MEMORY: &str = "6G";
-
-/// No time is spent on mitigations, the emulator's clock is trusted, and a panic ends the machine.
-const KERNEL_WORDS: &str = "console=ttyS0 quiet mitigations=off nokaslr panic=-1 tsc=reliable";
-
-/// How long it may take to boot; it takes 5 to 20 s on two cores.
+/// How long it may take to boot; without systemd it takes 5 to 20 s on two cores, with it a minute.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
+
+/// What does in a machine what its command port is asked for; below the workspace.
+pub(crate) const PORT_SCRIPT: &str = "xtask/src/machine-port";
 
 /// How often is looked whether the machine has ended.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// A running machine.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     child: Child,
     port: UnixStream,
     console: PathBuf,
@@ -42,7 +34,7 @@ pub(super) struct Machine {
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// By itself, with this exit status.
     Exit(i32),
     /// With the machine: its kernel has panicked.
@@ -51,11 +43,11 @@ pub(super) enum End {
 
 /// What came of a command.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// How it ended.
-    pub(super) end: End,
+    pub(crate) end: End,
     /// What it printed.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Answer {
@@ -65,41 +57,45 @@ impl Answer {
 }
 
 impl Machine {
-    /// Starts the machine and waits until it answers. It sees the workspace, and build results that
-    /// lie elsewhere, at the paths they have here.
+    /// Starts a machine by its QEMU's `command`, to which its command port and console are added, and waits until it
+    /// answers. What its kernel says is left in `console`.
     ///
     /// # Errors
     /// If it ends or does not answer in time, with the end of what its kernel said.
-    pub(super) fn boot(image: &Image) -> Result<Self> {
+    pub(crate) fn start(mut command: Command, console: &Path) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("port");
-        let console = image.folder.join("console.log");
-        let shared = shared_folders();
-        let mut command = qemu(image, &console, &socket, &shared)?;
+        command.args(["-serial", &format!("file:{}", word(console)?)]);
+        command.args(["-device", "virtio-serial-pci", "-chardev"]);
+        command.arg(format!("socket,id=port,path={},server=on,wait=off", word(&socket)?));
+        command.args(["-device", "virtserialport,chardev=port,name=sterna"]);
+        command.stdin(Stdio::null());
         let child = command.spawn().context("cannot start qemu-system-x86_64")?;
         let mut child = Ended(Some(child));
-        let port = child.connect(&socket).with_context(|| end_of(&console))?;
+        let port = child.connect(&socket).with_context(|| end_of(console))?;
         port.set_read_timeout(Some(INTERVAL))?;
         let child = child.0.take().context("it has just been started")?;
-        let mut machine = Self { child, port, console, _folder: folder };
-        let answer = machine.run("true", BOOT_LIMIT, Echo::No).context("it does not boot")?;
-        ensure!(answer.end == End::Exit(0), "it does not boot: {}", end_of(&machine.console));
-        for (number, path) in shared.iter().enumerate() {
-            let options = "trans=virtio,version=9p2000.L,msize=512000,ro,cache=loose";
-            let path = path.display();
-            let mount =
-                format!("mkdir -p '{path}' && mount -t 9p -o {options} share{number} '{path}'");
-            let answer = machine.run(&mount, BOOT_LIMIT, Echo::No)?;
-            ensure!(answer.end == End::Exit(0), "{mount}: {}", answer.text.trim());
-        }
+        let mut machine = Self { child, port, console: console.to_owned(), _folder: folder };
+        machine.must("true", BOOT_LIMIT).context("it does not boot")?;
         Ok(machine)
+    }
+
+    /// Runs a command that must succeed; returns what it printed.
+    ///
+    /// # Errors
+    /// If it does not, or takes longer than `limit`.
+    pub(crate) fn must(&mut self, command: &str, limit: Duration) -> Result<String> {
+        let answer = self.run(command, limit, Echo::No)?;
+        let text = answer.text.trim();
+        ensure!(answer.end == End::Exit(0), "{command}: {text}; {}", end_of(&self.console));
+        Ok(answer.text)
     }
 
     /// Puts what the machine's kernel said where the next machine does not overwrite it.
     ///
     /// # Errors
     /// If that cannot be done.
-    pub(super) fn keep_console(&self) -> Result<PathBuf> {
+    pub(crate) fn keep_console(&self) -> Result<PathBuf> {
         let kept = self.console.with_file_name("console-crashed.log");
         fs::copy(&self.console, &kept)
             .with_context(|| format!("cannot write {}", kept.display()))?;
@@ -110,7 +106,7 @@ impl Machine {
     ///
     /// # Errors
     /// If the command takes longer than `limit`: the machine is then of no further use.
-    pub(super) fn run(&mut self, command: &str, limit: Duration, echo: Echo) -> Result<Answer> {
+    pub(crate) fn run(&mut self, command: &str, limit: Duration, echo: Echo) -> Result<Answer> {
         ensure!(!command.contains('\n'), "a command is one line");
         let mark = Uuid::new_v4().simple().to_string();
         writeln!(self.port, "{mark} {command}").context("the machine's port is closed")?;
@@ -148,7 +144,7 @@ impl Drop for Machine {
 
 /// Whether a command's output is shown while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Echo {
+pub(crate) enum Echo {
     /// It is only returned.
     No,
     /// Line by line.
@@ -185,38 +181,22 @@ impl Drop for Ended {
     }
 }
 
-/// The workspace, and the folder of build results if it lies elsewhere.
-fn shared_folders() -> Vec<PathBuf> {
-    let (workspace, target) = (paths::workspace(), paths::target());
-    let inside = target.starts_with(&workspace);
-    std::iter::once(workspace).chain((!inside).then_some(target)).collect()
-}
-
-fn qemu(image: &Image, console: &Path, port: &Path, shared: &[PathBuf]) -> Result<Command> {
-    let text = |path: &Path| -> Result<String> {
-        let text = path.to_str().with_context(|| format!("{} is no text", path.display()))?;
-        ensure!(!text.contains([',', '\'']), "{text}: a comma or quote in a path is not supported");
-        Ok(text.to_owned())
-    };
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
-    command.args(["-no-reboot", "-M", "q35", "-cpu", PROCESSOR, "-smp", "2", "-m", MEMORY]);
-    command.args(["-accel", "tcg,thread=multi,tb-size=512"]);
-    command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
-    command.args(["-append", KERNEL_WORDS, "-serial"]);
-    command.arg(format!("file:{}", text(console)?));
-    let disk = text(&image.disk)?;
-    command.args(["-drive", &format!("file={disk},format=raw,if=virtio,snapshot=on")]);
-    command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci", "-chardev"]);
-    command.arg(format!("socket,id=port,path={},server=on,wait=off", text(port)?));
-    command.args(["-device", "virtserialport,chardev=port,name=sterna"]);
-    for (number, path) in shared.iter().enumerate() {
-        let path = text(path)?;
-        let share = format!("path={path},mount_tag=share{number}");
-        command.args(["-virtfs", &format!("local,{share},security_model=none,readonly=on")]);
-    }
-    command.stdin(Stdio::null());
-    Ok(command)
+/// Makes a disk of a folder, of so many bytes; what is not used takes no room.
+///
+/// # Errors
+/// If that cannot be done.
+pub(crate) fn make_disk(root: &Path, disk: &Path, bytes: u64) -> Result<()> {
+    let partial = disk.with_extension("partial");
+    let file =
+        fs::File::create(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
+    file.set_len(bytes)?;
+    drop(file);
+    let mut command = Command::new("mkfs.ext4");
+    command.args(["-q", "-F", "-E", "lazy_itable_init=1", "-d"]).arg(root).arg(&partial);
+    // Where an ordinary shell of root would find it.
+    let path = std::env::var("PATH").unwrap_or_default();
+    packages::run(command.env("PATH", format!("{path}:/usr/sbin:/sbin")))?;
+    fs::rename(&partial, disk).with_context(|| format!("cannot make {}", disk.display()))
 }
 
 /// Where a command's output ends, and its exit status, once both are there.
@@ -237,6 +217,13 @@ fn show_lines(text: &[u8], mark: &str) -> usize {
         }
     }
     end + 1
+}
+
+/// A path as a word of QEMU's options.
+pub(crate) fn word(path: &Path) -> Result<&str> {
+    let text = path.to_str().with_context(|| format!("{} is no text", path.display()))?;
+    ensure!(!text.contains([',', '\'']), "{text}: a comma or quote in a path is not supported");
+    Ok(text)
 }
 
 /// The end of what the machine's kernel said.
