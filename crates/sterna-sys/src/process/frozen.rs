@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
 use std::marker::PhantomData;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Sleeps between two looks whether all threads have stopped. Most stop within some tens of microseconds.
@@ -73,7 +72,7 @@ impl Frozen {
         let mut frozen = Self { threads: BTreeMap::new(), since, _same_thread: PhantomData };
         // A thread that has not stopped yet may start others.
         while frozen.seize_new(process.pid())? {
-            while !frozen.all_stopped(process.pid()) {
+            while !frozen.all_stopped() {
                 if since.elapsed() > limit {
                     let running = frozen.threads.values().filter(|t| **t == Thread::Running);
                     return Err(FreezeError::TimedOut { running: running.count(), limit });
@@ -100,6 +99,10 @@ impl Frozen {
             match trace(PTRACE_SEIZE, thread, 0) {
                 Ok(()) => {}
                 Err(Errno::SRCH) => continue,
+                // One that is about to end is refused as well.
+                Err(Errno::PERM) if Status::of(thread).is_none_or(|status| status.ended) => {
+                    continue;
+                }
                 Err(Errno::PERM) => {
                     let name = name(pid, thread);
                     return Err(FreezeError::Unstoppable { name });
@@ -118,14 +121,14 @@ impl Frozen {
     }
 
     /// Looks at those that ran, forgets those that have ended; whether all others are stopped.
-    fn all_stopped(&mut self, pid: u32) -> bool {
+    fn all_stopped(&mut self) -> bool {
         self.threads.retain(|thread, state| match (*state, stop_signal(*thread)) {
             (Thread::Stopped { .. }, _) => true,
             (Thread::Running, Some(signal)) => {
                 *state = Thread::Stopped { signal };
                 true
             }
-            (Thread::Running, None) => Path::new(&format!("/proc/{pid}/task/{thread}")).exists(),
+            (Thread::Running, None) => !has_ended(*thread),
         });
         self.threads.values().all(|thread| *thread != Thread::Running)
     }
@@ -133,14 +136,14 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        self.threads.retain(|thread, state| {
-            let Thread::Stopped { signal } = state else { return true };
-            let _ended = trace(PTRACE_DETACH, *thread, *signal);
-            false
+        // One that was killed meanwhile cannot be let go, but is to be taken note of.
+        self.threads.retain(|thread, state| match state {
+            Thread::Running => true,
+            Thread::Stopped { signal } => trace(PTRACE_DETACH, *thread, *signal).is_err(),
         });
         // One that runs stops when it leaves the kernel, and can be let go only then; all others go on already.
         for thread in self.threads.keys() {
-            while is_traced(*thread) {
+            while !has_ended(*thread) && is_traced(*thread) {
                 if let Some(signal) = stop_signal(*thread) {
                     let _ended = trace(PTRACE_DETACH, *thread, signal);
                 }
@@ -150,11 +153,50 @@ impl Drop for Frozen {
     }
 }
 
-/// Whether this process still traces a thread.
+/// What the kernel says of a thread.
+struct Status {
+    ended: bool,
+    /// The process that it is a thread of.
+    process: u32,
+    /// That process's parent.
+    parent: u32,
+    tracer: u32,
+}
+
+impl Status {
+    /// Nothing if there is no such thread.
+    fn of(thread: i32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.trim().to_owned())
+        };
+        let number = |name| field(name)?.parse().ok();
+        Some(Self {
+            ended: field("State:")?.starts_with(['Z', 'X']),
+            process: number("Tgid:")?,
+            parent: number("PPid:")?,
+            tracer: number("TracerPid:")?,
+        })
+    }
+}
+
+/// Whether a thread has ended. The kernel keeps one that is traced until its tracer has heard of that, and its whole process with
+/// it; of a process that this one has started somebody else wants to hear.
+fn has_ended(thread: i32) -> bool {
+    let Some(status) = Status::of(thread) else { return true };
+    let is_first = u32::try_from(thread) == Ok(status.process);
+    if status.ended && !(is_first && status.parent == std::process::id()) {
+        // SAFETY: no status is asked for, so nothing is written.
+        let _gone =
+            unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
+    }
+    status.ended
+}
+
+/// Whether somebody traces a thread.
 fn is_traced(thread: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
-    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
-    tracer.is_some_and(|tracer| tracer.trim() != "0")
+    Status::of(thread).is_some_and(|status| status.tracer != 0)
 }
 
 /// The signal that a stopped thread is to take when it goes on; nothing while it runs.

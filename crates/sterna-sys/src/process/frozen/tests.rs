@@ -146,3 +146,50 @@ fn who_waits_for_input_goes_on_waiting() {
     counter.output.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "a line\n");
 }
+
+/// Threads that end while they are asked to stop are waited for by nobody but who traces them.
+#[test]
+fn a_process_whose_threads_come_and_go_is_stopped_and_ends_as_any() {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "process::frozen::tests::threads_that_come_and_go"]);
+    let child = command.env(THREADS, "1").stdout(Stdio::null()).spawn().unwrap();
+    let mut ended = Ended(child);
+    let process = Process::open(ended.0.id()).unwrap();
+    let began = Instant::now();
+    while threads(process.pid()).unwrap().len() < 3 {
+        assert!(began.elapsed() < LIMIT, "it has no threads");
+    }
+    for round in 0..300 {
+        let frozen = Frozen::stop(&process, LIMIT);
+        assert!(frozen.is_ok(), "round {round}: {frozen:?}");
+    }
+    let frozen = Frozen::stop(&process, LIMIT).unwrap();
+    ended.0.kill().unwrap();
+    drop(frozen);
+    assert_eq!(process.wait_for_end(LIMIT), Liveness::Ended);
+    ended.0.wait().unwrap();
+}
+
+/// Says that a process of this program is the one with threads.
+const THREADS: &str = "STERNA_TEST_THREADS";
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "is the process that another test starts"]
+fn threads_that_come_and_go() {
+    if std::env::var_os(THREADS).is_none() {
+        return;
+    }
+    loop {
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(|| ())).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
